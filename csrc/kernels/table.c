@@ -1,0 +1,11 @@
+/* Gathers the families' tables of one instruction set and scalar type. */
+#include "pyconv.h"
+#include "simd.h"
+
+extern const struct pyconv_activation_kernels KERNELS(activation);
+extern const struct pyconv_layout_kernels KERNELS(layout);
+
+const struct pyconv_kernels KERNELS(kernels) = {
+    .activation = &KERNELS(activation),
+    .layout = &KERNELS(layout),
+};

@@ -1,0 +1,63 @@
+/* The only place that knows OpenMP: how many threads there are, and how tasks reach them. */
+#include "parallel.h"
+#include "pyconv.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+/* Waking the other threads costs about 5 us when they sleep; a thread must have more to do than that. */
+#define NANOSECONDS_PER_THREAD 10000.0
+
+static atomic_int num_threads = 1;
+/* libgomp's threads do not survive fork(), and a child that asks for them hangs: it runs serially. */
+static atomic_int forked = 0;
+
+static void after_fork_in_child(void) { atomic_store(&forked, 1); }
+
+__attribute__((constructor)) static void watch_fork(void) { pthread_atfork(NULL, NULL, after_fork_in_child); }
+
+int pyconv_has_openmp(void) {
+#ifdef _OPENMP
+    return 1;
+#else
+    return 0;
+#endif
+}
+
+void pyconv_set_num_threads(int threads) { atomic_store(&num_threads, threads); }
+
+int pyconv_get_num_threads(void) {
+    return pyconv_has_openmp() && !atomic_load(&forked) ? atomic_load(&num_threads) : 1;
+}
+
+int parallel_run(ptrdiff_t tasks, double cost, size_t scratch, parallel_task *run, const void *context) {
+    int threads = pyconv_get_num_threads();
+    if (threads > tasks) threads = (int)tasks;
+    if (threads > 1 && threads > cost / NANOSECONDS_PER_THREAD) threads = (int)(cost / NANOSECONDS_PER_THREAD);
+    if (threads < 1) threads = 1;
+
+    scratch = (scratch + 4095) & ~(size_t)4095; /* no two threads on one page */
+    char *memory = NULL;
+    size_t bytes;
+    if (__builtin_mul_overflow(scratch, (size_t)threads, &bytes)) return PYCONV_NO_MEMORY;
+    if (bytes && !(memory = pyconv_alloc(bytes))) return PYCONV_NO_MEMORY;
+
+    if (threads == 1) {
+        for (ptrdiff_t task = 0; task < tasks; task++) run(context, task, memory);
+    } else {
+#ifdef _OPENMP
+#pragma omp parallel num_threads(threads)
+        {
+            char *mine = memory ? memory + (size_t)omp_get_thread_num() * scratch : NULL;
+#pragma omp for schedule(dynamic, 1)
+            for (ptrdiff_t task = 0; task < tasks; task++) run(context, task, mine);
+        }
+#endif
+    }
+    if (memory) pyconv_free(memory, bytes);
+    return PYCONV_OK;
+}

@@ -1,0 +1,70 @@
+/* The whole C interface of pyconv, on one page.
+ *
+ * C here knows nothing of Python: pointers, sizes and structs come in, a status goes out. Images are
+ * NHWC in memory (channels-last), dense, without gaps; `void *` points to float or double, as the kernel
+ * table that the function was taken from says. Inputs are never written to, and no argument is checked
+ * here: that was done above, where the caller can be told.
+ */
+#ifndef PYCONV_H
+#define PYCONV_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum pyconv_status { PYCONV_OK = 0, PYCONV_NO_MEMORY = 1 };
+enum pyconv_isa { PYCONV_BASELINE, PYCONV_AVX2, PYCONV_AVX512, PYCONV_ISA_COUNT };
+enum pyconv_dtype { PYCONV_F32, PYCONV_F64, PYCONV_DTYPE_COUNT };
+
+/* ---- Elementwise operators: activation.c --------------------------------------------------------- */
+
+/* Which function `unary` computes; a and b are its parameters. */
+enum pyconv_unary {
+    PYCONV_RELU,       /* max(x, 0) */
+    PYCONV_LEAKY_RELU, /* x > 0 ? x : a x */
+    PYCONV_UNARY_COUNT
+};
+
+struct pyconv_activation_kernels {
+    /* output[i] = f(input[i]), i < count; input and output may be the same array */
+    int (*unary)(enum pyconv_unary op, ptrdiff_t count, const void *input, double a, double b, void *output);
+    /* grad_input[i] = f'(input[i]) * grad_output[i]; grad_input may be grad_output */
+    int (*unary_backward)(enum pyconv_unary op, ptrdiff_t count, const void *grad_output, const void *input,
+                          double a, double b, void *grad_input);
+};
+
+/* ---- Memory layout: layout.c ---------------------------------------------------------------------- */
+
+struct pyconv_layout_kernels {
+    /* output[b][j][i] = input[b][i][j] for `batch` matrices of rows x columns: with rows = channels and
+     * columns = height * width this takes NCHW to NHWC, and the other way round it takes it back. */
+    int (*transpose)(ptrdiff_t batch, ptrdiff_t rows, ptrdiff_t columns, const void *input, void *output);
+};
+
+/* ---- One table per instruction set and scalar type ------------------------------------------------- */
+
+struct pyconv_kernels {
+    const struct pyconv_activation_kernels *activation;
+    const struct pyconv_layout_kernels *layout;
+};
+
+/* cpu.c: the highest level that both the processor and the operating system support, its name, and the
+ * table of a level (NULL where this build or this machine lacks it). */
+int pyconv_best_isa(void);
+const char *pyconv_isa_name(int isa);
+const struct pyconv_kernels *pyconv_kernels(int isa, int dtype);
+
+/* ---- Threads: parallel.c --------------------------------------------------------------------------- */
+
+int pyconv_has_openmp(void);
+void pyconv_set_num_threads(int threads); /* >= 1 */
+int pyconv_get_num_threads(void);
+
+/* ---- Memory: memory.c ------------------------------------------------------------------------------ */
+
+/* A recycled block of at least `bytes` bytes, 64-byte aligned, not cleared; NULL when there is none. */
+void *pyconv_alloc(size_t bytes);
+void pyconv_free(void *block, size_t bytes); /* `bytes` as it was asked for */
+void pyconv_trim(void);                      /* give every idle block back to the operating system */
+size_t pyconv_idle_bytes(void);              /* what the pool holds that nobody uses */
+
+#endif

@@ -1,0 +1,94 @@
+/* The only place that knows vector widths and registers.
+ *
+ * `vec` is one vector register of the instruction set this file is compiled for, `real` its scalar type;
+ * GCC's and Clang's vector extensions make `a * b + c` on vectors a fused multiply-add.
+ */
+#ifndef PYCONV_SIMD_H
+#define PYCONV_SIMD_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#define PYCONV_JOIN_(a, b) a##_##b
+#define PYCONV_JOIN(a, b) PYCONV_JOIN_(a, b)
+/* KERNELS(conv) is this variant's table of the family: pyconv_conv_avx2_f32 */
+#define KERNELS(family) PYCONV_JOIN(PYCONV_JOIN(pyconv_##family, PYCONV_ISA), PYCONV_REAL)
+
+#define PYCONV_IS_f32 1
+#define PYCONV_IS_f64 2
+#define PYCONV_IS_(real) PYCONV_IS_##real
+#define PYCONV_IS(real) PYCONV_IS_(real)
+#if PYCONV_IS(PYCONV_REAL) == PYCONV_IS_f32
+#define REAL_IS_FLOAT 1
+typedef float real;
+typedef int32_t integer; /* as wide as real: what comparisons give */
+#else
+#define REAL_IS_FLOAT 0
+typedef double real;
+typedef int64_t integer;
+#endif
+
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#define VECTOR_BYTES 64
+#define VECTOR_REGISTERS 32
+#elif defined(__AVX2__)
+#include <immintrin.h>
+#define VECTOR_BYTES 32
+#define VECTOR_REGISTERS 16
+#elif defined(__aarch64__)
+#define VECTOR_BYTES 16
+#define VECTOR_REGISTERS 32
+#else
+#define VECTOR_BYTES 16
+#define VECTOR_REGISTERS 16
+#endif
+#define LANES (VECTOR_BYTES / (int)sizeof(real))
+
+typedef real vec __attribute__((vector_size(VECTOR_BYTES)));
+typedef integer ivec __attribute__((vector_size(VECTOR_BYTES)));
+typedef real unaligned_vec __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(real)), may_alias));
+
+#define INLINE static inline __attribute__((always_inline))
+
+INLINE vec splat(real x) { return x - (vec){0}; }
+INLINE vec load(const real *p) { return *(const unaligned_vec *)p; }
+INLINE void store(real *p, vec v) { *(unaligned_vec *)p = v; }
+
+/* The first n lanes only, 0 < n <= LANES: nothing else is read or written, and other lanes load as 0. */
+#if defined(__AVX512F__) && REAL_IS_FLOAT
+INLINE vec load_first(const real *p, ptrdiff_t n) {
+    return (vec)_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p);
+}
+INLINE void store_first(real *p, vec v, ptrdiff_t n) {
+    _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), (__m512)v);
+}
+#elif defined(__AVX512F__)
+INLINE vec load_first(const real *p, ptrdiff_t n) {
+    return (vec)_mm512_maskz_loadu_pd((__mmask8)((1u << n) - 1), p);
+}
+INLINE void store_first(real *p, vec v, ptrdiff_t n) {
+    _mm512_mask_storeu_pd(p, (__mmask8)((1u << n) - 1), (__m512d)v);
+}
+#else
+INLINE vec load_first(const real *p, ptrdiff_t n) {
+    vec v = {0};
+    for (ptrdiff_t i = 0; i < n; i++) v[i] = p[i];
+    return v;
+}
+INLINE void store_first(real *p, vec v, ptrdiff_t n) {
+    for (ptrdiff_t i = 0; i < n; i++) p[i] = v[i];
+}
+#endif
+
+/* mask ? a : b, lane by lane; a mask is what a comparison of vectors gives */
+INLINE vec choose(ivec mask, vec a, vec b) { return (vec)((mask & (ivec)a) | (~mask & (ivec)b)); }
+/* The larger of the two; b where either is NaN. */
+INLINE vec larger(vec a, vec b) { return choose(a > b, a, b); }
+
+INLINE ptrdiff_t min_size(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
+INLINE ptrdiff_t max_size(ptrdiff_t a, ptrdiff_t b) { return a > b ? a : b; }
+INLINE ptrdiff_t ceil_div(ptrdiff_t a, ptrdiff_t b) { return (a + b - 1) / b; }
+
+#endif

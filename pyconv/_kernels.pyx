@@ -1,0 +1,194 @@
+"""The only Cython: NumPy arrays in, C called without the GIL, a status turned into an exception.
+
+Nothing is validated here: `pyconv.functional` has done that. Arrays must have the layout that
+``csrc/pyconv.h`` asks for. The kernel table is that of the first array's dtype.
+"""
+
+import numpy as np
+
+from cpython.buffer cimport (
+    PyBUF_STRIDES,
+    PyBUF_WRITABLE,
+    PyBuffer_FillInfo,
+    PyBuffer_Release,
+    PyObject_GetBuffer,
+)
+
+cdef extern from "pyconv.h" nogil:
+    enum: PYCONV_ISA_COUNT
+    enum: PYCONV_F32
+    enum: PYCONV_F64
+    enum: PYCONV_NO_MEMORY
+
+    enum pyconv_unary:
+        PYCONV_RELU
+        PYCONV_LEAKY_RELU
+
+    struct pyconv_activation_kernels:
+        int (*unary)(pyconv_unary, ptrdiff_t, const void *, double, double, void *) noexcept nogil
+        int (*unary_backward)(pyconv_unary, ptrdiff_t, const void *, const void *, double, double, void *) noexcept nogil
+
+    struct pyconv_layout_kernels:
+        int (*transpose)(ptrdiff_t, ptrdiff_t, ptrdiff_t, const void *, void *) noexcept nogil
+
+    struct pyconv_kernels_table "pyconv_kernels":
+        const pyconv_activation_kernels *activation
+        const pyconv_layout_kernels *layout
+
+    int pyconv_best_isa()
+    const char *pyconv_isa_name(int isa)
+    const pyconv_kernels_table *pyconv_kernels(int isa, int dtype)
+    int pyconv_has_openmp()
+    void pyconv_set_num_threads(int threads)
+    int pyconv_get_num_threads()
+    void *pyconv_alloc(size_t size)
+    void pyconv_free(void *block, size_t size)
+    void pyconv_trim()
+    size_t pyconv_idle_bytes()
+
+
+# ---- Instruction set, threads ----------------------------------------------------------------------
+
+cdef int current_isa = pyconv_best_isa()
+
+
+def isa_names():
+    """The levels that this machine and build have, lowest first."""
+    return [pyconv_isa_name(i).decode() for i in range(PYCONV_ISA_COUNT) if pyconv_kernels(i, PYCONV_F32) != NULL]
+
+
+def get_isa():
+    return pyconv_isa_name(current_isa).decode()
+
+
+def set_isa(name):
+    global current_isa
+    names = isa_names()
+    if name not in names:
+        raise ValueError(f"PYCONV_ISA: must be one of {', '.join(names)} on this machine; got {name!r}")
+    current_isa = [pyconv_isa_name(i).decode() for i in range(PYCONV_ISA_COUNT)].index(name)
+
+
+def has_openmp():
+    return bool(pyconv_has_openmp())
+
+
+def set_num_threads(int threads):
+    pyconv_set_num_threads(threads)
+
+
+def get_num_threads():
+    return pyconv_get_num_threads()
+
+
+# ---- Memory ------------------------------------------------------------------------------------------
+
+cdef class Block:
+    """A block of the memory pool, given back when the last array that sees it is gone."""
+
+    cdef void *data
+    cdef size_t size
+
+    def __cinit__(self, size_t size):
+        self.size = size
+        self.data = pyconv_alloc(size)
+        if self.data == NULL:
+            raise MemoryError(f"pyconv: no memory for an array of {size} bytes")
+
+    def __getbuffer__(self, Py_buffer *buffer, int flags):
+        PyBuffer_FillInfo(buffer, self, self.data, <Py_ssize_t>self.size, 0, flags)
+
+    def __dealloc__(self):
+        pyconv_free(self.data, self.size)
+
+
+def empty(tuple shape, dtype, bint channels_last=False):
+    """An uninitialised array from the pool: C-contiguous, or (N, C, H, W) with channels-last memory."""
+    cdef size_t item = dtype.itemsize
+    cdef size_t count = 1, extent
+    for extent in shape:
+        if extent != 0 and count > (<size_t>1 << 62) // item // extent:
+            raise MemoryError(f"pyconv: an array of shape {shape} is larger than the address space")
+        count *= extent
+    block = Block(count * item)
+    if not channels_last:
+        return np.ndarray(shape, dtype, block)
+    n, c, h, w = shape
+    return np.ndarray(shape, dtype, block, 0, (h * w * c * item, item, w * c * item, c * item))
+
+
+def empty_cache():
+    pyconv_trim()
+
+
+def idle_bytes():
+    return pyconv_idle_bytes()
+
+
+# ---- What every call does ----------------------------------------------------------------------------
+
+cdef void *data(array, int access=PyBUF_STRIDES) except? NULL:
+    """Where an array's elements begin; the caller's reference keeps them alive."""
+    cdef Py_buffer view
+    PyObject_GetBuffer(array, &view, access)
+    cdef void *pointer = view.buf
+    PyBuffer_Release(&view)
+    return pointer
+
+
+cdef void *output(array) except? NULL:
+    return data(array, PyBUF_STRIDES | PyBUF_WRITABLE)
+
+
+cdef const pyconv_kernels_table *kernels(array) except NULL:
+    cdef int dtype = PYCONV_F32 if array.dtype.itemsize == 4 else PYCONV_F64
+    return pyconv_kernels(current_isa, dtype)
+
+
+cdef int check(int status) except -1:
+    if status == PYCONV_NO_MEMORY:
+        raise MemoryError("pyconv: no memory for a kernel's workspace")
+    return 0
+
+
+# ---- Layout ------------------------------------------------------------------------------------------
+
+def transpose(ptrdiff_t batch, ptrdiff_t rows, ptrdiff_t columns, input, result):
+    """result[b][j][i] = input[b][i][j]."""
+    cdef const pyconv_kernels_table *table = kernels(input)
+    cdef int status
+    cdef const void *x = data(input)
+    cdef void *y = output(result)
+    with nogil:
+        status = table.layout.transpose(batch, rows, columns, x, y)
+    check(status)
+
+
+# ---- Elementwise -------------------------------------------------------------------------------------
+
+UNARY = {"relu": PYCONV_RELU, "leaky_relu": PYCONV_LEAKY_RELU}
+
+
+def unary(int op, input, double a, double b, result):
+    """result = f(input); both of one dense memory layout."""
+    cdef const pyconv_kernels_table *table = kernels(input)
+    cdef ptrdiff_t count = input.size
+    cdef int status
+    cdef const void *x = data(input)
+    cdef void *y = output(result)
+    with nogil:
+        status = table.activation.unary(<pyconv_unary>op, count, x, a, b, y)
+    check(status)
+
+
+def unary_backward(int op, grad_output, input, double a, double b, grad_input):
+    """grad_input = f'(input) grad_output; all of one dense memory layout."""
+    cdef const pyconv_kernels_table *table = kernels(input)
+    cdef ptrdiff_t count = input.size
+    cdef const void *g = data(grad_output)
+    cdef int status
+    cdef const void *x = data(input)
+    cdef void *y = output(grad_input)
+    with nogil:
+        status = table.activation.unary_backward(<pyconv_unary>op, count, g, x, a, b, y)
+    check(status)

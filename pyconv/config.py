@@ -1,0 +1,70 @@
+"""Threads, instruction set and memory: what this process uses, and how to change it."""
+
+import os
+
+from pyconv import _kernels
+
+
+def _cpu_quota():
+    """How many CPUs the container's cgroup allows, or None where it sets no limit."""
+    try:
+        with open("/sys/fs/cgroup/cpu.max") as file:
+            quota, period = file.read().split()[:2]
+        return max(1, -(-int(quota) // int(period)))
+    except (OSError, ValueError):
+        return None
+
+
+def _default_num_threads():
+    """OMP_NUM_THREADS where it is set, otherwise the CPUs that this process may use."""
+    wanted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    if wanted.isdigit() and int(wanted) > 0:
+        return int(wanted)
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cpus, _cpu_quota() or cpus)
+
+
+def set_num_threads(threads):
+    """Use this many threads in every kernel from now on; results do not depend on it.
+
+    Parameters
+    ----------
+    threads : int
+        At least 1.
+    """
+    if isinstance(threads, bool) or not hasattr(threads, "__index__"):
+        raise TypeError(f"set_num_threads: threads must be an int; got {type(threads).__name__}")
+    if not 1 <= int(threads) <= 1024:
+        raise ValueError(f"set_num_threads: threads must be between 1 and 1024; got {threads}")
+    _kernels.set_num_threads(int(threads))
+
+
+def get_num_threads():
+    """How many threads the kernels use."""
+    return _kernels.get_num_threads()
+
+
+def empty_cache():
+    """Give the memory pool's idle blocks back to the operating system."""
+    _kernels.empty_cache()
+
+
+def show_config():
+    """Print the version, the instruction set and the threads in use.
+
+    Examples
+    --------
+    >>> import pyconv
+    >>> pyconv.show_config()  # doctest: +ELLIPSIS
+    pyconv ...
+    """
+    from pyconv import __version__
+
+    print(f"pyconv {__version__}")
+    print(f"instruction set: {_kernels.get_isa()} (of {', '.join(_kernels.isa_names())})")
+    print(f"threads: {get_num_threads()} ({'OpenMP' if _kernels.has_openmp() else 'built without OpenMP'})")
+
+
+_kernels.set_num_threads(min(1024, _default_num_threads()))
+if os.environ.get("PYCONV_ISA"):
+    _kernels.set_isa(os.environ["PYCONV_ISA"])
