@@ -1,6 +1,20 @@
 """Train and run convolutional networks on a CPU, with NumPy arrays."""
 
+from pyconv import functional, nn
 from pyconv.config import empty_cache, get_num_threads, set_num_threads, show_config
+from pyconv.nn.module import is_grad_enabled, no_grad
+from pyconv.random import default_generator, manual_seed
 
 __version__ = "0.1.0"
-__all__ = ["empty_cache", "get_num_threads", "set_num_threads", "show_config"]
+__all__ = [
+    "default_generator",
+    "empty_cache",
+    "functional",
+    "get_num_threads",
+    "is_grad_enabled",
+    "manual_seed",
+    "nn",
+    "no_grad",
+    "set_num_threads",
+    "show_config",
+]

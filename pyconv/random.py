@@ -1,0 +1,37 @@
+"""The generator behind every random draw of the package: initial weights and dropout masks.
+
+An operator that draws takes a ``numpy.random.Generator``; without one it draws from the package's own,
+which `manual_seed` restarts.
+"""
+
+import numpy as np
+
+_generator = np.random.default_rng()
+
+
+def manual_seed(seed):
+    """Restart the package's generator; the same seed gives the same draws. Returns the generator.
+
+    Parameters
+    ----------
+    seed : int
+        At least 0.
+
+    Examples
+    --------
+    >>> import numpy as np, pyconv
+    >>> first = pyconv.manual_seed(1).standard_normal(3)
+    >>> bool(np.all(first == pyconv.manual_seed(1).standard_normal(3)))
+    True
+    """
+    if isinstance(seed, bool) or not hasattr(seed, "__index__"):
+        raise TypeError(f"manual_seed: seed must be an int; got {type(seed).__name__}")
+    if seed < 0:
+        raise ValueError(f"manual_seed: seed must be at least 0; got {seed}")
+    _generator.bit_generator.state = np.random.PCG64(int(seed)).state
+    return _generator
+
+
+def default_generator():
+    """The package's ``numpy.random.Generator``."""
+    return _generator
