@@ -18,7 +18,8 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 CSRC = Path("csrc")
-CFLAGS = ["-std=gnu11", "-O3", "-g0", "-Wall", "-Wextra", "-fvisibility=hidden", "-fno-math-errno"]
+CFLAGS = ["-std=gnu11", "-O3", "-g0", "-Wall", "-Wextra", "-fvisibility=hidden", "-fno-math-errno",
+          *os.environ.get("PYCONV_CFLAGS", "").split()]
 # Without -ffp-contract=fast a*b + c is not fused; -fno-trapping-math lets comparisons vectorise.
 KERNEL_FLAGS = ["-ffp-contract=fast", "-fno-trapping-math"]
 if platform.machine().lower() in ("x86_64", "amd64"):

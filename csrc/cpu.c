@@ -1,8 +1,7 @@
 /* Which instruction set this machine has, and the kernel tables that were compiled for it. */
 #include "pyconv.h"
 
-#define TABLES(isa)                                                                                          \
-    extern const struct pyconv_kernels pyconv_kernels_##isa##_f32, pyconv_kernels_##isa##_f64;
+#define TABLES(isa) extern const struct pyconv_kernels pyconv_kernels_##isa##_f32, pyconv_kernels_##isa##_f64;
 
 TABLES(baseline)
 #ifdef PYCONV_X86
@@ -27,7 +26,8 @@ int pyconv_best_isa(void) {
 #ifdef PYCONV_X86
     /* The compiler's run-time library asks the operating system too (XGETBV). */
     __builtin_cpu_init();
-    int avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
+    int avx2 =
+        __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
     int avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
                  __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
     if (avx2 && avx512) return PYCONV_AVX512;

@@ -37,7 +37,8 @@ int pyconv_get_num_threads(void) {
 int parallel_run(ptrdiff_t tasks, double cost, size_t scratch, parallel_task *run, const void *context) {
     int threads = pyconv_get_num_threads();
     if (threads > tasks) threads = (int)tasks;
-    if (threads > 1 && threads > cost / NANOSECONDS_PER_THREAD) threads = (int)(cost / NANOSECONDS_PER_THREAD);
+    if (threads > 1 && threads > cost / NANOSECONDS_PER_THREAD)
+        threads = (int)(cost / NANOSECONDS_PER_THREAD);
     if (threads < 1) threads = 1;
 
     scratch = (scratch + 4095) & ~(size_t)4095; /* no two threads on one page */

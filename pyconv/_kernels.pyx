@@ -26,7 +26,8 @@ cdef extern from "pyconv.h" nogil:
 
     struct pyconv_activation_kernels:
         int (*unary)(pyconv_unary, ptrdiff_t, const void *, double, double, void *) noexcept nogil
-        int (*unary_backward)(pyconv_unary, ptrdiff_t, const void *, const void *, double, double, void *) noexcept nogil
+        int (*unary_backward)(pyconv_unary, ptrdiff_t, const void *, const void *, double, double,
+                              void *) noexcept nogil
 
     struct pyconv_layout_kernels:
         int (*transpose)(ptrdiff_t, ptrdiff_t, ptrdiff_t, const void *, void *) noexcept nogil
@@ -54,7 +55,8 @@ cdef int current_isa = pyconv_best_isa()
 
 def isa_names():
     """The levels that this machine and build have, lowest first."""
-    return [pyconv_isa_name(i).decode() for i in range(PYCONV_ISA_COUNT) if pyconv_kernels(i, PYCONV_F32) != NULL]
+    return [pyconv_isa_name(i).decode() for i in range(PYCONV_ISA_COUNT)
+            if pyconv_kernels(i, PYCONV_F32) != NULL]
 
 
 def get_isa():
@@ -113,7 +115,7 @@ def empty(tuple shape, dtype, bint channels_last=False):
     block = Block(count * item)
     if not channels_last:
         return np.ndarray(shape, dtype, block)
-    n, c, h, w = shape
+    _, c, h, w = shape
     return np.ndarray(shape, dtype, block, 0, (h * w * c * item, item, w * c * item, c * item))
 
 

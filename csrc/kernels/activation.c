@@ -70,13 +70,15 @@ static void run_backward(const void *context, ptrdiff_t task, void *scratch) {
 
 static int unary(enum pyconv_unary op, ptrdiff_t count, const void *input, double a, double b, void *output) {
     struct unary job = {op, count, NULL, input, (real)a, (real)b, output};
-    return parallel_run(ceil_div(count, CHUNK), NANOSECONDS(2 * count * (ptrdiff_t)sizeof(real)), 0, run_forward, &job);
+    return parallel_run(ceil_div(count, CHUNK), NANOSECONDS(2 * count * (ptrdiff_t)sizeof(real)), 0,
+                        run_forward, &job);
 }
 
-static int unary_backward(enum pyconv_unary op, ptrdiff_t count, const void *grad_output, const void *input, double a,
-                          double b, void *grad_input) {
+static int unary_backward(enum pyconv_unary op, ptrdiff_t count, const void *grad_output, const void *input,
+                          double a, double b, void *grad_input) {
     struct unary job = {op, count, grad_output, input, (real)a, (real)b, grad_input};
-    return parallel_run(ceil_div(count, CHUNK), NANOSECONDS(3 * count * (ptrdiff_t)sizeof(real)), 0, run_backward, &job);
+    return parallel_run(ceil_div(count, CHUNK), NANOSECONDS(3 * count * (ptrdiff_t)sizeof(real)), 0,
+                        run_backward, &job);
 }
 
 const struct pyconv_activation_kernels KERNELS(activation) = {unary, unary_backward};

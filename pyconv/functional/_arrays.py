@@ -49,7 +49,7 @@ def wants_channels_last(array):
 
 def channels_last(array):
     """The 4-D array itself where its memory is dense NHWC, otherwise a copy that is."""
-    if is_channels_last(array):
+    if is_channels_last(array) and array.flags.aligned:
         return array
     n, c, h, w = array.shape
     if array.flags.aligned and (c == 1 or h * w == 1) and array.flags.c_contiguous:
@@ -79,8 +79,8 @@ def contiguous(array):
 
 def dense(array):
     """The array where its memory is dense in C or channels-last order, otherwise a contiguous copy."""
-    if array.ndim == 4 and array.flags.aligned and is_channels_last(array):
-        return array
+    if array.ndim == 4 and is_channels_last(array):
+        return channels_last(array)
     return contiguous(array)
 
 
