@@ -73,7 +73,7 @@ import sys, numpy
 before = set(sys.modules)
 import pyconv, pyconv.nn, pyconv.functional
 new = {name.split(".")[0] for name in set(sys.modules) - before}
-print(*sorted(name for name in new - set(sys.stdlib_module_names) if "cython" not in name))
+print(*sorted(name for name in new - {"numpy", *sys.stdlib_module_names} if "cython" not in name))
 """
     assert run_python(code) == "pyconv"
 
