@@ -35,3 +35,11 @@ def manual_seed(seed):
 def default_generator():
     """The package's ``numpy.random.Generator``."""
     return _generator
+
+
+def uniform(bound, shape, dtype=np.float32):
+    """An array of draws from [-bound, bound) of the package's generator."""
+    draws = _generator.random(shape, np.dtype(dtype))
+    draws *= 2 * bound
+    draws -= bound
+    return draws

@@ -4,5 +4,11 @@ Each operator ``op`` has an ``op_backward(grad_output, ...)`` that returns the g
 """
 
 from pyconv.functional.activation import relu, relu_backward
+from pyconv.functional.linear import linear, linear_backward
 
-__all__ = ["relu", "relu_backward"]
+__all__ = [
+    "linear",
+    "linear_backward",
+    "relu",
+    "relu_backward",
+]

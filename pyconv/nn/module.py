@@ -206,8 +206,22 @@ class Module:
 
     def _forget(self):
         """Drop what this module and its children saved."""
-        for module in self.modules():
-            module._saved.clear()
+        self._saved.clear()
+        for child in self.children():
+            child._forget()
+
+    def _backward_parameters(self, grad_output):
+        """backward for the parameters' gradients alone: no gradient of the input is computed."""
+        wanted = self.needs_input_grad
+        self.__dict__["needs_input_grad"] = False
+        try:
+            self.backward(grad_output)
+        finally:
+            self.__dict__["needs_input_grad"] = wanted
+
+    def _is_trainable(self):
+        """Whether any parameter here or below wants its gradient."""
+        return any(parameter.requires_grad for parameter in self.parameters())
 
     @staticmethod
     def _accumulate(parameter, gradient):
