@@ -40,11 +40,22 @@ struct pyconv_layout_kernels {
     int (*transpose)(ptrdiff_t batch, ptrdiff_t rows, ptrdiff_t columns, const void *input, void *output);
 };
 
+/* ---- The machine's limits: peak.c ------------------------------------------------------------------ */
+
+struct pyconv_peak_kernels {
+    /* Work that is bound by arithmetic alone; returns the number of its additions and multiplications.
+     * output[256] receives numbers of no meaning. */
+    double (*arithmetic)(ptrdiff_t rounds, void *output);
+    /* y[i] += factor * x[i], i < count: bound by memory alone where the arrays exceed the caches */
+    int (*memory)(ptrdiff_t count, double factor, const void *x, void *y);
+};
+
 /* ---- One table per instruction set and scalar type ------------------------------------------------- */
 
 struct pyconv_kernels {
     const struct pyconv_activation_kernels *activation;
     const struct pyconv_layout_kernels *layout;
+    const struct pyconv_peak_kernels *peak;
 };
 
 /* cpu.c: the highest level that both the processor and the operating system support, its name, and the

@@ -32,9 +32,14 @@ cdef extern from "pyconv.h" nogil:
     struct pyconv_layout_kernels:
         int (*transpose)(ptrdiff_t, ptrdiff_t, ptrdiff_t, const void *, void *) noexcept nogil
 
+    struct pyconv_peak_kernels:
+        double (*arithmetic)(ptrdiff_t, void *) noexcept nogil
+        int (*memory)(ptrdiff_t, double, const void *, void *) noexcept nogil
+
     struct pyconv_kernels_table "pyconv_kernels":
         const pyconv_activation_kernels *activation
         const pyconv_layout_kernels *layout
+        const pyconv_peak_kernels *peak
 
     int pyconv_best_isa()
     const char *pyconv_isa_name(int isa)
@@ -193,4 +198,28 @@ def unary_backward(int op, grad_output, input, double a, double b, grad_input):
     cdef void *y = output(grad_input)
     with nogil:
         status = table.activation.unary_backward(<pyconv_unary>op, count, g, x, a, b, y)
+    check(status)
+
+
+# ---- The machine's limits ----------------------------------------------------------------------------
+
+def peak_arithmetic(ptrdiff_t rounds, result):
+    """Do nothing but multiply and add, in result's dtype; returns how often. result: 256 elements."""
+    cdef const pyconv_kernels_table *table = kernels(result)
+    cdef double operations
+    cdef void *y = output(result)
+    with nogil:
+        operations = table.peak.arithmetic(rounds, y)
+    return operations
+
+
+def peak_memory(double factor, x, y):
+    """y += factor * x, both dense."""
+    cdef const pyconv_kernels_table *table = kernels(x)
+    cdef ptrdiff_t count = x.size
+    cdef int status
+    cdef const void *source = data(x)
+    cdef void *target = output(y)
+    with nogil:
+        status = table.peak.memory(count, factor, source, target)
     check(status)

@@ -4,8 +4,10 @@
 
 extern const struct pyconv_activation_kernels KERNELS(activation);
 extern const struct pyconv_layout_kernels KERNELS(layout);
+extern const struct pyconv_peak_kernels KERNELS(peak);
 
 const struct pyconv_kernels KERNELS(kernels) = {
     .activation = &KERNELS(activation),
     .layout = &KERNELS(layout),
+    .peak = &KERNELS(peak),
 };
