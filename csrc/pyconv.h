@@ -50,12 +50,44 @@ struct pyconv_peak_kernels {
     int (*memory)(ptrdiff_t count, double factor, const void *x, void *y);
 };
 
+/* ---- Optimisers: optim.c --------------------------------------------------------------------------- */
+
+/* One parameter: all arrays of `count` elements in the same dense order. */
+struct pyconv_update {
+    void *param;      /* updated in place */
+    const void *grad; /* its gradient */
+    void *state[3];   /* SGD: momentum or NULL; Adam: mean, mean square, largest mean square or NULL */
+    ptrdiff_t start;  /* the sum of the counts of the parameters before this one */
+    ptrdiff_t count;
+    int first;         /* SGD: the momentum holds zeros and dampening does not apply yet */
+    double step_size;  /* Adam: lr / (1 - beta1^step) */
+    double correction; /* Adam: sqrt(1 - beta2^step) */
+};
+struct pyconv_sgd_options {
+    double lr, momentum, dampening, weight_decay;
+    int nesterov, maximize;
+};
+struct pyconv_adam_options {
+    double lr, beta1, beta2, eps, weight_decay;
+    int decoupled, maximize; /* decoupled: AdamW's decay of the parameter rather than L2's of the gradient */
+};
+
+struct pyconv_optim_kernels {
+    int (*sgd)(ptrdiff_t tensors, const struct pyconv_update *updates,
+               const struct pyconv_sgd_options *options);
+    int (*adam)(ptrdiff_t tensors, const struct pyconv_update *updates,
+                const struct pyconv_adam_options *options);
+    /* result = the sum of the squares of all gradients, in double */
+    int (*square_sum)(ptrdiff_t tensors, const struct pyconv_update *updates, double *result);
+};
+
 /* ---- One table per instruction set and scalar type ------------------------------------------------- */
 
 struct pyconv_kernels {
     const struct pyconv_activation_kernels *activation;
     const struct pyconv_layout_kernels *layout;
     const struct pyconv_peak_kernels *peak;
+    const struct pyconv_optim_kernels *optim;
 };
 
 /* cpu.c: the highest level that both the processor and the operating system support, its name, and the

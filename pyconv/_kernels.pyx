@@ -13,6 +13,7 @@ from cpython.buffer cimport (
     PyBuffer_Release,
     PyObject_GetBuffer,
 )
+from cpython.mem cimport PyMem_Calloc, PyMem_Free
 
 cdef extern from "pyconv.h" nogil:
     enum: PYCONV_ISA_COUNT
@@ -36,10 +37,34 @@ cdef extern from "pyconv.h" nogil:
         double (*arithmetic)(ptrdiff_t, void *) noexcept nogil
         int (*memory)(ptrdiff_t, double, const void *, void *) noexcept nogil
 
+    struct pyconv_update:
+        void *param
+        const void *grad
+        void *state[3]
+        ptrdiff_t start
+        ptrdiff_t count
+        int first
+        double step_size
+        double correction
+
+    struct pyconv_sgd_options:
+        double lr, momentum, dampening, weight_decay
+        int nesterov, maximize
+
+    struct pyconv_adam_options:
+        double lr, beta1, beta2, eps, weight_decay
+        int decoupled, maximize
+
+    struct pyconv_optim_kernels:
+        int (*sgd)(ptrdiff_t, const pyconv_update *, const pyconv_sgd_options *) noexcept nogil
+        int (*adam)(ptrdiff_t, const pyconv_update *, const pyconv_adam_options *) noexcept nogil
+        int (*square_sum)(ptrdiff_t, const pyconv_update *, double *) noexcept nogil
+
     struct pyconv_kernels_table "pyconv_kernels":
         const pyconv_activation_kernels *activation
         const pyconv_layout_kernels *layout
         const pyconv_peak_kernels *peak
+        const pyconv_optim_kernels *optim
 
     int pyconv_best_isa()
     const char *pyconv_isa_name(int isa)
@@ -223,3 +248,82 @@ def peak_memory(double factor, x, y):
     with nogil:
         status = table.peak.memory(count, factor, source, target)
     check(status)
+
+
+# ---- Optimisers --------------------------------------------------------------------------------------
+
+cdef class Updates:
+    """The parameters of one optimiser step as C sees them; the caller's lists keep the arrays alive."""
+
+    cdef pyconv_update *list
+    cdef ptrdiff_t count
+
+    def __cinit__(self, list grads):
+        cdef ptrdiff_t i, start = 0
+        self.count = len(grads)
+        self.list = <pyconv_update *>PyMem_Calloc(self.count + 1, sizeof(pyconv_update))
+        if self.list == NULL:
+            raise MemoryError
+        for i in range(self.count):
+            self.list[i].grad = data(grads[i])
+            self.list[i].start = start
+            self.list[i].count = grads[i].size
+            start += self.list[i].count
+
+    def __dealloc__(self):
+        PyMem_Free(self.list)
+
+
+def sgd(list params, list grads, list buffers, list first, double lr, double momentum, double dampening,
+        double weight_decay, bint nesterov, bint maximize):
+    """One step in place; params[i], grads[i] and buffers[i] (None without momentum) lie alike."""
+    cdef const pyconv_kernels_table *table = kernels(params[0])
+    cdef Updates updates = Updates(grads)
+    cdef pyconv_sgd_options options
+    cdef ptrdiff_t i
+    cdef int status
+    options.lr, options.momentum, options.dampening = lr, momentum, dampening
+    options.weight_decay = weight_decay
+    options.nesterov, options.maximize = nesterov, maximize
+    for i in range(updates.count):
+        updates.list[i].param = output(params[i])
+        updates.list[i].first = first[i]
+        if buffers[i] is not None:
+            updates.list[i].state[0] = output(buffers[i])
+    with nogil:
+        status = table.optim.sgd(updates.count, updates.list, &options)
+    check(status)
+
+
+def adam(list params, list grads, list states, list steps, double lr, double beta1, double beta2, double eps,
+         double weight_decay, bint decoupled, bint maximize):
+    """One step in place; states[i] is (mean, mean square, its maximum or None), steps[i] counts from 1."""
+    cdef const pyconv_kernels_table *table = kernels(params[0])
+    cdef Updates updates = Updates(grads)
+    cdef pyconv_adam_options options
+    cdef ptrdiff_t i
+    cdef int j, status
+    options.lr, options.beta1, options.beta2, options.eps = lr, beta1, beta2, eps
+    options.weight_decay, options.decoupled, options.maximize = weight_decay, decoupled, maximize
+    for i in range(updates.count):
+        updates.list[i].param = output(params[i])
+        for j in range(3):
+            if states[i][j] is not None:
+                updates.list[i].state[j] = output(states[i][j])
+        updates.list[i].step_size = lr / (1 - beta1 ** <double>steps[i])
+        updates.list[i].correction = (1 - beta2 ** <double>steps[i]) ** 0.5
+    with nogil:
+        status = table.optim.adam(updates.count, updates.list, &options)
+    check(status)
+
+
+def square_sum(list grads):
+    """The sum of the squares of all elements of dense arrays of one dtype."""
+    cdef const pyconv_kernels_table *table = kernels(grads[0])
+    cdef Updates updates = Updates(grads)
+    cdef double result = 0
+    cdef int status
+    with nogil:
+        status = table.optim.square_sum(updates.count, updates.list, &result)
+    check(status)
+    return result

@@ -5,9 +5,11 @@
 extern const struct pyconv_activation_kernels KERNELS(activation);
 extern const struct pyconv_layout_kernels KERNELS(layout);
 extern const struct pyconv_peak_kernels KERNELS(peak);
+extern const struct pyconv_optim_kernels KERNELS(optim);
 
 const struct pyconv_kernels KERNELS(kernels) = {
     .activation = &KERNELS(activation),
     .layout = &KERNELS(layout),
     .peak = &KERNELS(peak),
+    .optim = &KERNELS(optim),
 };

@@ -1,0 +1,213 @@
+"""What the optimisers share: parameter groups, state, and arrays in one memory layout."""
+
+import numpy as np
+
+from pyconv.functional._arrays import dense, empty_like, is_channels_last
+
+
+class Optimizer:
+    """The base of the optimisers: parameter groups, each with its options, and a state per parameter.
+
+    Parameters
+    ----------
+    params : iterable of Parameter, or of dict
+        Parameters, or groups ``{"params": [...], "lr": ..., ...}`` that override the defaults.
+    defaults : dict
+        The options of a group that does not give its own.
+
+    Attributes
+    ----------
+    param_groups : list of dict
+        One dict per group: ``"params"`` and the options, which may be changed between steps.
+    state : dict
+        What the optimiser remembers about each parameter.
+    """
+
+    def __init__(self, params, defaults):
+        self.defaults = defaults
+        self.state = {}
+        self.param_groups = []
+        if _is_parameter(params) or isinstance(params, (dict, np.ndarray)):
+            raise TypeError(
+                f"{self._name}: params must be an iterable of Parameters or dicts; got one {_kind(params)}"
+            )
+        groups = list(params)
+        if not groups:
+            raise ValueError(f"{self._name}: params must hold at least one Parameter; got an empty list")
+        if not isinstance(groups[0], dict):
+            groups = [{"params": groups}]
+        for group in groups:
+            self.add_param_group(group)
+
+    @property
+    def _name(self):
+        return type(self).__name__
+
+    def _check_options(self, options):
+        """Raise ValueError for an option out of range."""
+
+    def _at_least_zero(self, options, *names):
+        for name in names:
+            if not options[name] >= 0:
+                raise ValueError(f"{self._name}: {name} must be at least 0; got {options[name]}")
+
+    def add_param_group(self, param_group):
+        """Add a group of parameters, a dict with ``"params"`` and options that override the defaults."""
+        if not isinstance(param_group, dict):
+            raise TypeError(f"{self._name}: param_group must be a dict; got {_kind(param_group)}")
+        params = param_group["params"]
+        if isinstance(params, set):
+            raise TypeError(f"{self._name}: params must have an order; got a set")
+        params = [params] if _is_parameter(params) else list(params)
+        for param in params:
+            if not _is_parameter(param):
+                raise TypeError(f"{self._name}: params must hold Parameters; got {_kind(param)}")
+        taken = {id(param) for group in self.param_groups for param in group["params"]}
+        if len({id(param) for param in params}) < len(params) or any(id(param) in taken for param in params):
+            raise ValueError(f"{self._name}: params must name each Parameter once; got one of them twice")
+        group = {**self.defaults, **param_group, "params": params}
+        self._check_options(group)
+        self.param_groups.append(group)
+
+    def zero_grad(self, set_to_none=True):
+        """Forget all gradients: set them to None, or with ``set_to_none=False`` to zeros in place."""
+        for group in self.param_groups:
+            for param in group["params"]:
+                if set_to_none:
+                    param.grad = None
+                elif param.grad is not None:
+                    param.grad.fill(0)
+
+    def step(self, closure=None):
+        """Update every parameter that has a gradient, in place.
+
+        Parameters
+        ----------
+        closure : callable, optional
+            Evaluates the model again and returns the loss.
+
+        Returns
+        -------
+        float or None
+            What `closure` returned.
+        """
+        loss = closure() if closure is not None else None
+        for group in self.param_groups:
+            batches = {}  # by dtype: one kernel call each
+            for param in group["params"]:
+                if param.grad is not None:
+                    data, grad = self._arrays(param)
+                    batches.setdefault(data.dtype.char, []).append((param, data, grad))
+            for batch in batches.values():
+                self._update(group, *map(list, zip(*batch)))
+                for param, data, _ in batch:
+                    if data is not param.data:
+                        param.data[...] = data
+        return loss
+
+    def _update(self, group, params, arrays, grads):
+        """One step of `params`, whose `arrays` and `grads` are dense, and pairwise of one layout."""
+        raise NotImplementedError
+
+    def _arrays(self, param):
+        """A parameter's array and gradient as dense arrays of one layout: themselves where they are."""
+        data, grad = param.data, param.grad
+        if grad.shape != data.shape or grad.dtype != data.dtype:
+            raise ValueError(
+                f"{self._name}: a gradient must have the shape and dtype of its Parameter, "
+                f"{data.shape} {data.dtype}; got {grad.shape} {grad.dtype}"
+            )
+        data = dense(data)
+        return data, in_layout_of(grad, data)
+
+    def _state_array(self, state, name, model):
+        """The array `name` of a parameter's state in the layout of the dense `model`; zeros at first."""
+        array = state.get(name)
+        if array is None:
+            array = empty_like(model)
+            array.fill(0)
+        state[name] = array = in_layout_of(array, model)
+        return array
+
+    def state_dict(self):
+        """The optimiser's state as dicts, lists, numbers and the state's own arrays (not copies).
+
+        Returns
+        -------
+        dict
+            ``{"state": {index: {name: value}}, "param_groups": [{..., "params": [index, ...]}]}``,
+            where a parameter's index counts through the groups, as in PyTorch.
+        """
+        params = [param for group in self.param_groups for param in group["params"]]
+        index = {id(param): i for i, param in enumerate(params)}
+        groups = [
+            {
+                name: [index[id(p)] for p in value] if name == "params" else value
+                for name, value in group.items()
+            }
+            for group in self.param_groups
+        ]
+        state = {i: dict(self.state[param]) for i, param in enumerate(params) if param in self.state}
+        return {"state": state, "param_groups": groups}
+
+    def load_state_dict(self, state_dict):
+        """Take over the options and a copy of the state that `state_dict` gave."""
+        groups, saved = self.param_groups, state_dict["param_groups"]
+        if [len(group["params"]) for group in groups] != [len(group["params"]) for group in saved]:
+            raise ValueError(
+                f"{self._name}: state_dict must have the optimizer's groups of "
+                f"{[len(group['params']) for group in groups]} Parameters; "
+                f"got groups of {[len(group['params']) for group in saved]}"
+            )
+        params = [param for group in groups for param in group["params"]]
+        indices = [index for group in saved for index in group["params"]]
+        state = {}
+        for param, index in zip(params, indices):
+            if index in state_dict["state"]:
+                state[param] = {
+                    name: self._loaded(name, value, param)
+                    for name, value in state_dict["state"][index].items()
+                }
+        self.state = state
+        self.param_groups = [
+            {**group, **options, "params": group["params"]} for group, options in zip(groups, saved)
+        ]
+
+    def _loaded(self, name, value, param):
+        if not isinstance(value, np.ndarray) or value.ndim == 0:
+            return value.item() if isinstance(value, (np.ndarray, np.generic)) else value
+        if value.shape != param.data.shape:
+            raise ValueError(
+                f"{self._name}: state_dict must hold a {name} of shape {param.data.shape}; got {value.shape}"
+            )
+        array = empty_like(dense(param.data))
+        array[...] = value
+        return array
+
+    def __repr__(self):
+        lines = [f"{self._name} ("]
+        for i, group in enumerate(self.param_groups):
+            lines.append(f"Parameter Group {i}")
+            lines += [f"    {name}: {value}" for name, value in sorted(group.items()) if name != "params"]
+        return "\n".join([*lines, ")"])
+
+
+def in_layout_of(array, model):
+    """The array itself where its elements lie as in the dense `model` of the same shape, else such a copy."""
+    if array.strides == model.strides and array.flags.aligned:
+        return array
+    same = array.flags.c_contiguous and model.flags.c_contiguous
+    same = same or (array.ndim == 4 and is_channels_last(array) and is_channels_last(model))
+    if same and array.flags.aligned:
+        return array
+    result = empty_like(model)
+    result[...] = array
+    return result
+
+
+def _is_parameter(value):
+    return hasattr(value, "data") and hasattr(value, "grad")
+
+
+def _kind(value):
+    return type(value).__name__

@@ -1,0 +1,245 @@
+"""Every optimiser, in all its options, beside PyTorch's over 20 steps."""
+
+import numpy as np
+import pytest
+import torch
+
+import pyconv.nn as nn
+from pyconv import optim
+
+SHAPES = [(4, 3, 5, 5), (7,), (3, 70000), (2, 6, 1, 1), (), (0, 3)]
+SGD_OPTIONS = [
+    {},
+    {"momentum": 0.9},
+    {"momentum": 0.9, "dampening": 0.5},
+    {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1},
+    {"momentum": 0.5, "dampening": 0.1, "weight_decay": 0.01, "maximize": True},
+    {"weight_decay": 0.1, "maximize": True},
+]
+ADAM_OPTIONS = [
+    {},
+    {"betas": (0.8, 0.99), "eps": 1e-3},
+    {"weight_decay": 0.1, "amsgrad": True},
+    {"weight_decay": 0.1, "maximize": True},
+]
+CASES = [("SGD", options) for options in SGD_OPTIONS]
+CASES += [(name, options) for name in ("Adam", "AdamW") for options in ADAM_OPTIONS]
+
+
+def make(rng, dtype, shapes=SHAPES):
+    """Parameters of pyconv, the second half of which is channels-last or strided, and of torch."""
+    arrays = [np.asarray(rng.standard_normal(shape), dtype) for shape in shapes]
+    twins = [torch.nn.Parameter(torch.tensor(array)) for array in arrays]
+    return [nn.Parameter(array.copy()) for array in arrays], twins
+
+
+def give_gradients(rng, ours, theirs):
+    for mine, other in zip(ours, theirs):
+        grad = np.asarray(rng.standard_normal(mine.shape), mine.dtype)
+        mine.grad, other.grad = grad, torch.tensor(grad)
+
+
+def assert_same(ours, theirs, dtype):
+    rtol = 2e-5 if dtype == np.float32 else 1e-12
+    for mine, other in zip(ours, theirs):
+        np.testing.assert_allclose(mine.data, other.detach().numpy(), rtol=rtol, atol=rtol / 10)
+
+
+@pytest.mark.parametrize(("name", "options"), CASES, ids=str)
+def test_twenty_steps_beside_torch(name, options, dtype, isa, rng):
+    ours, theirs = make(rng, dtype)
+    mine = getattr(optim, name)(ours, lr=0.05, **options)
+    other = getattr(torch.optim, name)(theirs, lr=0.05, **options)
+    for step in range(20):
+        give_gradients(rng, ours, theirs)
+        if step % 4 == 1:  # a parameter without a gradient is passed over, momentum and step count included
+            ours[1].grad = theirs[1].grad = None
+        mine.step()
+        other.step()
+    assert_same(ours, theirs, dtype)
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adam"])
+def test_layouts_of_parameter_and_gradient_may_differ(name, dtype, rng):
+    def channels_last(array):
+        return np.ascontiguousarray(array.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+
+    def strided(array):
+        return np.repeat(array, 2, axis=-1)[..., ::2]
+
+    ours, theirs = make(rng, dtype, [(4, 3, 5, 5)] * 5)
+    ours[1].data = channels_last(ours[1].data)
+    ours[2].data = strided(ours[2].data)
+    ours[3].data = ours[3].data[::-1]
+    theirs[3].data = theirs[3].data.flip(0)
+    arrays = [parameter.data for parameter in ours]
+    options = {"momentum": 0.9} if name == "SGD" else {}
+    mine, other = (
+        getattr(module, name)(p, lr=0.1, **options) for module, p in ((optim, ours), (torch.optim, theirs))
+    )
+    for step in range(4):
+        give_gradients(rng, ours, theirs)
+        ours[4].grad = channels_last(ours[4].grad)
+        if step > 1:
+            ours[1].grad = channels_last(ours[1].grad)
+        mine.step()
+        other.step()
+    assert_same(ours, theirs, dtype)
+    assert all(parameter.data is array for parameter, array in zip(ours, arrays))  # updated in place
+
+
+def test_groups_and_mixed_dtypes(rng):
+    ours, theirs = zip(*(make(rng, dtype, [(3, 2), (5,)]) for dtype in (np.float32, np.float64)))
+    groups = [[{"params": [p[0][0], p[1][0]]}, {"params": p[0][1], "lr": 0.5}] for p in (ours, theirs)]
+    mine, other = optim.SGD(groups[0], 0.1, momentum=0.5), torch.optim.SGD(groups[1], 0.1, momentum=0.5)
+    mine.add_param_group({"params": [ours[1][1]], "momentum": 0})
+    other.add_param_group({"params": [theirs[1][1]], "momentum": 0})
+    for _ in range(3):
+        for i in range(2):
+            give_gradients(rng, ours[i], theirs[i])
+        mine.param_groups[0]["lr"] = other.param_groups[0]["lr"] = 0.3
+        mine.step()
+        other.step()
+    for i, dtype in enumerate((np.float32, np.float64)):
+        assert_same(ours[i], theirs[i], dtype)
+
+
+@pytest.mark.parametrize(("name", "options"), CASES, ids=str)
+def test_state_dict_goes_on_where_it_stopped(name, options, rng):
+    ours, theirs = make(rng, np.float64, SHAPES[:3])
+    optimizer = getattr(optim, name)(ours, lr=0.05, **options)
+    for _ in range(3):
+        give_gradients(rng, ours, theirs)
+        optimizer.step()
+    copies = [nn.Parameter(parameter.data.copy()) for parameter in ours]
+    resumed = getattr(optim, name)(copies, lr=1.0)
+    state = optimizer.state_dict()
+    resumed.load_state_dict(state)
+    for _ in range(2):
+        give_gradients(rng, ours, theirs)
+        for copy, parameter in zip(copies, ours):
+            copy.grad = parameter.grad
+        optimizer.step()
+        resumed.step()
+    for copy, parameter in zip(copies, ours):
+        np.testing.assert_array_equal(copy.data, parameter.data)
+
+
+def test_state_dict_of_torch_loads(rng):
+    ours, theirs = make(rng, np.float32, [(3, 2), (4,)])
+    mine, other = optim.Adam(ours, 0.1), torch.optim.Adam(theirs, 0.1)
+    give_gradients(rng, ours, theirs)
+    other.step()
+    state = other.state_dict()
+    arrays = {i: {k: v.numpy() for k, v in entry.items()} for i, entry in state["state"].items()}
+    mine.load_state_dict({"state": arrays, "param_groups": state["param_groups"]})
+    for parameter, twin in zip(ours, theirs):
+        parameter.data[...] = twin.detach().numpy()
+    mine.step()
+    other.step()
+    assert_same(ours, theirs, np.float32)
+
+
+def test_zero_grad_and_closure(rng):
+    ours, theirs = make(rng, np.float32, [(3, 2)])
+    optimizer = optim.SGD(ours, 0.1)
+    give_gradients(rng, ours, theirs)
+    grad = ours[0].grad
+    optimizer.zero_grad(set_to_none=False)
+    assert ours[0].grad is grad and not grad.any()
+    optimizer.zero_grad()
+    assert ours[0].grad is None
+    assert optimizer.step(lambda: 3.5) == 3.5
+    assert "lr: 0.1" in repr(optimizer)
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adam"])
+def test_threads_do_not_change_a_bit(name, dtype, threads, rng):
+    results = []
+    for count in (1, 2):
+        threads(count)
+        ours, theirs = make(np.random.default_rng(1), dtype)
+        optimizer = getattr(optim, name)(ours, lr=0.1)
+        give_gradients(np.random.default_rng(2), ours, theirs)
+        optimizer.step()
+        optimizer.step()
+        results.append([parameter.data.tobytes() for parameter in ours])
+        results[-1].append(optim.clip_grad_norm_(ours, 1.0))
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("norm_type", [2.0, 1.0, 3.0, 0.5, float("inf")])
+@pytest.mark.parametrize("max_norm", [0.5, 1e9])
+def test_clip_grad_norm(norm_type, max_norm, dtype, isa, rng):
+    ours, theirs = make(
+        rng, dtype, SHAPES[: 5 if norm_type == float("inf") else 6]
+    )  # torch: no inf-norm of ()
+    give_gradients(rng, ours, theirs)
+    ours[0].grad = np.ascontiguousarray(ours[0].grad.T).T
+    mine = nn.utils.clip_grad_norm_(ours, max_norm, norm_type)
+    other = torch.nn.utils.clip_grad_norm_(theirs, max_norm, norm_type)
+    np.testing.assert_allclose(mine, other.item(), rtol=1e-4 if dtype == np.float32 else 1e-12)
+    for parameter, twin in zip(ours, theirs):
+        np.testing.assert_allclose(
+            parameter.grad, twin.grad.numpy(), rtol=1e-4 if dtype == np.float32 else 1e-12
+        )
+
+
+def test_clip_grad_norm_of_nan_and_nothing(rng):
+    ours, _ = make(rng, np.float32, [(3,)])
+    assert nn.utils.clip_grad_norm_(ours, 1.0) == 0
+    ours[0].grad = np.array([1, np.nan, 2], np.float32)
+    with pytest.raises(ValueError, match="must be finite; got nan"):
+        nn.utils.clip_grad_norm_(ours[0], 1.0, error_if_nonfinite=True)
+    assert np.isnan(nn.utils.clip_grad_norm_(ours, 1.0))
+    assert np.isnan(ours[0].grad).all()
+
+
+def test_clip_grad_value(dtype, rng):
+    ours, theirs = make(rng, dtype)
+    give_gradients(rng, ours, theirs)
+    nn.utils.clip_grad_value_(ours, 0.25)
+    torch.nn.utils.clip_grad_value_(theirs, 0.25)
+    for parameter, twin in zip(ours, theirs):
+        np.testing.assert_array_equal(parameter.grad, twin.grad.numpy())
+
+
+@pytest.mark.parametrize(
+    ("make_optimizer", "error", "message"),
+    [
+        (lambda p: optim.SGD([]), ValueError, "SGD: params must hold at least one Parameter"),
+        (lambda p: optim.SGD(p), TypeError, "SGD: params must be an iterable .* got one Parameter"),
+        (lambda p: optim.SGD([p.data]), TypeError, "params must hold Parameters; got ndarray"),
+        (lambda p: optim.SGD([p, p]), ValueError, "each Parameter once"),
+        (lambda p: optim.SGD([{"params": p}, {"params": p}]), ValueError, "each Parameter once"),
+        (lambda p: optim.SGD([p], lr=-1), ValueError, "SGD: lr must be at least 0; got -1"),
+        (lambda p: optim.SGD([p], lr=float("nan")), ValueError, "SGD: lr must be at least 0; got nan"),
+        (lambda p: optim.SGD([p], momentum=-1), ValueError, "SGD: momentum must be at least 0; got -1"),
+        (
+            lambda p: optim.SGD([{"params": p, "weight_decay": -2}]),
+            ValueError,
+            "weight_decay must be .* got -2",
+        ),
+        (lambda p: optim.SGD([p], nesterov=True), ValueError, "nesterov needs momentum above 0"),
+        (lambda p: optim.Adam([p], betas=(0.9, 1)), ValueError, r"Adam: betas must .* got \(0.9, 1\)"),
+        (lambda p: optim.AdamW([p], eps=-1), ValueError, "AdamW: eps must be at least 0; got -1"),
+    ],
+)
+def test_errors(make_optimizer, error, message):
+    with pytest.raises(error, match=message):
+        make_optimizer(nn.Parameter(np.zeros(3)))
+
+
+def test_errors_of_step_and_load():
+    parameter = nn.Parameter(np.zeros(3))
+    optimizer = optim.SGD([parameter], momentum=0.5)
+    parameter.grad = np.zeros(4)
+    with pytest.raises(
+        ValueError, match=r"shape and dtype of its Parameter, \(3,\) float64; got \(4,\) float64"
+    ):
+        optimizer.step()
+    state = {"state": {0: {"momentum_buffer": np.zeros(4)}}, "param_groups": [{"params": [0]}]}
+    with pytest.raises(ValueError, match=r"momentum_buffer of shape \(3,\); got \(4,\)"):
+        optimizer.load_state_dict(state)
+    with pytest.raises(ValueError, match=r"groups of \[1\] Parameters; got groups of \[2\]"):
+        optimizer.load_state_dict({"state": {}, "param_groups": [{"params": [0, 1]}]})
