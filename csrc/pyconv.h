@@ -81,6 +81,46 @@ struct pyconv_optim_kernels {
     int (*square_sum)(ptrdiff_t tensors, const struct pyconv_update *updates, double *result);
 };
 
+/* ---- Convolution: conv.c -------------------------------------------------------------------------- */
+
+/* The geometry of a 2-D convolution (cross-correlation, as in PyTorch):
+ *     output[n][p][q][k] = bias[k] + sum over r, s, c of weight[k][c][r][s] *
+ *         input[n][p * stride_height + r * dilation_height - pad_top][the same for q, s][c]
+ * where c runs over the in_channels / groups channels of k's group. */
+struct pyconv_conv2d {
+    ptrdiff_t batch, groups;
+    ptrdiff_t in_channels, in_height, in_width;
+    ptrdiff_t out_channels, out_height, out_width;
+    ptrdiff_t kernel_height, kernel_width;
+    ptrdiff_t stride_height, stride_width;
+    ptrdiff_t pad_top, pad_left; /* below and to the right, what the output's size implies */
+    ptrdiff_t dilation_height, dilation_width;
+};
+
+/* What is done to an output before it is stored: + bias, + residual, then max(., 0); NULL and 0: not. */
+struct pyconv_epilogue {
+    const void *bias;     /* [out_channels] */
+    const void *residual; /* [batch][out_height][out_width][out_channels] */
+    int relu;
+};
+
+enum pyconv_conv_pass { PYCONV_FORWARD, PYCONV_GRAD_INPUT, PYCONV_GRAD_WEIGHT };
+enum pyconv_conv_algorithm { PYCONV_CONV_AUTO, PYCONV_CONV_DIRECT, PYCONV_CONV_DEPTHWISE, PYCONV_CONV_WINOGRAD };
+
+/* input, grad_input: [batch][in_height][in_width][in_channels]; output, grad_output likewise;
+ * weight, grad_weight: [out_channels][in_channels / groups][kernel_height][kernel_width];
+ * grad_bias: [out_channels]. grad_weight and grad_bias may be NULL: not wanted. */
+struct pyconv_conv_kernels {
+    int (*forward)(const struct pyconv_conv2d *, const void *input, const void *weight,
+                   const struct pyconv_epilogue *, void *output, enum pyconv_conv_algorithm);
+    int (*grad_input)(const struct pyconv_conv2d *, const void *grad_output, const void *weight, void *grad_input,
+                      enum pyconv_conv_algorithm);
+    int (*grad_weight)(const struct pyconv_conv2d *, const void *grad_output, const void *input, void *grad_weight,
+                       void *grad_bias, enum pyconv_conv_algorithm);
+    /* The algorithm that AUTO stands for. */
+    enum pyconv_conv_algorithm (*choose)(const struct pyconv_conv2d *, enum pyconv_conv_pass);
+};
+
 /* ---- One table per instruction set and scalar type ------------------------------------------------- */
 
 struct pyconv_kernels {
@@ -88,6 +128,7 @@ struct pyconv_kernels {
     const struct pyconv_layout_kernels *layout;
     const struct pyconv_peak_kernels *peak;
     const struct pyconv_optim_kernels *optim;
+    const struct pyconv_conv_kernels *conv;
 };
 
 /* cpu.c: the highest level that both the processor and the operating system support, its name, and the

@@ -14,6 +14,8 @@
 #define PYCONV_JOIN(a, b) PYCONV_JOIN_(a, b)
 /* KERNELS(conv) is this variant's table of the family: pyconv_conv_avx2_f32 */
 #define KERNELS(family) PYCONV_JOIN(PYCONV_JOIN(pyconv_##family, PYCONV_ISA), PYCONV_REAL)
+/* VARIANT(f) names a function that several files of one variant share. */
+#define VARIANT(name) KERNELS(name)
 
 #define PYCONV_IS_f32 1
 #define PYCONV_IS_f64 2
@@ -51,6 +53,12 @@ typedef integer ivec __attribute__((vector_size(VECTOR_BYTES)));
 typedef real unaligned_vec __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(real)), may_alias));
 
 #define INLINE static inline __attribute__((always_inline))
+/* Before a loop of constant count: unroll it whole, so that arrays of vectors become registers. */
+#ifdef __clang__
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 64")
+#endif
 
 INLINE vec splat(real x) { return x - (vec){0}; }
 INLINE vec load(const real *p) { return *(const unaligned_vec *)p; }

@@ -1,7 +1,7 @@
 """Train and run convolutional networks on a CPU, with NumPy arrays."""
 
 from pyconv import functional, nn
-from pyconv.config import empty_cache, get_num_threads, set_num_threads, show_config
+from pyconv.config import empty_cache, get_num_threads, options, set_num_threads, show_config
 from pyconv.nn.module import is_grad_enabled, no_grad
 from pyconv.random import default_generator, manual_seed
 
@@ -15,6 +15,7 @@ __all__ = [
     "manual_seed",
     "nn",
     "no_grad",
+    "options",
     "set_num_threads",
     "show_config",
 ]

@@ -59,12 +59,46 @@ cdef extern from "pyconv.h" nogil:
         int (*sgd)(ptrdiff_t, const pyconv_update *, const pyconv_sgd_options *) noexcept nogil
         int (*adam)(ptrdiff_t, const pyconv_update *, const pyconv_adam_options *) noexcept nogil
         int (*square_sum)(ptrdiff_t, const pyconv_update *, double *) noexcept nogil
+    struct pyconv_conv2d:
+        ptrdiff_t batch, groups
+        ptrdiff_t in_channels, in_height, in_width
+        ptrdiff_t out_channels, out_height, out_width
+        ptrdiff_t kernel_height, kernel_width
+        ptrdiff_t stride_height, stride_width
+        ptrdiff_t pad_top, pad_left
+        ptrdiff_t dilation_height, dilation_width
+
+    struct pyconv_epilogue:
+        const void *bias
+        const void *residual
+        int relu
+
+    enum pyconv_conv_algorithm:
+        PYCONV_CONV_AUTO
+        PYCONV_CONV_DIRECT
+        PYCONV_CONV_DEPTHWISE
+        PYCONV_CONV_WINOGRAD
+
+    enum pyconv_conv_pass:
+        PYCONV_FORWARD
+        PYCONV_GRAD_INPUT
+        PYCONV_GRAD_WEIGHT
+
+    struct pyconv_conv_kernels:
+        int (*forward)(const pyconv_conv2d *, const void *, const void *, const pyconv_epilogue *, void *,
+                       pyconv_conv_algorithm) noexcept nogil
+        int (*grad_input)(const pyconv_conv2d *, const void *, const void *, void *,
+                          pyconv_conv_algorithm) noexcept nogil
+        int (*grad_weight)(const pyconv_conv2d *, const void *, const void *, void *, void *,
+                           pyconv_conv_algorithm) noexcept nogil
+        pyconv_conv_algorithm (*choose)(const pyconv_conv2d *, pyconv_conv_pass) noexcept nogil
 
     struct pyconv_kernels_table "pyconv_kernels":
         const pyconv_activation_kernels *activation
         const pyconv_layout_kernels *layout
         const pyconv_peak_kernels *peak
         const pyconv_optim_kernels *optim
+        const pyconv_conv_kernels *conv
 
     int pyconv_best_isa()
     const char *pyconv_isa_name(int isa)
@@ -327,3 +361,72 @@ def square_sum(list grads):
         status = table.optim.square_sum(updates.count, updates.list, &result)
     check(status)
     return result
+# ---- Convolution -------------------------------------------------------------------------------------
+
+CONV_ALGORITHMS = {
+    "auto": PYCONV_CONV_AUTO,
+    "direct": PYCONV_CONV_DIRECT,
+    "depthwise": PYCONV_CONV_DEPTHWISE,
+    "winograd": PYCONV_CONV_WINOGRAD,
+}
+CONV_PASSES = {"forward": PYCONV_FORWARD, "grad_input": PYCONV_GRAD_INPUT, "grad_weight": PYCONV_GRAD_WEIGHT}
+
+
+cdef class Conv2d:
+    """The geometry of one convolution: everything about it but the arrays."""
+
+    cdef pyconv_conv2d geometry
+
+    def __init__(self, tuple input_shape, tuple weight_shape, tuple output_shape, tuple stride, tuple pad_before,
+                 tuple dilation, ptrdiff_t groups):
+        g = &self.geometry
+        g.groups = groups
+        g.batch, g.in_channels, g.in_height, g.in_width = input_shape
+        _, g.out_channels, g.out_height, g.out_width = output_shape
+        _, _, g.kernel_height, g.kernel_width = weight_shape
+        g.stride_height, g.stride_width = stride
+        g.pad_top, g.pad_left = pad_before
+        g.dilation_height, g.dilation_width = dilation
+
+    def choose(self, str conv_pass, dtype):
+        """The name of the algorithm that "auto" stands for."""
+        table = pyconv_kernels(current_isa, PYCONV_F32 if dtype.itemsize == 4 else PYCONV_F64)
+        chosen = table.conv.choose(&self.geometry, CONV_PASSES[conv_pass])
+        return next(name for name, value in CONV_ALGORITHMS.items() if value == chosen)
+
+    def forward(self, input, weight, bias, residual, bint relu, int algorithm, result):
+        """result = relu(conv(input, weight) + bias + residual)."""
+        cdef const pyconv_kernels_table *table = kernels(input)
+        cdef const void *x = data(input)
+        cdef const void *w = data(weight)
+        cdef void *y = output(result)
+        cdef pyconv_epilogue epilogue
+        cdef int status
+        epilogue.bias = NULL if bias is None else data(bias)
+        epilogue.residual = NULL if residual is None else data(residual)
+        epilogue.relu = relu
+        with nogil:
+            status = table.conv.forward(&self.geometry, x, w, &epilogue, y, <pyconv_conv_algorithm>algorithm)
+        check(status)
+
+    def grad_input(self, grad_output, weight, int algorithm, result):
+        cdef const pyconv_kernels_table *table = kernels(weight)
+        cdef const void *g = data(grad_output)
+        cdef const void *w = data(weight)
+        cdef void *y = output(result)
+        cdef int status
+        with nogil:
+            status = table.conv.grad_input(&self.geometry, g, w, y, <pyconv_conv_algorithm>algorithm)
+        check(status)
+
+    def grad_weight(self, grad_output, input, int algorithm, grad_weight, grad_bias):
+        """Either of grad_weight and grad_bias may be None: it is not computed."""
+        cdef const pyconv_kernels_table *table = kernels(grad_output)
+        cdef const void *g = data(grad_output)
+        cdef const void *x = data(input)
+        cdef void *gw = NULL if grad_weight is None else output(grad_weight)
+        cdef void *gb = NULL if grad_bias is None else output(grad_bias)
+        cdef int status
+        with nogil:
+            status = table.conv.grad_weight(&self.geometry, g, x, gw, gb, <pyconv_conv_algorithm>algorithm)
+        check(status)

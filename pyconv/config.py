@@ -1,6 +1,9 @@
 """Threads, instruction set and memory: what this process uses, and how to change it."""
 
 import os
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, fields, replace
 
 from pyconv import _kernels
 
@@ -42,6 +45,50 @@ def set_num_threads(threads):
 def get_num_threads():
     """How many threads the kernels use."""
     return _kernels.get_num_threads()
+
+
+@dataclass(frozen=True)
+class Options:
+    """Choices that a user may make for a stretch of code; see `options`."""
+
+    conv_algorithm: str = "auto"
+
+
+_ALLOWED = {"conv_algorithm": ("auto", "direct")}
+_options = ContextVar("pyconv_options", default=Options())
+
+
+def current_options():
+    """The options in force in this thread."""
+    return _options.get()
+
+
+@contextmanager
+def options(**choices):
+    """Choose how operators work inside a ``with`` block, in this thread alone.
+
+    Parameters
+    ----------
+    conv_algorithm : {'auto', 'direct'}
+        'direct' forces the plain algorithm on every convolution: slower, with smaller rounding errors.
+
+    Examples
+    --------
+    >>> import pyconv
+    >>> with pyconv.options(conv_algorithm="direct"):
+    ...     pass  # convolutions here use no Winograd transforms
+    """
+    names = [field.name for field in fields(Options)]
+    for name, value in choices.items():
+        if name not in names:
+            raise TypeError(f"options: unknown option {name!r}; choose from {', '.join(names)}")
+        if value not in _ALLOWED[name]:
+            raise ValueError(f"options: {name} must be one of {_ALLOWED[name]}; got {value!r}")
+    token = _options.set(replace(_options.get(), **choices))
+    try:
+        yield
+    finally:
+        _options.reset(token)
 
 
 def empty_cache():

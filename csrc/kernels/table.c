@@ -6,10 +6,12 @@ extern const struct pyconv_activation_kernels KERNELS(activation);
 extern const struct pyconv_layout_kernels KERNELS(layout);
 extern const struct pyconv_peak_kernels KERNELS(peak);
 extern const struct pyconv_optim_kernels KERNELS(optim);
+extern const struct pyconv_conv_kernels KERNELS(conv);
 
 const struct pyconv_kernels KERNELS(kernels) = {
     .activation = &KERNELS(activation),
     .layout = &KERNELS(layout),
     .peak = &KERNELS(peak),
     .optim = &KERNELS(optim),
+    .conv = &KERNELS(conv),
 };

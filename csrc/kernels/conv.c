@@ -1,0 +1,96 @@
+/* Convolution: which algorithm computes a pass, and why. */
+#include "conv.h"
+#include "correlation.h"
+#include "parallel.h"
+
+static int is_depthwise(const struct pyconv_conv2d *g) {
+    return g->groups == g->in_channels && g->groups == g->out_channels && g->groups > 1;
+}
+
+static enum pyconv_conv_algorithm choose_algorithm(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass) {
+    (void)pass;
+    if (is_depthwise(g)) return PYCONV_CONV_DEPTHWISE;
+    return PYCONV_CONV_DIRECT;
+}
+
+static int correlate(const struct correlation *c, enum pyconv_conv_algorithm algorithm) {
+    return algorithm == PYCONV_CONV_DEPTHWISE ? VARIANT(correlate_depthwise)(c) : VARIANT(correlate_direct)(c);
+}
+
+static struct tap *alloc_taps(const struct pyconv_conv2d *g, size_t *bytes) {
+    *bytes = (size_t)(g->kernel_height * g->kernel_width) * sizeof(struct tap);
+    return pyconv_alloc(*bytes);
+}
+
+static int forward(const struct pyconv_conv2d *g, const void *input, const void *weight,
+                   const struct pyconv_epilogue *epilogue, void *output, enum pyconv_conv_algorithm algorithm) {
+    if (algorithm == PYCONV_CONV_AUTO) algorithm = choose_algorithm(g, PYCONV_FORWARD);
+    size_t bytes;
+    struct tap *tap = alloc_taps(g, &bytes);
+    if (!tap) return PYCONV_NO_MEMORY;
+    struct correlation c = forward_correlation(g, input, weight, epilogue, output, tap);
+    int status = correlate(&c, algorithm);
+    pyconv_free(tap, bytes);
+    return status;
+}
+
+static int grad_input(const struct pyconv_conv2d *g, const void *grad_output, const void *weight, void *result,
+                      enum pyconv_conv_algorithm algorithm) {
+    if (algorithm == PYCONV_CONV_AUTO) algorithm = choose_algorithm(g, PYCONV_GRAD_INPUT);
+    size_t bytes;
+    struct tap *tap = alloc_taps(g, &bytes);
+    if (!tap) return PYCONV_NO_MEMORY;
+    int status = PYCONV_OK;
+    for (ptrdiff_t row = 0; row < g->stride_height && status == PYCONV_OK; row++)
+        for (ptrdiff_t column = 0; column < g->stride_width && status == PYCONV_OK; column++) {
+            struct correlation c = grad_input_correlation(g, row, column, grad_output, weight, result, tap);
+            status = correlate(&c, c.taps ? algorithm : PYCONV_CONV_DIRECT);
+        }
+    pyconv_free(tap, bytes);
+    return status;
+}
+
+/* ---- Gradient of the bias: the sum of grad_output over all pixels ---- */
+
+#define BIAS_PIXELS ((ptrdiff_t)512) /* summed in one go; then the partial sums are, in order */
+
+struct bias_gradient {
+    ptrdiff_t pixels, channels;
+    const real *grad_output;
+    real *parts;
+};
+
+static void run_bias(const void *context, ptrdiff_t task, void *scratch) {
+    (void)scratch;
+    const struct bias_gradient *b = context;
+    ptrdiff_t begin = task * BIAS_PIXELS, count = min_size(BIAS_PIXELS, b->pixels - begin);
+    sum_parts(b->grad_output + begin * b->channels, count, b->channels, 0, b->channels, b->parts + task * b->channels);
+}
+
+static int bias_gradient(ptrdiff_t pixels, ptrdiff_t channels, const real *grad_output, real *grad_bias) {
+    ptrdiff_t tasks = ceil_div(pixels, BIAS_PIXELS);
+    if (!tasks || !channels) {
+        memset(grad_bias, 0, (size_t)channels * sizeof(real));
+        return PYCONV_OK;
+    }
+    size_t bytes = (size_t)(tasks * channels) * sizeof(real);
+    struct bias_gradient b = {pixels, channels, grad_output, pyconv_alloc(bytes)};
+    if (!b.parts) return PYCONV_NO_MEMORY;
+    int status = parallel_run(tasks, (double)pixels * (double)channels / LANES, 0, run_bias, &b);
+    sum_parts(b.parts, tasks, channels, 0, channels, grad_bias);
+    pyconv_free(b.parts, bytes);
+    return status;
+}
+
+static int grad_weight(const struct pyconv_conv2d *g, const void *grad_output, const void *input, void *result,
+                       void *grad_bias, enum pyconv_conv_algorithm algorithm) {
+    if (algorithm == PYCONV_CONV_AUTO) algorithm = choose_algorithm(g, PYCONV_GRAD_WEIGHT);
+    int status = PYCONV_OK;
+    if (grad_bias)
+        status = bias_gradient(g->batch * g->out_height * g->out_width, g->out_channels, grad_output, grad_bias);
+    if (status != PYCONV_OK || !result) return status;
+    if (algorithm == PYCONV_CONV_DEPTHWISE) return VARIANT(grad_weight_depthwise)(g, grad_output, input, result);
+    return VARIANT(grad_weight_direct)(g, grad_output, input, result);
+}
+
+const struct pyconv_conv_kernels KERNELS(conv) = {forward, grad_input, grad_weight, choose_algorithm};

@@ -1,0 +1,237 @@
+/* The direct convolution: a correlation as a product of gathered pixels and packed weights.
+ *
+ *     dst[pixel][k] = bias[k] + sum over j of src[pixel's place + offset j] * weight[j][k]
+ *
+ * where j runs over taps and channels. Neighbouring taps whose channels are contiguous in NHWC memory
+ * form one run: a whole kernel row, where dilation is 1 and there is one group.
+ *
+ * Weights are packed once a call as [group][block][tap][channel][BLOCK], so that a tile streams them from
+ * L2: BLOCK_VECTORS loads for TILE * BLOCK_VECTORS multiply-adds. A task owns a stretch of one image's
+ * destination pixels; the source rows that these read are copied, with their zero padding, to a scratch
+ * of SOURCE_BYTES, which shares L2 (1 MiB) with a block of weights (3 * 3 * 512 * BLOCK floats: 576 KiB).
+ */
+#include "conv.h"
+#include "correlation.h"
+#include "parallel.h"
+#include "tile.h"
+
+#define SOURCE_BYTES ((ptrdiff_t)256 << 10)
+#define TASKS_WANTED 64 /* enough for 16 threads to share evenly */
+#define FEWEST_PIXELS (4 * TILE)
+
+struct direct {
+    const struct correlation *c;
+    const real *packed, *bias;        /* bias: [group][block][BLOCK], zero where there is none */
+    ptrdiff_t blocks, block_elements; /* blocks to a group; taps * src_channels * BLOCK */
+    ptrdiff_t pixels;                 /* destination pixels to a task */
+    ptrdiff_t chunks;                 /* tasks to an image */
+    ptrdiff_t splits;                 /* shares that the groups' blocks are cut into */
+    int padded;                       /* some tap reads outside of the image */
+    ptrdiff_t scratch_source;         /* elements of the padded rows */
+};
+
+/* ---- Packing: weight[k][c][tap] to [block][tap][c][BLOCK] ---- */
+
+static void pack_block(const void *context, ptrdiff_t task, void *scratch) {
+    (void)scratch;
+    const struct direct *d = context;
+    const struct correlation *c = d->c;
+    ptrdiff_t group = task / d->blocks, first = task % d->blocks * BLOCK;
+    ptrdiff_t filters = min_size(BLOCK, c->dst_channels - first);
+    const real *weight = c->weight + group * c->weight_group + first * c->weight_dst;
+    real *packed = (real *)d->packed + task * d->block_elements;
+    for (ptrdiff_t t = 0; t < c->taps; t++)
+        for (ptrdiff_t i = 0; i < c->src_channels; i++) {
+            const real *from = weight + i * c->weight_src + c->tap[t].index;
+            ptrdiff_t k = 0;
+            for (; k < filters; k++) packed[k] = from[k * c->weight_dst];
+            for (; k < BLOCK; k++) packed[k] = 0;
+            packed += BLOCK;
+        }
+}
+
+static void pack_bias(const struct direct *d, real *bias) {
+    const struct correlation *c = d->c;
+    const real *from = c->epilogue.bias;
+    for (ptrdiff_t group = 0; group < c->groups; group++)
+        for (ptrdiff_t k = 0; k < d->blocks * BLOCK; k++)
+            *bias++ = from && k < c->dst_channels ? from[group * c->dst_channels + k] : 0;
+}
+
+/* ---- One task ---- */
+
+struct source {
+    const real *base; /* of the pixel that destination pixel (first_row, 0) minus (y_min, x_min) reads */
+    ptrdiff_t row, column, first_row;
+};
+
+/* Where the task's source rows lie: in the image itself, or copied to scratch with their padding. */
+static struct source gather_source(const struct direct *d, ptrdiff_t image, ptrdiff_t first_row, ptrdiff_t end_row,
+                                   real *scratch) {
+    const struct correlation *c = d->c;
+    ptrdiff_t pitch = c->groups * c->src_channels, row = c->src_width * pitch;
+    const real *src = c->src + image * c->src_height * row;
+    ptrdiff_t y0 = first_row * c->step_height + c->y_min;
+    if (!d->padded) return (struct source){src + y0 * row + c->x_min * pitch, row, pitch, first_row};
+
+    ptrdiff_t y1 = (end_row - 1) * c->step_height + c->y_max + 1;
+    ptrdiff_t width = (c->dst_width - 1) * c->step_width + c->x_max - c->x_min + 1;
+    ptrdiff_t left = min_size(max_size(-c->x_min, 0), width); /* zero columns before the image's first */
+    ptrdiff_t from = max_size(c->x_min, 0), columns = max_size(min_size(c->src_width - from, width - left), 0);
+    for (ptrdiff_t y = y0; y < y1; y++) {
+        real *to = scratch + (y - y0) * width * pitch;
+        if (y < 0 || y >= c->src_height) {
+            memset(to, 0, (size_t)(width * pitch) * sizeof(real));
+            continue;
+        }
+        memset(to, 0, (size_t)(left * pitch) * sizeof(real));
+        memcpy(to + left * pitch, src + y * row + from * pitch, (size_t)(columns * pitch) * sizeof(real));
+        memset(to + (left + columns) * pitch, 0, (size_t)((width - left - columns) * pitch) * sizeof(real));
+    }
+    return (struct source){scratch, width * pitch, pitch, first_row};
+}
+
+static ptrdiff_t merge_runs(const struct correlation *c, const struct source *source, struct run *run) {
+    ptrdiff_t runs = 0;
+    for (ptrdiff_t t = 0; t < c->taps; t++) {
+        ptrdiff_t offset = (c->tap[t].y - c->y_min) * source->row + (c->tap[t].x - c->x_min) * source->column;
+        if (runs && run[runs - 1].offset + run[runs - 1].length == offset) run[runs - 1].length += c->src_channels;
+        else run[runs++] = (struct run){offset, c->src_channels};
+    }
+    return runs;
+}
+
+#define GATHER_2(m) tile_gather(m, 2, src, src_offset, run, runs, weight, to, dst_offset)
+#define GATHER_1(m) tile_gather(m, 1, src, src_offset, run, runs, weight, to, dst_offset)
+
+static void gather_2(ptrdiff_t size, const real *src, const ptrdiff_t *src_offset, const struct run *run,
+                     ptrdiff_t runs, const real *weight, const struct destination *to, const ptrdiff_t *dst_offset) {
+    DISPATCH_TILE(size, GATHER_2)
+}
+
+static void gather_1(ptrdiff_t size, const real *src, const ptrdiff_t *src_offset, const struct run *run,
+                     ptrdiff_t runs, const real *weight, const struct destination *to, const ptrdiff_t *dst_offset) {
+    DISPATCH_TILE(size, GATHER_1)
+}
+
+static void run_direct(const void *context, ptrdiff_t task, void *scratch) {
+    const struct direct *d = context;
+    const struct correlation *c = d->c;
+    ptrdiff_t split = task % d->splits, chunk = task / d->splits % d->chunks, image = task / d->splits / d->chunks;
+    ptrdiff_t begin = chunk * d->pixels, end = min_size(begin + d->pixels, c->dst_height * c->dst_width);
+    ptrdiff_t pixels = end - begin;
+
+    real *rows = scratch;
+    ptrdiff_t *src_offset = (ptrdiff_t *)(rows + d->scratch_source), *dst_offset = src_offset + d->pixels;
+    struct run *run = (struct run *)(dst_offset + d->pixels);
+    struct source source =
+        gather_source(d, image, begin / c->dst_width, (end - 1) / c->dst_width + 1, rows);
+    ptrdiff_t runs = merge_runs(c, &source, run);
+    for (ptrdiff_t p = 0, i = begin / c->dst_width, j = begin % c->dst_width; p < pixels; p++) {
+        src_offset[p] = (i - source.first_row) * c->step_height * source.row + j * c->step_width * source.column;
+        dst_offset[p] = image * c->dst_image + i * c->dst_row + j * c->dst_column;
+        if (++j == c->dst_width) i++, j = 0;
+    }
+
+    ptrdiff_t all = c->groups * d->blocks, tiles = ceil_div(pixels, TILE);
+    for (ptrdiff_t b = all * split / d->splits; b < all * (split + 1) / d->splits; b++) {
+        ptrdiff_t group = b / d->blocks, first = b % d->blocks * BLOCK;
+        ptrdiff_t filters = min_size(BLOCK, c->dst_channels - first), channel = group * c->dst_channels + first;
+        const real *src = source.base + group * c->src_channels, *weight = d->packed + b * d->block_elements;
+        const real *residual = c->epilogue.residual;
+        struct destination to = {c->dst + channel, residual ? residual + channel : NULL, d->bias + b * BLOCK,
+                                 c->epilogue.relu, filters > LANES ? filters - LANES : filters};
+        for (ptrdiff_t t = 0; t < tiles; t++) { /* tiles of nearly equal size: no small remainder */
+            ptrdiff_t p = pixels * t / tiles, size = pixels * (t + 1) / tiles - p;
+            if (filters > LANES) gather_2(size, src, src_offset + p, run, runs, weight, &to, dst_offset + p);
+            else gather_1(size, src, src_offset + p, run, runs, weight, &to, dst_offset + p);
+        }
+    }
+}
+
+/* ---- The whole correlation ---- */
+
+/* A 1x1 convolution without stride or padding sees its pixels as one list, across rows and images. */
+static struct correlation flatten(const struct correlation *c) {
+    struct correlation flat = *c;
+    ptrdiff_t pitch = c->groups * c->src_channels, to = c->groups * c->dst_channels;
+    if (c->taps == 1 && c->tap[0].y == 0 && c->tap[0].x == 0 && c->step_height == 1 && c->step_width == 1 &&
+        c->src_height == c->dst_height && c->src_width == c->dst_width && c->dst_column == to &&
+        c->dst_row == c->dst_width * to && pitch > 0) {
+        flat.src_width = flat.dst_width = c->batch * c->src_height * c->src_width;
+        flat.batch = flat.src_height = flat.dst_height = 1;
+    }
+    return flat;
+}
+
+static void plan(struct direct *d) {
+    const struct correlation *c = d->c;
+    ptrdiff_t pitch = c->groups * c->src_channels, total = c->dst_height * c->dst_width;
+    d->blocks = ceil_div(c->dst_channels, BLOCK);
+    d->block_elements = c->taps * c->src_channels * BLOCK;
+    d->padded = c->y_min < 0 || c->x_min < 0 || (c->dst_height - 1) * c->step_height + c->y_max >= c->src_height ||
+                (c->dst_width - 1) * c->step_width + c->x_max >= c->src_width;
+
+    ptrdiff_t width = (c->dst_width - 1) * c->step_width + c->x_max - c->x_min + 1;
+    ptrdiff_t pixel_bytes = pitch * (ptrdiff_t)sizeof(real);
+    if (c->dst_height == 1) {
+        d->pixels = max_size(SOURCE_BYTES / (pixel_bytes * c->step_width), 1);
+    } else {
+        ptrdiff_t rows = SOURCE_BYTES / (width * pixel_bytes) - (c->y_max - c->y_min);
+        d->pixels = max_size(rows / c->step_height, 1) * c->dst_width;
+    }
+    ptrdiff_t even = ceil_div(total, ceil_div(TASKS_WANTED, c->batch)); /* pixels that would make enough tasks */
+    d->pixels = min_size(d->pixels, max_size(even, FEWEST_PIXELS));
+    d->pixels = ceil_div(d->pixels, TILE) * TILE;
+    d->chunks = ceil_div(total, d->pixels);
+    d->pixels = ceil_div(total, d->chunks);
+    d->chunks = ceil_div(total, d->pixels);
+    d->splits = min_size(c->groups * d->blocks, ceil_div(TASKS_WANTED, c->batch * d->chunks));
+    ptrdiff_t most_rows = min_size((d->pixels - 2) / c->dst_width + 2, c->dst_height);
+    d->scratch_source = d->padded ? ((most_rows - 1) * c->step_height + c->y_max - c->y_min + 1) * width * pitch : 0;
+    d->scratch_source = (d->scratch_source + 7) & ~(ptrdiff_t)7;
+}
+
+/* Every destination element is 0 (or its bias): no tap, or no channel, contributes. */
+static void fill_constant(const struct correlation *c) {
+    for (ptrdiff_t n = 0; n < c->batch; n++)
+        for (ptrdiff_t i = 0; i < c->dst_height; i++)
+            for (ptrdiff_t j = 0; j < c->dst_width; j++) {
+                ptrdiff_t offset = n * c->dst_image + i * c->dst_row + j * c->dst_column;
+                for (ptrdiff_t k = 0; k < c->groups * c->dst_channels; k++) {
+                    real value = c->epilogue.bias ? ((const real *)c->epilogue.bias)[k] : 0;
+                    if (c->epilogue.residual) value += ((const real *)c->epilogue.residual)[offset + k];
+                    c->dst[offset + k] = c->epilogue.relu && value < 0 ? 0 : value;
+                }
+            }
+}
+
+int VARIANT(correlate_direct)(const struct correlation *correlation) {
+    struct correlation c = flatten(correlation);
+    if (!c.batch || !c.dst_height || !c.dst_width || !c.dst_channels) return PYCONV_OK;
+    if (!c.taps || !c.src_channels) {
+        fill_constant(&c);
+        return PYCONV_OK;
+    }
+    struct direct d = {.c = &c};
+    plan(&d);
+    ptrdiff_t blocks = c.groups * d.blocks;
+    size_t packed_bytes = (size_t)(blocks * d.block_elements) * sizeof(real);
+    size_t bias_bytes = (size_t)(blocks * BLOCK) * sizeof(real);
+    real *packed = pyconv_alloc(packed_bytes), *bias = pyconv_alloc(bias_bytes);
+    int status = PYCONV_NO_MEMORY;
+    if (packed && bias) {
+        d.packed = packed, d.bias = bias;
+        pack_bias(&d, bias);
+        status = parallel_run(blocks, (double)(blocks * d.block_elements), 0, pack_block, &d);
+        double work = (double)c.batch * (double)(c.dst_height * c.dst_width) * (double)(blocks * d.block_elements);
+        size_t scratch = (size_t)d.scratch_source * sizeof(real) + 2 * (size_t)d.pixels * sizeof(ptrdiff_t) +
+                         (size_t)c.taps * sizeof(struct run);
+        if (status == PYCONV_OK)
+            status = parallel_run(c.batch * d.chunks * d.splits, work / MULTIPLY_ADDS_PER_NANOSECOND, scratch,
+                                  run_direct, &d);
+    }
+    pyconv_free(packed, packed_bytes);
+    pyconv_free(bias, bias_bytes);
+    return status;
+}

@@ -1,0 +1,98 @@
+/* A correlation: the one shape of work behind every pass that makes an image out of an image.
+ *
+ *     dst[n, i, j, k] = sum over taps t and channels c of
+ *                       src[n, i * step_height + tap[t].y, j * step_width + tap[t].x, c] * weight[t, c, k]
+ *
+ * with zero wherever the source index lies outside the image. A convolution's forward pass is one of
+ * them; the gradient of its input is one per residue of the stride (a stride of 2 in both directions
+ * makes four, each dense and with a quarter of the taps), whose destination pixels lie `stride` apart.
+ */
+#ifndef PYCONV_CORRELATION_H
+#define PYCONV_CORRELATION_H
+
+#include "pyconv.h"
+#include "simd.h"
+
+struct tap {
+    ptrdiff_t y, x;  /* where it reads, relative to the destination pixel's place in the source */
+    ptrdiff_t index; /* r * kernel_width + s, its place in the weight */
+};
+
+struct correlation {
+    ptrdiff_t batch, groups;
+    const real *src; /* [batch][src_height][src_width][groups * src_channels] */
+    ptrdiff_t src_height, src_width, src_channels;
+    real *dst; /* pixel (n, i, j) begins at dst + n * dst_image + i * dst_row + j * dst_column */
+    ptrdiff_t dst_height, dst_width, dst_channels; /* dst_channels: of one group */
+    ptrdiff_t dst_image, dst_row, dst_column;
+    ptrdiff_t step_height, step_width;
+    ptrdiff_t taps;
+    const struct tap *tap; /* in ascending (y, x) order */
+    ptrdiff_t y_min, y_max, x_min, x_max; /* over the taps */
+    /* weight[k * weight_dst + c * weight_src + tap.index + group * weight_group] */
+    const real *weight;
+    ptrdiff_t weight_dst, weight_src, weight_group;
+    struct pyconv_epilogue epilogue;
+};
+
+/* The forward pass as a correlation; `tap` has room for kernel_height * kernel_width. */
+INLINE struct correlation forward_correlation(const struct pyconv_conv2d *g, const void *input, const void *weight,
+                                              const struct pyconv_epilogue *epilogue, void *output, struct tap *tap) {
+    ptrdiff_t area = g->kernel_height * g->kernel_width, channels = g->in_channels / g->groups;
+    for (ptrdiff_t r = 0, t = 0; r < g->kernel_height; r++)
+        for (ptrdiff_t s = 0; s < g->kernel_width; s++, t++)
+            tap[t] = (struct tap){r * g->dilation_height - g->pad_top, s * g->dilation_width - g->pad_left, t};
+    return (struct correlation){
+        .batch = g->batch, .groups = g->groups,
+        .src = input, .src_height = g->in_height, .src_width = g->in_width, .src_channels = channels,
+        .dst = output, .dst_height = g->out_height, .dst_width = g->out_width,
+        .dst_channels = g->out_channels / g->groups,
+        .dst_image = g->out_height * g->out_width * g->out_channels,
+        .dst_row = g->out_width * g->out_channels, .dst_column = g->out_channels,
+        .step_height = g->stride_height, .step_width = g->stride_width,
+        .taps = area, .tap = tap,
+        .y_min = tap[0].y, .y_max = tap[area - 1].y, .x_min = tap[0].x, .x_max = tap[area - 1].x,
+        .weight = weight, .weight_dst = channels * area, .weight_src = area,
+        .weight_group = g->out_channels / g->groups * channels * area,
+        .epilogue = *epilogue,
+    };
+}
+
+/* The gradient of the input at the rows congruent to row, and columns to column, modulo the stride:
+ * input row y = row + stride * i was read by output row (y + pad - r * dilation) / stride, for the r
+ * that divide. Taps may be 0 in number: then the gradient there is zero. */
+INLINE struct correlation grad_input_correlation(const struct pyconv_conv2d *g, ptrdiff_t row, ptrdiff_t column,
+                                                 const void *grad_output, const void *weight, void *grad_input,
+                                                 struct tap *tap) {
+    ptrdiff_t area = g->kernel_height * g->kernel_width, channels = g->in_channels / g->groups;
+    ptrdiff_t filters = g->out_channels / g->groups, taps = 0;
+    struct correlation c = {.y_min = PTRDIFF_MAX, .x_min = PTRDIFF_MAX, .y_max = PTRDIFF_MIN, .x_max = PTRDIFF_MIN};
+    for (ptrdiff_t r = g->kernel_height - 1; r >= 0; r--) {
+        ptrdiff_t y = row + g->pad_top - r * g->dilation_height;
+        if (y % g->stride_height) continue;
+        y /= g->stride_height;
+        for (ptrdiff_t s = g->kernel_width - 1; s >= 0; s--) {
+            ptrdiff_t x = column + g->pad_left - s * g->dilation_width;
+            if (x % g->stride_width) continue;
+            x /= g->stride_width;
+            tap[taps++] = (struct tap){y, x, r * g->kernel_width + s};
+            c.y_min = min_size(c.y_min, y), c.y_max = max_size(c.y_max, y);
+            c.x_min = min_size(c.x_min, x), c.x_max = max_size(c.x_max, x);
+        }
+    }
+    c.batch = g->batch, c.groups = g->groups;
+    c.src = grad_output, c.src_height = g->out_height, c.src_width = g->out_width, c.src_channels = filters;
+    c.dst = (real *)grad_input + (row * g->in_width + column) * g->in_channels;
+    c.dst_height = row < g->in_height ? (g->in_height - row - 1) / g->stride_height + 1 : 0;
+    c.dst_width = column < g->in_width ? (g->in_width - column - 1) / g->stride_width + 1 : 0;
+    c.dst_channels = channels;
+    c.dst_image = g->in_height * g->in_width * g->in_channels;
+    c.dst_row = g->stride_height * g->in_width * g->in_channels;
+    c.dst_column = g->stride_width * g->in_channels;
+    c.step_height = 1, c.step_width = 1;
+    c.taps = taps, c.tap = tap;
+    c.weight = weight, c.weight_dst = area, c.weight_src = channels * area, c.weight_group = filters * channels * area;
+    return c;
+}
+
+#endif

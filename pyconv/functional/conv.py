@@ -1,0 +1,368 @@
+"""2-D convolution, its gradients, and its transpose."""
+
+from functools import lru_cache
+
+import numpy as np
+
+from pyconv import _kernels
+from pyconv.config import current_options
+from pyconv.functional._arrays import channels_last, check_array, contiguous, in_format_of, wants_channels_last
+
+# ---- Arguments -------------------------------------------------------------------------------------
+
+
+def _pair(op, name, value, least):
+    """`value`, an int or a pair of them, as a pair of ints that are at least `least`."""
+    values = value if isinstance(value, (tuple, list)) else (value, value)
+    if len(values) == 1:
+        values = (values[0], values[0])
+    if len(values) != 2 or any(isinstance(v, bool) or not hasattr(v, "__index__") for v in values):
+        raise TypeError(f"{op}: {name} must be an int or a pair of ints; got {value!r}")
+    if any(int(v) < least for v in values):
+        rule = "positive" if least == 1 else "non-negative"
+        raise ValueError(f"{op}: {name} must be {rule}; got {value!r}")
+    if any(int(v) > 2**31 - 1 for v in values):
+        raise ValueError(f"{op}: {name} must be below 2**31; got {value!r}")
+    return int(values[0]), int(values[1])
+
+
+def _groups(op, groups):
+    if isinstance(groups, bool) or not hasattr(groups, "__index__"):
+        raise TypeError(f"{op}: groups must be an int; got {groups!r}")
+    if int(groups) < 1:
+        raise ValueError(f"{op}: groups must be positive; got {groups}")
+    return int(groups)
+
+
+def _padding(op, padding, stride, dilation, kernel):
+    """Zeros before and after, per direction: ((top, bottom), (left, right))."""
+    if isinstance(padding, str):
+        if padding not in ("same", "valid"):
+            raise ValueError(f"{op}: padding must be an int, a pair of ints, 'same' or 'valid'; got {padding!r}")
+        if padding == "valid":
+            return (0, 0), (0, 0)
+        if stride != (1, 1):
+            raise ValueError(f"{op}: padding='same' requires stride 1; got stride={stride}")
+        totals = [d * (k - 1) for d, k in zip(dilation, kernel)]
+        return tuple((total // 2, total - total // 2) for total in totals)
+    top, left = _pair(op, "padding", padding, 0)
+    return (top, top), (left, left)
+
+
+# Validation of a shape is done once: afterwards the same shapes find their geometry here.
+@lru_cache(maxsize=1024)
+def _geometry(op, input_shape, weight_shape, stride, padding, dilation, groups):
+    """Check the shapes and options of a convolution; return its kernel geometry and output shape."""
+    stride = _pair(op, "stride", stride, 1)
+    dilation = _pair(op, "dilation", dilation, 1)
+    groups = _groups(op, groups)
+    n, c, h, w = input_shape
+    k, channels, r, s = weight_shape
+    if r < 1 or s < 1:
+        raise ValueError(f"{op}: weight must have a kernel of at least 1 x 1; got shape {weight_shape}")
+    if c % groups:
+        raise ValueError(f"{op}: groups must divide in_channels; got in_channels={c}, groups={groups}")
+    if k % groups:
+        raise ValueError(f"{op}: groups must divide out_channels; got out_channels={k}, groups={groups}")
+    if channels != c // groups:
+        raise ValueError(
+            f"{op}: weight must have in_channels / groups = {c // groups} channels (dimension 1) "
+            f"for an input of shape {input_shape} and groups={groups}; got weight of shape {weight_shape}"
+        )
+    pads = _padding(op, padding, stride, dilation, (r, s))
+    size = []
+    for name, extent, kernel, step, spread, (before, after) in zip(
+        ("height", "width"), (h, w), (r, s), stride, dilation, pads
+    ):
+        reach = spread * (kernel - 1) + 1
+        if extent + before + after < reach:
+            raise ValueError(
+                f"{op}: the kernel must not be larger than the padded input; got kernel {name} {kernel} with "
+                f"dilation {spread} (spanning {reach}) over input {name} {extent} + padding {before + after}"
+            )
+        size.append((extent + before + after - reach) // step + 1)
+    output_shape = (n, k, *size)
+    before = tuple(pad[0] for pad in pads)
+    kernel_geometry = _kernels.Conv2d(input_shape, weight_shape, output_shape, stride, before, dilation, groups)
+    return kernel_geometry, output_shape
+
+
+def _hashable(value):
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _plan(op, input_shape, weight_shape, stride, padding, dilation, groups):
+    return _geometry(
+        op, input_shape, weight_shape, _hashable(stride), _hashable(padding), _hashable(dilation), groups
+    )
+
+
+def _algorithm():
+    return _kernels.CONV_ALGORITHMS[current_options().conv_algorithm]
+
+
+# ---- conv2d ----------------------------------------------------------------------------------------
+
+
+def conv2d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
+    """2-D convolution of images with filters, as deep learning means it: cross-correlation.
+
+    .. math:: y_{nkpq} = b_k + \\sum_{crs} w_{kcrs}\\, x_{n,\\,c,\\,pS + rD - P,\\,qS + sD - P}
+
+    with stride S, padding P and dilation D. The filter is *not* flipped. The convolution of signal
+    processing flips it in both directions; to have that, flip the filter first:
+    ``conv2d(x, w[:, :, ::-1, ::-1])``.
+
+    Parameters
+    ----------
+    input : ndarray, (N, C, H, W) or (C, H, W)
+        float32 or float64, any strides. Channels-last memory is used as it is; other memory is
+        converted first.
+    weight : ndarray, (K, C / groups, R, S)
+        Of the dtype of `input`.
+    bias : ndarray, (K,), optional
+    stride, dilation : int or pair of int
+        At least 1; a pair is (vertical, horizontal).
+    padding : int, pair of int, 'same' or 'valid'
+        Zeros around the image. 'same' keeps its size and needs stride 1.
+    groups : int
+        Divides C and K; each group of filters sees its own C / groups channels.
+
+    Returns
+    -------
+    ndarray, (N, K, P, Q) or (K, P, Q)
+        P = (H + 2 padding - dilation (R - 1) - 1) // stride + 1, and Q likewise; in the memory
+        format of `input`.
+
+    Raises
+    ------
+    TypeError
+        An argument is no float32 or float64 array, or the dtypes differ.
+    ValueError
+        The shapes don't fit; the message names the argument, the rule and the value.
+
+    Examples
+    --------
+    >>> import numpy as np, pyconv.functional as F
+    >>> x = np.arange(9.0).reshape(1, 1, 3, 3)
+    >>> w = np.array([[[[1.0, 0.0], [0.0, -1.0]]]])
+    >>> F.conv2d(x, w)[0, 0]
+    array([[-4., -4.],
+           [-4., -4.]])
+    >>> F.conv2d(x, w[:, :, ::-1, ::-1])[0, 0]  # the convolution of signal processing
+    array([[4., 4.],
+           [4., 4.]])
+    """
+    return _convolve("conv2d", input, weight, bias, stride, padding, dilation, groups)
+
+
+def _convolve(op, input, weight, bias, stride, padding, dilation, groups, residual=None, relu=False):
+    """relu(conv2d(...) + residual); the layers use the epilogue, `residual` is channels-last already."""
+    check_array(op, "input", input, (3, 4))
+    if input.ndim == 3:
+        return _convolve(op, input[None], weight, bias, stride, padding, dilation, groups, residual, relu)[0]
+    check_array(op, "weight", weight, 4, input.dtype)
+    geometry, shape = _plan(op, input.shape, weight.shape, stride, padding, dilation, groups)
+    if bias is not None:
+        check_array(op, "bias", bias, 1, input.dtype)
+        if bias.shape != shape[1:2]:
+            raise ValueError(f"{op}: bias must have shape ({shape[1]},), one entry a filter; got {bias.shape}")
+        bias = contiguous(bias)
+    output = _kernels.empty(shape, input.dtype, True)
+    x = channels_last(input)
+    geometry.forward(x, contiguous(weight), bias, residual, relu, _algorithm(), output)
+    return in_format_of(output, input)
+
+
+def conv2d_backward(
+    grad_output, input, weight, stride=1, padding=0, dilation=1, groups=1, *, needs=(True, True, True)
+):
+    """Gradients of `conv2d` with respect to its input, weight and bias.
+
+    .. math::
+        \\partial x_{ncij} &= \\sum_{krs} w_{kcrs}\\, g_{n,\\,k,\\,(i + P - rD)/S,\\,(j + P - sD)/S} \\\\
+        \\partial w_{kcrs} &= \\sum_{npq} g_{nkpq}\\, x_{n,\\,c,\\,pS + rD - P,\\,qS + sD - P} \\\\
+        \\partial b_k &= \\sum_{npq} g_{nkpq}
+
+    Parameters
+    ----------
+    grad_output : ndarray, (N, K, P, Q) or (K, P, Q)
+        Gradient of the loss with respect to `conv2d`'s result.
+    input, weight, stride, padding, dilation, groups
+        As given to `conv2d`.
+    needs : three bool
+        Which of the gradients to compute.
+
+    Returns
+    -------
+    grad_input, grad_weight, grad_bias : ndarray or None
+        None for each that is not needed. Bit-for-bit the same at any number of threads.
+
+    Examples
+    --------
+    >>> import numpy as np, pyconv.functional as F
+    >>> x, w = np.ones((1, 1, 3, 3)), np.full((1, 1, 2, 2), 2.0)
+    >>> grad_input, grad_weight, grad_bias = F.conv2d_backward(np.ones((1, 1, 2, 2)), x, w)
+    >>> grad_input[0, 0]
+    array([[2., 4., 2.],
+           [4., 8., 4.],
+           [2., 4., 2.]])
+    >>> grad_bias
+    array([4.])
+    """
+    op = "conv2d_backward"
+    check_array(op, "input", input, (3, 4))
+    check_array(op, "weight", weight, 4, input.dtype)
+    check_array(op, "grad_output", grad_output, input.ndim, input.dtype)
+    needs = _needs(op, needs)
+    if input.ndim == 3:
+        grad_input, grad_weight, grad_bias = conv2d_backward(
+            grad_output[None], input[None], weight, stride, padding, dilation, groups, needs=needs
+        )
+        return None if grad_input is None else grad_input[0], grad_weight, grad_bias
+    geometry, shape = _plan(op, input.shape, weight.shape, stride, padding, dilation, groups)
+    if grad_output.shape != shape:
+        raise ValueError(f"{op}: grad_output must have conv2d's output shape, {shape}; got {grad_output.shape}")
+    g = channels_last(grad_output)
+    grad_input = grad_weight = grad_bias = None
+    if needs[0]:
+        grad_input = _kernels.empty(input.shape, input.dtype, True)
+        geometry.grad_input(g, contiguous(weight), _algorithm(), grad_input)
+        grad_input = in_format_of(grad_input, input)
+    if needs[1] or needs[2]:
+        grad_weight = _kernels.empty(weight.shape, weight.dtype) if needs[1] else None
+        grad_bias = _kernels.empty(shape[1:2], weight.dtype) if needs[2] else None
+        x = channels_last(input) if needs[1] else input
+        geometry.grad_weight(g, x, _algorithm(), grad_weight, grad_bias)
+    return grad_input, grad_weight, grad_bias
+
+
+def _needs(op, needs):
+    needs = tuple(needs)
+    if len(needs) != 3:
+        raise ValueError(f"{op}: needs must have three entries (input, weight, bias); got {needs}")
+    return tuple(bool(need) for need in needs)
+
+
+# ---- conv_transpose2d ------------------------------------------------------------------------------
+
+
+def _transposed_shape(op, input_shape, weight_shape, stride, padding, output_padding, groups, dilation):
+    """Check `conv_transpose2d`'s options; return them as pairs, and the shape of the output."""
+    stride = _pair(op, "stride", stride, 1)
+    padding = _pair(op, "padding", padding, 0)
+    dilation = _pair(op, "dilation", dilation, 1)
+    extra = _pair(op, "output_padding", output_padding, 0)
+    groups = _groups(op, groups)
+    n, c, h, w = input_shape
+    if weight_shape[0] != c:
+        raise ValueError(
+            f"{op}: weight must have in_channels = {c} filters (dimension 0) for an input of shape "
+            f"{input_shape}; got weight of shape {weight_shape}"
+        )
+    if c % groups:
+        raise ValueError(f"{op}: groups must divide in_channels; got in_channels={c}, groups={groups}")
+    size = []
+    for name, extent, kernel, step, pad, more, spread in zip(
+        ("height", "width"), (h, w), weight_shape[2:], stride, padding, extra, dilation
+    ):
+        if more >= step and more >= spread:
+            raise ValueError(
+                f"{op}: output_padding must be smaller than stride or dilation; got output_padding={more}, "
+                f"stride={step}, dilation={spread}"
+            )
+        size.append((extent - 1) * step - 2 * pad + spread * (kernel - 1) + more + 1)
+        if size[-1] < 1:
+            raise ValueError(f"{op}: the output {name} must be positive; got {size[-1]} from input {name} {extent}")
+    return (n, weight_shape[1] * groups, *size)
+
+
+def conv_transpose2d(input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1):
+    """Transposed 2-D convolution: the gradient of `conv2d` with respect to its input, as an operator.
+
+    Parameters
+    ----------
+    input : ndarray, (N, C, H, W) or (C, H, W)
+        float32 or float64.
+    weight : ndarray, (C, K / groups, R, S)
+    bias : ndarray, (K,), optional
+    stride, padding, output_padding, groups, dilation
+        As in ``torch.nn.functional.conv_transpose2d``; `output_padding` is added to one side of the
+        output's size and is smaller than stride or dilation.
+
+    Returns
+    -------
+    ndarray, (N, K, P, Q) or (K, P, Q)
+        P = (H - 1) stride - 2 padding + dilation (R - 1) + output_padding + 1, and Q likewise.
+
+    Examples
+    --------
+    >>> import numpy as np, pyconv.functional as F
+    >>> F.conv_transpose2d(np.ones((1, 1, 2, 2)), np.ones((1, 1, 2, 2)), stride=2)[0, 0]
+    array([[1., 1., 1., 1.],
+           [1., 1., 1., 1.],
+           [1., 1., 1., 1.],
+           [1., 1., 1., 1.]])
+    """
+    op = "conv_transpose2d"
+    check_array(op, "input", input, (3, 4))
+    check_array(op, "weight", weight, 4, input.dtype)
+    if input.ndim == 3:
+        return conv_transpose2d(input[None], weight, bias, stride, padding, output_padding, groups, dilation)[0]
+    shape = _transposed_shape(op, input.shape, weight.shape, stride, padding, output_padding, groups, dilation)
+    geometry, _ = _plan(op, shape, weight.shape, stride, padding, dilation, groups)
+    output = _kernels.empty(shape, input.dtype, True)
+    geometry.grad_input(channels_last(input), contiguous(weight), _algorithm(), output)
+    if bias is not None:
+        check_array(op, "bias", bias, 1, input.dtype)
+        if bias.shape != shape[1:2]:
+            raise ValueError(f"{op}: bias must have shape ({shape[1]},), one entry a filter; got {bias.shape}")
+        output += bias.reshape(1, -1, 1, 1)
+    return in_format_of(output, input)
+
+
+def conv_transpose2d_backward(
+    grad_output, input, weight, stride=1, padding=0, output_padding=0, groups=1, dilation=1, *,
+    needs=(True, True, True),
+):
+    """Gradients of `conv_transpose2d` with respect to its input, weight and bias.
+
+    Parameters
+    ----------
+    grad_output : ndarray, (N, K, P, Q) or (K, P, Q)
+    input, weight, stride, padding, output_padding, groups, dilation
+        As given to `conv_transpose2d`.
+    needs : three bool
+        Which of the gradients to compute.
+
+    Returns
+    -------
+    grad_input, grad_weight, grad_bias : ndarray or None
+    """
+    op = "conv_transpose2d_backward"
+    check_array(op, "input", input, (3, 4))
+    check_array(op, "weight", weight, 4, input.dtype)
+    check_array(op, "grad_output", grad_output, input.ndim, input.dtype)
+    needs = _needs(op, needs)
+    if input.ndim == 3:
+        grad_input, grad_weight, grad_bias = conv_transpose2d_backward(
+            grad_output[None], input[None], weight, stride, padding, output_padding, groups, dilation, needs=needs
+        )
+        return None if grad_input is None else grad_input[0], grad_weight, grad_bias
+    shape = _transposed_shape(op, input.shape, weight.shape, stride, padding, output_padding, groups, dilation)
+    if grad_output.shape != shape:
+        raise ValueError(
+            f"{op}: grad_output must have conv_transpose2d's output shape, {shape}; got {grad_output.shape}"
+        )
+    geometry, _ = _plan(op, shape, weight.shape, stride, padding, dilation, groups)
+    g = channels_last(grad_output)
+    grad_input = grad_weight = None
+    if needs[0]:
+        result = _kernels.empty(input.shape, input.dtype, True)
+        geometry.forward(g, contiguous(weight), None, None, False, _algorithm(), result)
+        grad_input = in_format_of(result, input)
+    if needs[1]:
+        grad_weight = _kernels.empty(weight.shape, weight.dtype)
+        geometry.grad_weight(channels_last(input), g, _algorithm(), grad_weight, None)
+    grad_bias = np.ascontiguousarray(g.sum(axis=(0, 2, 3))) if needs[2] else None
+    return grad_input, grad_weight, grad_bias
