@@ -1,0 +1,24 @@
+"""The arrays of a case: the same in every process, whichever library it knows."""
+
+import numpy as np
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
+
+
+def conv_output(case):
+    """Height and width of a convolution's output."""
+
+    def along(extent, kernel, i):
+        reach = case["dilation"][i] * (case[kernel] - 1) + 1
+        return (case[extent] + 2 * case["padding"][i] - reach) // case["stride"][i] + 1
+
+    return along("h", "r", 0), along("w", "s", 1)
+
+
+def conv(case):
+    """Input, weight and output gradient of a convolution, in NCHW and OIHW."""
+    x = normal(case["n"], case["c"], case["h"], case["w"])
+    weight = normal(case["k"], case["c"] // case["groups"], case["r"], case["s"], seed=1)
+    return x, weight, normal(case["n"], case["k"], *conv_output(case), seed=2)
