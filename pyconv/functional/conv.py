@@ -6,7 +6,7 @@ import numpy as np
 
 from pyconv import _kernels
 from pyconv.config import current_options
-from pyconv.functional._arrays import channels_last, check_array, contiguous, in_format_of, wants_channels_last
+from pyconv.functional._arrays import channels_last, check_array, contiguous, in_format_of
 
 # ---- Arguments -------------------------------------------------------------------------------------
 
