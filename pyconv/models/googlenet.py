@@ -25,12 +25,8 @@ def _inception(in_channels, one, reduce3, three, reduce5, five, pool):
     return nn.Concat(
         {
             "branch1": BasicConv2d(in_channels, one, 1),
-            "branch2": nn.Sequential(
-                BasicConv2d(in_channels, reduce3, 1), BasicConv2d(reduce3, three, 3, padding=1)
-            ),
-            "branch3": nn.Sequential(
-                BasicConv2d(in_channels, reduce5, 1), BasicConv2d(reduce5, five, 3, padding=1)
-            ),
+            "branch2": nn.Sequential(BasicConv2d(in_channels, reduce3, 1), BasicConv2d(reduce3, three, 3, padding=1)),
+            "branch3": nn.Sequential(BasicConv2d(in_channels, reduce5, 1), BasicConv2d(reduce5, five, 3, padding=1)),
             "branch4": nn.Sequential(
                 nn.MaxPool2d(3, stride=1, padding=1, ceil_mode=True), BasicConv2d(in_channels, pool, 1)
             ),

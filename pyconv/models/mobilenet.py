@@ -21,9 +21,7 @@ STAGES = (
 
 def _conv_bn_relu6(in_channels, out_channels, kernel_size, stride=1, groups=1):
     return nn.Sequential(
-        nn.Conv2d(
-            in_channels, out_channels, kernel_size, stride, (kernel_size - 1) // 2, groups=groups, bias=False
-        ),
+        nn.Conv2d(in_channels, out_channels, kernel_size, stride, (kernel_size - 1) // 2, groups=groups, bias=False),
         nn.BatchNorm2d(out_channels),
         nn.ReLU6(),
     )

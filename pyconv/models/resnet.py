@@ -44,9 +44,7 @@ class Bottleneck(nn.Composed):
         self.downsample = downsample
 
     def compose(self):
-        main = nn.Sequential(
-            self.conv1, self.bn1, self.relu, self.conv2, self.bn2, self.relu, self.conv3, self.bn3
-        )
+        main = nn.Sequential(self.conv1, self.bn1, self.relu, self.conv2, self.bn2, self.relu, self.conv3, self.bn3)
         return nn.Residual(main, self.downsample, self.relu)
 
 
