@@ -5,10 +5,10 @@ import datetime
 import json
 from pathlib import Path
 
-from benchmarks import conv, machine, race, report
+from benchmarks import conv, machine, networks, ops, race, report
 
 RESULTS = Path(__file__).with_name("results")
-PARTS = {"conv": conv}
+PARTS = {"conv": conv, "ops": ops, "train": networks.train, "infer": networks.infer}
 
 
 def arguments():

@@ -22,3 +22,12 @@ def conv(case):
     x = normal(case["n"], case["c"], case["h"], case["w"])
     weight = normal(case["k"], case["c"] // case["groups"], case["r"], case["s"], seed=1)
     return x, weight, normal(case["n"], case["k"], *conv_output(case), seed=2)
+
+
+def labels(count, classes):
+    return np.random.default_rng(1).integers(0, classes, count)
+
+
+def network(case):
+    """A batch of images and their labels."""
+    return normal(*case["input"]), labels(case["input"][0], case["options"]["num_classes"])

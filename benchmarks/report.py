@@ -2,9 +2,14 @@
 
 import json
 
-from benchmarks import conv, machine
+from benchmarks import conv, machine, networks, ops
 
-TITLES = {"conv": (conv, "Convolution")}
+TITLES = {
+    "conv": (conv, "Convolution"),
+    "ops": (ops, "Other operators"),
+    "train": (networks.train, "A training step"),
+    "infer": (networks.infer, "Inference"),
+}
 HEAD = """# Results
 
 Written by `python -m benchmarks report` from the JSON files in `results/`. A ratio is PyTorch's time over

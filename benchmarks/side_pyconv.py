@@ -7,7 +7,7 @@ import numpy as np
 import pyconv
 import pyconv.functional as F
 from benchmarks import data
-from pyconv import _kernels
+from pyconv import _kernels, nn, optim
 
 
 def as_numpy(result):
@@ -53,4 +53,94 @@ def conv(case):
     }
 
 
-KINDS = {"conv": conv}
+def op(case):
+    """Any operator: its forward, and its backward that gives all the gradients there are."""
+    x = data.normal(*case["shape"])
+    x = channels_last(x) if x.ndim == 4 else x
+    name, options = case["op"], case["options"]
+    if not hasattr(F, name):
+        return {}
+    forward, backward = OPERATORS.get(name, unary)(name, x, options)
+    return {"forward": forward, "backward": backward}
+
+
+def gradient(output):
+    """The gradient that a backward starts from, in the format of the output."""
+    grad = data.normal(*output.shape, seed=2)
+    return channels_last(grad) if grad.ndim == 4 else grad
+
+
+def unary(name, x, options):
+    forward, backward = getattr(F, name), getattr(F, f"{name}_backward")
+    grad = gradient(forward(x, **options))
+    return lambda: forward(x, **options), lambda: backward(grad, x, **options)
+
+
+def pooling(name, x, options):
+    """Those whose backward needs the input's shape alone."""
+    forward, backward = getattr(F, name), getattr(F, f"{name}_backward")
+    grad = gradient(forward(x, **options))
+    more = {} if name.startswith("adaptive") else options
+    return lambda: forward(x, **options), lambda: backward(grad, x.shape, **more)
+
+
+def max_pool2d(name, x, options):
+    output, indices = F.max_pool2d(x, **options, return_indices=True)
+    grad = gradient(output)
+    return (lambda: F.max_pool2d(x, **options, return_indices=True)[0],
+            lambda: F.max_pool2d_backward(grad, indices, x.shape))  # fmt: skip
+
+
+def linear(name, x, options):
+    weight = data.normal(options["out_features"], x.shape[1], seed=1)
+    bias = np.zeros(len(weight), np.float32)
+    grad = gradient(F.linear(x, weight, bias))
+    return lambda: F.linear(x, weight, bias), lambda: F.linear_backward(grad, x, weight)[0]
+
+
+def cross_entropy(name, x, options):
+    target = data.labels(*x.shape)
+    return lambda: F.cross_entropy(x, target), lambda: F.cross_entropy_backward(x, target)
+
+
+OPERATORS = {"max_pool2d": max_pool2d, "avg_pool2d": pooling, "adaptive_avg_pool2d": pooling, "interpolate": pooling,
+             "pad": pooling, "linear": linear, "cross_entropy": cross_entropy}  # fmt: skip
+
+
+def network(case):
+    """The model of a case and its arrays, channels-last."""
+    from pyconv import models
+
+    model = models.create(case["model"], image_size=case["input"][2:], **case["options"])
+    x, target = data.network(case)
+    return model, channels_last(x), target
+
+
+def train(case):
+    """A step of SGD with momentum."""
+    model, x, target = network(case)
+    model.needs_input_grad = False
+    criterion, sgd = nn.CrossEntropyLoss(), optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+
+    def step():
+        loss = criterion(model(x), target)
+        sgd.zero_grad()
+        model.backward(criterion.backward())
+        sgd.step()
+        return np.float32(loss)
+
+    return {"step": step}
+
+
+def infer(case):
+    model, x, _ = network(case)
+    model.eval()
+
+    def predict():
+        with pyconv.no_grad():
+            return model(x)
+
+    return {"step": predict}
+
+
+KINDS = {"conv": conv, "op": op, "train": train, "infer": infer}

@@ -19,17 +19,20 @@ import time
 import numpy as np
 
 SHORTEST_SAMPLE = 50e-6  # seconds: shorter calls are timed several at a time
+LONG = 0.3  # seconds: longer calls are warmed up and timed once only
 
 
 def time_calls(call, seconds):
-    """Median duration of one call, of at least three samples that take about `seconds` together."""
-    call()  # other processes ran meanwhile: wake the threads, warm the caches
-    began = time.perf_counter()
-    call()
-    once = max(time.perf_counter() - began, 1e-7)
+    """Median duration of one call, over samples that take about `seconds` together."""
+    for _ in range(2):  # other processes ran meanwhile: wake the threads, warm the caches
+        began = time.perf_counter()
+        call()
+        once = max(time.perf_counter() - began, 1e-7)
+        if once > LONG:
+            break
     grouped = max(1, round(SHORTEST_SAMPLE / once))
     samples = []
-    for _ in range(max(3, min(1000, int(seconds / (once * grouped))))):
+    for _ in range(max(1 if once > LONG else 3, min(1000, int(seconds / (once * grouped))))):
         began = time.perf_counter()
         for _ in range(grouped):
             call()

@@ -55,7 +55,7 @@ class Options:
 
 
 _ALLOWED = {"conv_algorithm": ("auto", "direct")}
-_options = ContextVar("pyconv_options", default=Options())
+_options = ContextVar("pyconv_options", default=Options())  # noqa: B039 - frozen
 
 
 def current_options():

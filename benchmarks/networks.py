@@ -1,0 +1,121 @@
+"""`python -m benchmarks train` and `infer`: whole networks, speed and memory, each in fresh processes."""
+
+from contextlib import ExitStack
+from functools import partial
+
+from benchmarks import race
+
+
+def case(model, text, target, classes=10, **options):
+    """text: the input as batch x channels x height x width; target: the ratio to reach."""
+    shape = [int(part) for part in text.split("x")]
+    options |= {"num_classes": classes, "in_channels": shape[1]}
+    return {"model": model, "input": shape, "options": options, "target": target, "label": f"{model} {text}"}
+
+
+TRAIN = [
+    case("lenet", "64x1x28x28", 2.2),
+    case("lenet5", "64x1x28x28", 2.5),
+    case("lenet5", "1x1x28x28", 3.0),
+    case("vgg_small", "64x3x32x32", 2.5),
+    case("resnet18", "64x3x32x32", 2.3, stem="cifar"),
+    case("resnet50", "8x3x224x224", 1.3, 1000, stem="imagenet"),
+    case("mobilenet_v2", "16x3x96x96", 1.3, 1000),
+]
+INFER = [
+    case("vgg16", "1x3x224x224", 2.0, 1000),
+    case("vgg16", "8x3x224x224", 2.0, 1000),
+    case("resnet18", "1x3x224x224", 2.0, 1000, stem="imagenet"),
+    case("resnet18", "8x3x224x224", 2.0, 1000, stem="imagenet"),
+    case("mobilenet_v2", "1x3x224x224", 1.2, 1000),
+    case("mobilenet_v2", "8x3x224x224", 1.2, 1000),
+]
+CASES = {"train": TRAIN, "infer": INFER}
+# name: what makes PyTorch's variant; each runs in a process of its own, so that its memory is known
+VARIANTS = {
+    "contiguous": {"format": "contiguous", "bf16": False},
+    "channels last": {"format": "channels last", "bf16": False},
+    "bf16 contiguous": {"format": "contiguous", "bf16": True},
+    "bf16 channels last": {"format": "channels last", "bf16": True},
+}
+
+
+def run(kind, pyconv, torch, settings, show):
+    """Race every network; returns rows of ratios to fp32 and to bf16 autocast, times and peak memory."""
+    rows = []
+    for each in CASES[kind]:
+        if settings.filter not in each["label"] or (settings.quick and each["input"][2] > 32):
+            continue
+        try:
+            rows.append(each | race_network(kind, each, settings))
+        except RuntimeError as error:
+            rows.append(each | {"error": str(error)})
+        show(row_text(rows[-1]))
+    return rows
+
+
+def race_network(kind, each, settings):
+    with ExitStack() as stack:
+        workers = {"pyconv": stack.enter_context(race.Worker("pyconv", settings))}
+        workers["pyconv"].ask("prepare", kind=kind, case=each)
+        for name, variant in VARIANTS.items():
+            workers[name] = stack.enter_context(race.Worker("torch", settings))
+            workers[name].ask("prepare", kind=kind, case=each | variant)
+        contenders = {name: (worker, "pyconv" if name == "pyconv" else "torch") for name, worker in workers.items()}
+        times = race.time_in_turn(contenders, "step", settings)
+        memory = {name: worker.ask("memory")["peak_bytes"] for name, worker in workers.items()}
+    fp32 = race.compare(times, others=["contiguous", "channels last"])
+    bf16 = race.compare(times, others=["bf16 contiguous", "bf16 channels last"])
+    best = min(fp32["others"], key=fp32["others"].get)
+    return {"ratio": fp32["ratio"], "bf16_ratio": bf16["ratio"], "seconds": fp32["seconds"], "torch": best,
+            "torch_seconds": fp32["others"] | bf16["others"], "memory": memory,
+            "memory_ratio": memory["pyconv"] / memory[best]}  # fmt: skip
+
+
+def row_text(row):
+    if "error" in row:
+        return f"{row['label']}: {row['error']}"
+    batch, best = row["input"][0], row["torch_seconds"][row["torch"]]
+    return (
+        f"{row['label']:28} {row['ratio']:5.2f}x (to reach {row['target']}x), "
+        f"{batch / row['seconds']:.0f} images/s beside {batch / best:.0f} ({row['torch']}); "
+        f"{row['bf16_ratio']:.2f}x bf16; {row['memory']['pyconv'] / 1e6:.0f} MB, {row['memory_ratio']:.0%} of PyTorch's"
+    )
+
+
+def summary(rows):
+    """Markdown: a network a line."""
+    lines = ["| network, input | ratio (to reach) | images/s | PyTorch's images/s | ratio to bf16 autocast "
+             "| peak memory | PyTorch's |", "|---|---:|---:|---:|---:|---:|---:|"]  # fmt: skip
+    for row in rows:
+        if "error" in row:
+            lines.append(f"| {row['label']} | {row['error']} | | | | | |")
+            continue
+        batch, best = row["input"][0], row["torch_seconds"][row["torch"]]
+        lines.append(
+            f"| {row['label']} | {row['ratio']:.2f}x ({row['target']}x) | {batch / row['seconds']:.0f} "
+            f"| {batch / best:.0f}, {row['torch']} | {row['bf16_ratio']:.2f}x | {row['memory']['pyconv'] / 1e6:.0f} MB "
+            f"| {row['memory'][row['torch']] / 1e6:.0f} MB, ours {row['memory_ratio']:.0%} |"
+        )
+    return "\n".join(lines)
+
+
+def details(rows, machine):
+    """Markdown: milliseconds of every contender."""
+    lines = ["| network, input | pyconv | " + " | ".join(VARIANTS) + " |", "|---|" + "---:|" * (1 + len(VARIANTS))]
+    for row in rows:
+        if "error" not in row:
+            times = [row["seconds"], *(row["torch_seconds"][name] for name in VARIANTS)]
+            lines.append(f"| {row['label']} | " + " | ".join(f"{1e3 * seconds:.2f} ms" for seconds in times) + " |")
+    return "\n".join(lines)
+
+
+class Part:
+    """One of the two, as the command line and the report see a part."""
+
+    def __init__(self, kind):
+        self.run = partial(run, kind)
+        self.summary, self.details = summary, details
+
+
+train, infer = Part("train"), Part("infer")

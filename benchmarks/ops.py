@@ -1,0 +1,96 @@
+"""`python -m benchmarks ops`: everything but convolution, forward and backward; bound by memory."""
+
+from benchmarks import race
+
+SHAPES = [[64, 64, 32, 32], [1, 64, 224, 224]]
+PARTS = ("forward", "backward")
+TARGET = 1.0
+# (operator, its options); what the backward needs besides is known to the two sides
+OPERATORS = [
+    ("relu", {}),
+    ("relu6", {}),
+    ("leaky_relu", {}),
+    ("hardswish", {}),
+    ("sigmoid", {}),
+    ("tanh", {}),
+    ("silu", {}),
+    ("gelu", {}),
+    ("max_pool2d", {"kernel_size": 2}),
+    ("max_pool2d", {"kernel_size": 3, "stride": 2, "padding": 1}),
+    ("avg_pool2d", {"kernel_size": 2}),
+    ("avg_pool2d", {"kernel_size": 3, "stride": 1, "padding": 1}),
+    ("adaptive_avg_pool2d", {"output_size": 1}),
+    ("batch_norm", {}),
+    ("group_norm", {"num_groups": 8}),
+    ("layer_norm", {}),
+    ("softmax", {"dim": 1}),
+    ("interpolate", {"scale_factor": 2, "mode": "nearest"}),
+    ("interpolate", {"scale_factor": 2, "mode": "bilinear"}),
+    ("pad", {"pad": [1, 1, 1, 1]}),
+]
+OTHERS = [
+    {"op": "linear", "shape": [64, 3136], "options": {"out_features": 128}},
+    {"op": "linear", "shape": [64, 4096], "options": {"out_features": 4096}},
+    {"op": "linear", "shape": [1, 4096], "options": {"out_features": 1000}},
+    {"op": "cross_entropy", "shape": [64, 10], "options": {}},
+    {"op": "cross_entropy", "shape": [256, 1000], "options": {}},
+]
+
+
+def cases():
+    listed = [{"op": op, "shape": shape, "options": options} for op, options in OPERATORS for shape in SHAPES]
+    for case in listed + OTHERS:
+        options = "".join(f" {name}={value}" for name, value in case["options"].items())
+        yield case | {"label": f"{case['op']}{options} {'x'.join(map(str, case['shape']))}"}
+
+
+def run(pyconv, torch, settings, show):
+    """Race every operator; returns [{"op", "shape", "label", "parts": {part: result}, "gbytes"}]."""
+    rows = []
+    for case in cases():
+        if settings.filter not in case["label"] or (settings.quick and case["shape"] == SHAPES[1]):
+            continue
+        try:
+            moved = torch.ask("traffic", case=case)
+            rows.append(case | {"traffic": moved, "parts": race.race_case(pyconv, torch, "op", case, PARTS, settings)})
+        except RuntimeError as error:
+            rows.append(case | {"parts": {part: {"error": str(error)} for part in PARTS}})
+        show(row_text(rows[-1]))
+    return rows
+
+
+def _rate(row, part):
+    return row["traffic"][part] / row["parts"][part]["seconds"] / 1e9
+
+
+def row_text(row):
+    cells = [f"{row['label']:60}"]
+    for part, result in row["parts"].items():
+        cells.append(f"{part}: {result['error'][:70]}" if "error" in result else
+                     f"{part} {result['ratio']:6.2f}x {_rate(row, part):6.1f} GB/s")  # fmt: skip
+    return " | ".join(cells)
+
+
+def summary(rows):
+    """Markdown: geometric means and what is slower than PyTorch."""
+    lines = []
+    for part in PARTS:
+        ratios = {row["label"]: row["parts"][part]["ratio"] for row in rows if "ratio" in row["parts"].get(part, {})}
+        failed = sum("error" in row["parts"].get(part, {}) for row in rows)
+        slow = "; ".join(f"{ratio:.2f}x {label}" for label, ratio in ratios.items() if ratio < 0.95 * TARGET)
+        lines.append(f"* {part}: geometric mean {race.geometric_mean(list(ratios.values())):.2f}x over {len(ratios)}"
+                     f"{f', {failed} failed' if failed else ''}; below 0.95x: {slow or 'none'}.")  # fmt: skip
+    return "\n".join(lines)
+
+
+def details(rows, machine):
+    """Markdown: every operator, with the memory traffic it can't avoid over the time it took."""
+    lines = ["| operator | " + " | ".join(f"{part} | GB/s (of {machine['gbytes']:.0f})" for part in PARTS) + " |",
+             "|---|" + "---:|" * 4]  # fmt: skip
+    for row in rows:
+        cells = []
+        for part in PARTS:
+            result = row["parts"].get(part, {"error": "missing"})
+            cells += ["failed", ""] if "error" in result else [f"{result['ratio']:.2f}x", f"{_rate(row, part):.1f}"]
+        lines.append(f"| {row['label']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
