@@ -90,8 +90,7 @@ def _fill(path, file, target):
         count = file.readinto(target[position:])
         if not count:
             raise ValueError(
-                f"read_idx: {path}: cut short: the header says {len(target)} bytes of elements; "
-                f"got {position}"
+                f"read_idx: {path}: cut short: the header says {len(target)} bytes of elements; got {position}"
             )
         position += count
 

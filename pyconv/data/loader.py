@@ -34,14 +34,11 @@ class Loader:
     ((64, 1, 8, 8), dtype('float32'), (64,))
     """
 
-    def __init__(
-        self, dataset, batch_size=64, *, shuffle=False, generator=None, drop_last=False, augment=None
-    ):
+    def __init__(self, dataset, batch_size=64, *, shuffle=False, generator=None, drop_last=False, augment=None):
         if not isinstance(dataset, Dataset):
             if not isinstance(dataset, tuple) or len(dataset) != 2:
                 raise TypeError(
-                    "Loader: dataset must be a Dataset or a pair (images, labels); "
-                    f"got {type(dataset).__name__}"
+                    f"Loader: dataset must be a Dataset or a pair (images, labels); got {type(dataset).__name__}"
                 )
             dataset = Dataset(*dataset)
         if isinstance(batch_size, bool) or not hasattr(batch_size, "__index__"):

@@ -104,8 +104,7 @@ def _load_idx(name, data_dir):
         ndim = 3 if "images" in path.name else 1
         if array.ndim != ndim or array.dtype != np.uint8:
             raise ValueError(
-                f"load: {path}: must have {ndim} dimensions of unsigned bytes; "
-                f"got {array.ndim} of {array.dtype}"
+                f"load: {path}: must have {ndim} dimensions of unsigned bytes; got {array.ndim} of {array.dtype}"
             )
     classes = DIGITS if name == "mnist" else CLOTHES
     parts = []
@@ -154,8 +153,7 @@ def _cache():
 def _download(name, cache):
     """Fetch the files into the cache, each from the first mirror that gives it with the right checksum."""
     choices = (
-        f"give --data-dir (data_dir=) or set $PYCONV_DATA to a folder with the files {', '.join(FILES)} "
-        f"(plain or .gz)"
+        f"give --data-dir (data_dir=) or set $PYCONV_DATA to a folder with the files {', '.join(FILES)} (plain or .gz)"
     )
     if name == "fashion-mnist":
         choices += ", or install Debian's package dataset-fashion-mnist"
@@ -173,9 +171,7 @@ def _download(name, cache):
         reasons = []
         for mirror in MIRRORS[name]:
             try:
-                paths.append(
-                    Path(pooch.retrieve(f"{mirror}{file}.gz", f"sha256:{digest}", f"{file}.gz", cache / name))
-                )
+                paths.append(Path(pooch.retrieve(f"{mirror}{file}.gz", f"sha256:{digest}", f"{file}.gz", cache / name)))
                 break
             except (OSError, ValueError) as error:  # no network, no such file, or a wrong checksum
                 reasons.append(f"{mirror}: {error}")

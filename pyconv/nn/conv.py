@@ -49,9 +49,7 @@ class _ConvNd(Module):
         else:
             self.padding = _pair(op, "padding", padding, 0)
         if padding_mode not in PADDING_MODES:
-            raise ValueError(
-                f"{op}: padding_mode must be one of {', '.join(PADDING_MODES)}; got {padding_mode!r}"
-            )
+            raise ValueError(f"{op}: padding_mode must be one of {', '.join(PADDING_MODES)}; got {padding_mode!r}")
         self.padding_mode = padding_mode
 
     def _set_parameters(self, weight_shape, bias, dtype):
@@ -60,9 +58,7 @@ class _ConvNd(Module):
         bound = 1 / math.sqrt(fan_in) if fan_in else 0.0
         dtype = np.dtype(dtype or np.float32)
         self.weight = Parameter(random.uniform(bound, weight_shape, dtype))
-        self.register_parameter(
-            "bias", Parameter(random.uniform(bound, self.out_channels, dtype)) if bias else None
-        )
+        self.register_parameter("bias", Parameter(random.uniform(bound, self.out_channels, dtype)) if bias else None)
 
     def _needs(self):
         return (
@@ -78,11 +74,9 @@ class _ConvNd(Module):
             self._accumulate(self.bias, grad_bias)
 
     def extra_repr(self):
-        text = (
-            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
-        )
+        text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
         if self.padding != (0, 0):
-            text += f", padding={self.padding!r}"
+            text += f", padding={self.padding}"
         if self.dilation != (1, 1):
             text += f", dilation={self.dilation}"
         if getattr(self, "output_padding", (0, 0)) != (0, 0):
@@ -140,9 +134,7 @@ class Conv2d(_ConvNd):
     ):
         super().__init__()
         self._setup(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode)
-        self._set_parameters(
-            (self.out_channels, self.in_channels // self.groups, *self.kernel_size), bias, dtype
-        )
+        self._set_parameters((self.out_channels, self.in_channels // self.groups, *self.kernel_size), bias, dtype)
 
     def _margins(self):
         """(left, right, top, bottom), as `functional.pad` takes them."""
@@ -150,8 +142,7 @@ class Conv2d(_ConvNd):
             return (0, 0, 0, 0)
         if self.padding == "same":
             (top, bottom), (left, right) = (
-                (d * (k - 1) // 2, d * (k - 1) - d * (k - 1) // 2)
-                for k, d in zip(self.kernel_size, self.dilation)
+                (d * (k - 1) // 2, d * (k - 1) - d * (k - 1) // 2) for k, d in zip(self.kernel_size, self.dilation)
             )
             return (left, right, top, bottom)
         height, width = self.padding
@@ -232,9 +223,7 @@ class ConvTranspose2d(_ConvNd):
             )
         self._setup(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode)
         self.output_padding = _pair("ConvTranspose2d", "output_padding", output_padding, 0)
-        self._set_parameters(
-            (self.in_channels, self.out_channels // self.groups, *self.kernel_size), bias, dtype
-        )
+        self._set_parameters((self.in_channels, self.out_channels // self.groups, *self.kernel_size), bias, dtype)
 
     def _output_padding(self, input, output_size):
         """What reaches `output_size`, (H, W) or with the leading dimensions, from the smallest output."""
@@ -242,9 +231,7 @@ class ConvTranspose2d(_ConvNd):
             return self.output_padding
         smallest = [
             (extent - 1) * s - 2 * p + d * (k - 1) + 1
-            for extent, s, p, d, k in zip(
-                input.shape[-2:], self.stride, self.padding, self.dilation, self.kernel_size
-            )
+            for extent, s, p, d, k in zip(input.shape[-2:], self.stride, self.padding, self.dilation, self.kernel_size)
         ]
         extra = tuple(want - have for want, have in zip(tuple(output_size)[-2:], smallest))
         if len(extra) != 2 or any(not 0 <= e < s for e, s in zip(extra, self.stride)):

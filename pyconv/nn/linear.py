@@ -62,9 +62,7 @@ class Linear(Module):
         bound = 1 / math.sqrt(in_features) if in_features else 0.0
         dtype = np.dtype(dtype or np.float32)
         self.weight = Parameter(random.uniform(bound, (self.out_features, self.in_features), dtype))
-        self.register_parameter(
-            "bias", Parameter(random.uniform(bound, self.out_features, dtype)) if bias else None
-        )
+        self.register_parameter("bias", Parameter(random.uniform(bound, self.out_features, dtype)) if bias else None)
 
     def forward(self, input):
         output = F.linear(input, self.weight.data, None if self.bias is None else self.bias.data)
@@ -79,9 +77,7 @@ class Linear(Module):
             self.weight.requires_grad,
             bias is not None and bias.requires_grad,
         )
-        grad_input, grad_weight, grad_bias = F.linear_backward(
-            grad_output, input, self.weight.data, needs=needs
-        )
+        grad_input, grad_weight, grad_bias = F.linear_backward(grad_output, input, self.weight.data, needs=needs)
         if grad_weight is not None:
             self._accumulate(self.weight, grad_weight)
         if grad_bias is not None:
@@ -89,6 +85,4 @@ class Linear(Module):
         return grad_input
 
     def extra_repr(self):
-        return (
-            f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
-        )
+        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"

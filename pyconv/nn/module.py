@@ -238,9 +238,7 @@ class Module:
         members = self.__dict__.get("_members")
         if isinstance(value, (Parameter, Module)):
             if members is None:
-                raise AttributeError(
-                    f"{type(self).__name__}: call super().__init__() before assigning {name!r}"
-                )
+                raise AttributeError(f"{type(self).__name__}: call super().__init__() before assigning {name!r}")
             members[name] = "parameter" if isinstance(value, Parameter) else "module"
         elif members and value is not None and name in members:
             if "buffer" not in members[name]:
@@ -250,8 +248,7 @@ class Module:
                 )
             if not isinstance(value, np.ndarray):
                 raise TypeError(
-                    f"{type(self).__name__}: buffer {name} must be a numpy.ndarray or None; "
-                    f"got {type(value).__name__}"
+                    f"{type(self).__name__}: buffer {name} must be a numpy.ndarray or None; got {type(value).__name__}"
                 )
         object.__setattr__(self, name, value)
 
@@ -261,9 +258,7 @@ class Module:
 
     def _register(self, kind, name, value):
         if not isinstance(name, str) or not name or "." in name:
-            raise ValueError(
-                f"{type(self).__name__}: name of a {kind} must be a string without '.'; got {name!r}"
-            )
+            raise ValueError(f"{type(self).__name__}: name of a {kind} must be a string without '.'; got {name!r}")
         if name not in self._members and hasattr(self, name):
             raise ValueError(f"{type(self).__name__}: {name!r} is an attribute already")
         self._members[name] = kind
@@ -272,9 +267,7 @@ class Module:
     def register_parameter(self, name, parameter):
         """Add a Parameter, or None for one that is absent, under a name."""
         if parameter is not None and not isinstance(parameter, Parameter):
-            raise TypeError(
-                f"register_parameter: {name} must be a Parameter or None; got {type(parameter).__name__}"
-            )
+            raise TypeError(f"register_parameter: {name} must be a Parameter or None; got {type(parameter).__name__}")
         self._register("parameter", name, parameter)
 
     def register_buffer(self, name, array, persistent=True):
@@ -303,11 +296,7 @@ class Module:
 
     def _own(self, kind):
         state = self.__dict__
-        return [
-            (name, state[name])
-            for name, its in self._members.items()
-            if its == kind and state[name] is not None
-        ]
+        return [(name, state[name]) for name, its in self._members.items() if its == kind and state[name] is not None]
 
     def named_children(self):
         """(name, module) of each direct child, in order of registration."""

@@ -74,9 +74,7 @@ def test_nested_joins_beside_torch(dtype, rng):
     assert_same_gradients(ours, theirs)
 
 
-@pytest.mark.parametrize(
-    "frozen", [(), ("0",), ("0", "1"), ("0", "1.shortcut"), ("0", "1", "2", "3"), ("2", "3")]
-)
+@pytest.mark.parametrize("frozen", [(), ("0",), ("0", "1"), ("0", "1.shortcut"), ("0", "1", "2", "3"), ("2", "3")])
 def test_frozen_parts_get_no_gradient_and_nothing_else_changes(frozen, dtype, rng):
     ours, theirs = pair(dtype)
     for model in (ours, theirs):

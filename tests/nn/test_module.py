@@ -191,9 +191,7 @@ def test_modes_and_dtype():
 def test_hooks():
     net = Net()
     seen = []
-    handle = net.second.register_forward_hook(
-        lambda module, inputs, output: seen.append((module, output.copy()))
-    )
+    handle = net.second.register_forward_hook(lambda module, inputs, output: seen.append((module, output.copy())))
     doubled = net.register_forward_pre_hook(lambda module, inputs: inputs[0] * 2)
     assert net(np.float32([1.0])) == 24
     assert seen == [(net.second, 12)]
