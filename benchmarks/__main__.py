@@ -5,10 +5,11 @@ import datetime
 import json
 from pathlib import Path
 
-from benchmarks import conv, machine, networks, ops, race, report
+from benchmarks import accuracy, conv, machine, networks, ops, race, report
 
 RESULTS = Path(__file__).with_name("results")
-PARTS = {"conv": conv, "ops": ops, "train": networks.train, "infer": networks.infer}
+PARTS = {"conv": conv, "ops": ops, "train": networks.train, "infer": networks.infer,
+         "accuracy": accuracy}  # fmt: skip
 
 
 def arguments():

@@ -18,10 +18,15 @@ def conv_output(case):
 
 
 def conv(case):
-    """Input, weight and output gradient of a convolution, in NCHW and OIHW."""
+    """Input, weight and output gradient of a convolution, in NCHW and OIHW; case["data"] says what is in them."""
     x = normal(case["n"], case["c"], case["h"], case["w"])
     weight = normal(case["k"], case["c"] // case["groups"], case["r"], case["s"], seed=1)
-    return x, weight, normal(case["n"], case["k"], *conv_output(case), seed=2)
+    grad = normal(case["n"], case["k"], *conv_output(case), seed=2)
+    kind = case.get("data", "normal")
+    if kind == "relu":
+        return np.maximum(x, 0), weight, np.maximum(grad, 0)
+    scale = np.float32({"normal": 1, "tiny": 1e-4, "huge": 1e4}[kind])
+    return scale * x, weight, scale * grad
 
 
 def labels(count, classes):

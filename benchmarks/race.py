@@ -52,8 +52,8 @@ class Worker:
         if not line:
             raise RuntimeError(f"the worker of {self.side} died")
         reply = json.loads(line)
-        if "error" in reply:
-            raise RuntimeError(f"{self.side}: {reply['error']}")
+        if "failed" in reply:
+            raise RuntimeError(f"{self.side}: {reply['failed']}")
         return reply
 
     def close(self):

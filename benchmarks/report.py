@@ -2,13 +2,14 @@
 
 import json
 
-from benchmarks import conv, machine, networks, ops
+from benchmarks import accuracy, conv, machine, networks, ops
 
 TITLES = {
     "conv": (conv, "Convolution"),
     "ops": (ops, "Other operators"),
     "train": (networks.train, "A training step"),
     "infer": (networks.infer, "Inference"),
+    "accuracy": (accuracy, "Accuracy of convolutions"),
 }
 HEAD = """# Results
 

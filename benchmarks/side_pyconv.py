@@ -46,11 +46,21 @@ def conv(case):
     x, weight, grad = data.conv(case)
     x, grad = channels_last(x), channels_last(grad)
     options = [case["stride"], case["padding"], case["dilation"], case["groups"]]
-    return {
+    calls = {
         "forward": lambda: F.conv2d(x, weight, None, *options),
         "grad input": lambda: F.conv2d_backward(grad, x, weight, *options, needs=(True, False, False))[0],
         "grad weight": lambda: F.conv2d_backward(grad, x, weight, *options, needs=(False, True, False))[1],
     }
+    algorithm = case.get("algorithm", "auto")
+    return calls if algorithm == "auto" else {part: with_algorithm(algorithm, call) for part, call in calls.items()}
+
+
+def with_algorithm(algorithm, call):
+    def chosen():
+        with pyconv.options(conv_algorithm=algorithm):
+            return call()
+
+    return chosen
 
 
 def op(case):

@@ -34,8 +34,8 @@ def prepare(kind, case):
     return calls
 
 
-def conv(case, memory_format):
-    x, weight, grad = (torch.from_numpy(a).to(memory_format=memory_format) for a in data.conv(case))
+def conv(case, memory_format, dtype=torch.float32):
+    x, weight, grad = (torch.from_numpy(a).to(dtype, memory_format=memory_format) for a in data.conv(case))
     options = [case["stride"], case["padding"], case["dilation"]]
     groups, convolution_backward = case["groups"], torch.ops.aten.convolution_backward
 
@@ -51,6 +51,30 @@ def conv(case, memory_format):
         "grad input": lambda: backward(True, False, False)[0],
         "grad weight": lambda: backward(False, True, False)[1],
     }
+
+
+# ---- What the results would be without rounding, for accuracy.py ----
+
+exact, own = {}, {}
+
+
+def prepare_exact(case):
+    """Compute a convolution's three passes in float64 and in float32."""
+    exact.update({part: call() for part, call in conv(case, torch.contiguous_format, torch.float64).items()})
+    own.update({part: call() for part, call in conv(case, torch.contiguous_format).items()})
+    return {}
+
+
+def relative_error(result, part):
+    return {"error": float((result.double() - exact[part]).norm() / exact[part].norm())}
+
+
+def own_error(part):
+    return relative_error(own[part], part)
+
+
+def error_of(part, path):
+    return relative_error(torch.from_numpy(np.load(path)), part)
 
 
 def op(case, memory_format):

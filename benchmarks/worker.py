@@ -75,7 +75,7 @@ def main():
         try:
             reply = answer(side, calls, json.loads(line))
         except Exception as error:
-            reply = {"error": f"{type(error).__name__}: {error}"}
+            reply = {"failed": f"{type(error).__name__}: {error}"}
         print(json.dumps(reply), file=replies, flush=True)
 
 
