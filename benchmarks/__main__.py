@@ -5,7 +5,7 @@ import datetime
 import json
 from pathlib import Path
 
-from benchmarks import accuracy, conv, machine, networks, ops, race, report
+from benchmarks import accuracy, conv, machine, networks, ops, profile, race, report
 
 RESULTS = Path(__file__).with_name("results")
 PARTS = {"conv": conv, "ops": ops, "train": networks.train, "infer": networks.infer,
@@ -46,6 +46,8 @@ def main():
     with race.Worker("pyconv", settings) as pyconv, race.Worker("torch", settings) as torch:
         here = machine.describe(pyconv, torch)
         show(machine.line(here))
+        if chosen.part == "profile":
+            return profile.run(pyconv, here, chosen.model or "lenet", settings, show)
         for name in PARTS if chosen.part == "all" else [chosen.part]:
             show(f"\n=== {name}\n")
             rows = PARTS[name].run(pyconv, torch, settings, show)

@@ -7,6 +7,7 @@ import numpy as np
 import pyconv
 import pyconv.functional as F
 from benchmarks import data
+from benchmarks.tracing import Tracer
 from pyconv import _kernels, nn, optim
 
 
@@ -128,7 +129,10 @@ def network(case):
 
 def train(case):
     """A step of SGD with momentum."""
-    model, x, target = network(case)
+    return {"step": training_step(*network(case))}
+
+
+def training_step(model, x, target):
     model.needs_input_grad = False
     criterion, sgd = nn.CrossEntropyLoss(), optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
 
@@ -139,7 +143,29 @@ def train(case):
         sgd.step()
         return np.float32(loss)
 
-    return {"step": step}
+    return step
+
+
+def profile(case, steps):
+    """Seconds of a step, and of every module in it; see tracing.py."""
+    model, x, target = network(case)
+    step = training_step(model, x, target)
+
+    def mean():
+        step()
+        began = time.perf_counter()
+        for _ in range(steps):
+            step()
+        return (time.perf_counter() - began) / steps
+
+    plain = mean()
+    tracer = Tracer(model)
+    step()
+    tracer.seconds.clear()
+    began = time.perf_counter()
+    for _ in range(steps):
+        step()
+    return {"step": plain, "traced": (time.perf_counter() - began) / steps, "rows": tracer.rows(steps)}
 
 
 def infer(case):
