@@ -93,6 +93,7 @@ class BuildKernels(build_ext):
 setup(
     ext_modules=cythonize(
         [Extension("pyconv._kernels", ["pyconv/_kernels.pyx"], include_dirs=[str(CSRC)],
+                   depends=sorted(str(path) for path in CSRC.rglob("*.[ch]")),
                    extra_compile_args=["-O2", "-fvisibility=hidden"])],
         compiler_directives={"language_level": 3, "boundscheck": False, "wraparound": False},
     ),

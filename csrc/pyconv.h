@@ -121,6 +121,22 @@ struct pyconv_conv_kernels {
     enum pyconv_conv_algorithm (*choose)(const struct pyconv_conv2d *, enum pyconv_conv_pass);
 };
 
+/* ---- Linear layers: linear.c ------------------------------------------------------------------------ */
+
+/* input, grad_input: [rows][in]; output, grad_output: [rows][out]; weight, grad_weight: [out][in]; bias,
+ * grad_bias: [out]. */
+struct pyconv_linear_kernels {
+    /* output = input weight^T + bias, then max(., 0) where relu; bias may be NULL */
+    int (*forward)(ptrdiff_t rows, ptrdiff_t in, ptrdiff_t out, const void *input, const void *weight,
+                   const void *bias, int relu, void *output);
+    /* grad_input = grad_output weight */
+    int (*grad_input)(ptrdiff_t rows, ptrdiff_t in, ptrdiff_t out, const void *grad_output, const void *weight,
+                      void *grad_input);
+    /* grad_weight = grad_output^T input, grad_bias = sum over rows of grad_output; NULL: not wanted */
+    int (*grad_weight)(ptrdiff_t rows, ptrdiff_t in, ptrdiff_t out, const void *grad_output, const void *input,
+                       void *grad_weight, void *grad_bias);
+};
+
 /* ---- One table per instruction set and scalar type ------------------------------------------------- */
 
 struct pyconv_kernels {
@@ -129,6 +145,7 @@ struct pyconv_kernels {
     const struct pyconv_peak_kernels *peak;
     const struct pyconv_optim_kernels *optim;
     const struct pyconv_conv_kernels *conv;
+    const struct pyconv_linear_kernels *linear;
 };
 
 /* cpu.c: the highest level that both the processor and the operating system support, its name, and the

@@ -93,12 +93,20 @@ cdef extern from "pyconv.h" nogil:
                            pyconv_conv_algorithm) noexcept nogil
         pyconv_conv_algorithm (*choose)(const pyconv_conv2d *, pyconv_conv_pass) noexcept nogil
 
+    struct pyconv_linear_kernels:
+        int (*forward)(ptrdiff_t, ptrdiff_t, ptrdiff_t, const void *, const void *, const void *, int,
+                       void *) noexcept nogil
+        int (*grad_input)(ptrdiff_t, ptrdiff_t, ptrdiff_t, const void *, const void *, void *) noexcept nogil
+        int (*grad_weight)(ptrdiff_t, ptrdiff_t, ptrdiff_t, const void *, const void *, void *,
+                           void *) noexcept nogil
+
     struct pyconv_kernels_table "pyconv_kernels":
         const pyconv_activation_kernels *activation
         const pyconv_layout_kernels *layout
         const pyconv_peak_kernels *peak
         const pyconv_optim_kernels *optim
         const pyconv_conv_kernels *conv
+        const pyconv_linear_kernels *linear
 
     int pyconv_best_isa()
     const char *pyconv_isa_name(int isa)
@@ -430,3 +438,46 @@ cdef class Conv2d:
         with nogil:
             status = table.conv.grad_weight(&self.geometry, g, x, gw, gb, <pyconv_conv_algorithm>algorithm)
         check(status)
+
+
+# ---- Linear ------------------------------------------------------------------------------------------
+
+def linear_forward(input, weight, bias, bint relu, result):
+    """result = input weight^T + bias, then max(., 0) where relu; dense matrices."""
+    cdef const pyconv_kernels_table *table = kernels(input)
+    cdef ptrdiff_t rows = input.shape[0], columns = weight.shape[1], out = weight.shape[0]
+    cdef const void *x = data(input)
+    cdef const void *w = data(weight)
+    cdef const void *b = NULL if bias is None else data(bias)
+    cdef void *y = output(result)
+    cdef int status
+    with nogil:
+        status = table.linear.forward(rows, columns, out, x, w, b, relu, y)
+    check(status)
+
+
+def linear_grad_input(grad_output, weight, result):
+    """result = grad_output weight; dense matrices."""
+    cdef const pyconv_kernels_table *table = kernels(weight)
+    cdef ptrdiff_t rows = grad_output.shape[0], columns = weight.shape[1], out = weight.shape[0]
+    cdef const void *g = data(grad_output)
+    cdef const void *w = data(weight)
+    cdef void *y = output(result)
+    cdef int status
+    with nogil:
+        status = table.linear.grad_input(rows, columns, out, g, w, y)
+    check(status)
+
+
+def linear_grad_weight(grad_output, input, grad_weight, grad_bias):
+    """grad_weight = grad_output^T input, grad_bias = the sum of grad_output's rows; either may be None."""
+    cdef const pyconv_kernels_table *table = kernels(grad_output)
+    cdef ptrdiff_t rows = input.shape[0], columns = input.shape[1], out = grad_output.shape[1]
+    cdef const void *g = data(grad_output)
+    cdef const void *x = data(input)
+    cdef void *gw = NULL if grad_weight is None else output(grad_weight)
+    cdef void *gb = NULL if grad_bias is None else output(grad_bias)
+    cdef int status
+    with nogil:
+        status = table.linear.grad_weight(rows, columns, out, g, x, gw, gb)
+    check(status)

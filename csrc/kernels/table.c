@@ -7,6 +7,7 @@ extern const struct pyconv_layout_kernels KERNELS(layout);
 extern const struct pyconv_peak_kernels KERNELS(peak);
 extern const struct pyconv_optim_kernels KERNELS(optim);
 extern const struct pyconv_conv_kernels KERNELS(conv);
+extern const struct pyconv_linear_kernels KERNELS(linear);
 
 const struct pyconv_kernels KERNELS(kernels) = {
     .activation = &KERNELS(activation),
@@ -14,4 +15,5 @@ const struct pyconv_kernels KERNELS(kernels) = {
     .peak = &KERNELS(peak),
     .optim = &KERNELS(optim),
     .conv = &KERNELS(conv),
+    .linear = &KERNELS(linear),
 };

@@ -56,9 +56,9 @@ def linear(input, weight, bias=None):
     out_features, in_features = weight.shape if weight.ndim == 2 else (1, weight.shape[0])
     x = _rows(input, in_features)
     output = _kernels.empty((x.shape[0], out_features), x.dtype)
-    np.matmul(x, weight.reshape(out_features, in_features).T, out=output)
-    if bias is not None:
-        output += bias
+    w = contiguous(weight).reshape(out_features, in_features)
+    b = None if bias is None else contiguous(bias)
+    _kernels.linear_forward(x, w, b, False, output)
     return output.reshape(input.shape[:-1] + weight.shape[:-1])
 
 
@@ -90,12 +90,12 @@ def linear_backward(grad_output, input, weight, *, needs=(True, True, True)):
     grad_input = grad_weight = grad_bias = None
     if needs[0]:
         grad_input = _kernels.empty((g.shape[0], in_features), g.dtype)
-        np.matmul(g, weight.reshape(out_features, in_features), out=grad_input)
+        _kernels.linear_grad_input(g, contiguous(weight).reshape(out_features, in_features), grad_input)
         grad_input = grad_input.reshape(input.shape)
-    if needs[1]:
-        grad_weight = _kernels.empty((out_features, in_features), g.dtype)
-        np.matmul(g.T, _rows(input, in_features), out=grad_weight)
-        grad_weight = grad_weight.reshape(weight.shape)
-    if needs[2]:
-        grad_bias = g.sum(axis=0).reshape(weight.shape[:-1])
+    if needs[1] or needs[2]:
+        grad_weight = _kernels.empty((out_features, in_features), g.dtype) if needs[1] else None
+        grad_bias = _kernels.empty((out_features,), g.dtype) if needs[2] else None
+        _kernels.linear_grad_weight(g, _rows(input, in_features), grad_weight, grad_bias)
+        grad_weight = grad_weight.reshape(weight.shape) if needs[1] else None
+        grad_bias = grad_bias.reshape(weight.shape[:-1]) if needs[2] else None
     return grad_input, grad_weight, grad_bias

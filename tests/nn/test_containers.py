@@ -205,9 +205,9 @@ def test_wrong_joins():
 # ---- Linear --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("lead", [(), (5,), (0,), (2, 3, 4), (2, 0, 3)])
-@pytest.mark.parametrize("features", [(4, 3), (1, 1), (17, 33), (5, 0)])
-def test_linear_beside_torch(lead, features, dtype, rng):
+@pytest.mark.parametrize("lead", [(), (5,), (0,), (2, 3, 4), (2, 0, 3), (70,)])
+@pytest.mark.parametrize("features", [(4, 3), (1, 1), (17, 33), (300, 21), (5, 0), (0, 3)])
+def test_linear_beside_torch(lead, features, dtype, rng, isa):
     fan_in, fan_out = features
     x = rng.standard_normal((*lead, fan_in)).astype(dtype)
     weight = rng.standard_normal((fan_out, fan_in)).astype(dtype)

@@ -1,0 +1,228 @@
+/* Linear layers: y = x W^T + b, with x [rows][in], W [out][in], y [rows][out].
+ *
+ * Many rows are a 1x1 convolution. With few rows the weights are used too seldom to be worth packing: they
+ * are streamed once, and the limit is memory (or the call itself, in small layers).
+ *   forward      tiles of TILE_ROWS x TILE_OUT dot products, 16 accumulators + 4 rows of W + 1 of x;
+ *   grad_input   strips of STRIP vectors of columns: 16 accumulators + 4 of W + 1 of grad_output;
+ *   grad_weight  TILE_OUT rows of W at a time: 4 accumulators + 1 of x + 4 of grad_output.
+ */
+#include "parallel.h"
+#include "pyconv.h"
+#include "simd.h"
+
+extern const struct pyconv_conv_kernels KERNELS(conv);
+
+/* Up to this many rows streaming the weights is faster than packing them; for the gradient of the weight,
+ * that writing it at once is faster than summing partial ones (measured at 400 x 120 to 4096 x 4096). */
+#define FEW_ROWS ((ptrdiff_t)16)
+#define FEW_ROWS_WEIGHT ((ptrdiff_t)64)
+#define TILE_ROWS (VECTOR_REGISTERS == 32 ? 4 : 2)
+#define TILE_OUT 4
+#define STRIP 4
+#define OUT_TASK ((ptrdiff_t)16)                    /* rows of W in a task of forward and grad_weight */
+#define STRIP_TASK ((ptrdiff_t)4)                   /* strips in a task of grad_input */
+#define NANOSECONDS(bytes) ((double)(bytes) / 10.0) /* a core streams about 10 bytes a nanosecond */
+
+struct linear {
+    ptrdiff_t rows, in, out;
+    const real *input, *weight, *bias, *grad_output;
+    real *output, *grad_input, *grad_weight, *grad_bias;
+    int relu;
+};
+
+INLINE real sum_lanes(vec v) {
+    real part[LANES];
+    memcpy(part, &v, sizeof v);
+    for (int half = LANES / 2; half; half /= 2)
+        for (int i = 0; i < half; i++) part[i] += part[i + half];
+    return part[0];
+}
+
+/* ---- Forward ---- */
+
+/* output[n][k] for `rows` rows n and the TILE_OUT rows k of the weight; `kept` of these exist. */
+INLINE void forward_tile(const struct linear *l, ptrdiff_t n, int rows, ptrdiff_t k, ptrdiff_t kept) {
+    const real *x = l->input + n * l->in, *w[TILE_OUT];
+    vec sum[TILE_ROWS][TILE_OUT] = {{{0}}};
+    for (int j = 0; j < TILE_OUT; j++) w[j] = l->weight + (k + min_size(j, kept - 1)) * l->in;
+    ptrdiff_t c = 0;
+    for (; c + LANES <= l->in; c += LANES) {
+        vec v[TILE_OUT];
+        UNROLL for (int j = 0; j < TILE_OUT; j++) v[j] = load(w[j] + c);
+        UNROLL for (int i = 0; i < rows; i++) {
+            vec a = load(x + i * l->in + c);
+            UNROLL for (int j = 0; j < TILE_OUT; j++) sum[i][j] += a * v[j];
+        }
+    }
+    if (c < l->in) {
+        UNROLL for (int i = 0; i < rows; i++) {
+            vec a = load_first(x + i * l->in + c, l->in - c);
+            UNROLL for (int j = 0; j < TILE_OUT; j++) sum[i][j] += a * load_first(w[j] + c, l->in - c);
+        }
+    }
+    for (int i = 0; i < rows; i++)
+        for (ptrdiff_t j = 0; j < kept; j++) {
+            real y = sum_lanes(sum[i][j]) + (l->bias ? l->bias[k + j] : 0);
+            l->output[(n + i) * l->out + k + j] = l->relu && y < 0 ? 0 : y;
+        }
+}
+
+static void run_forward(const void *context, ptrdiff_t task, void *scratch) {
+    (void)scratch;
+    const struct linear *l = context;
+    ptrdiff_t end = min_size((task + 1) * OUT_TASK, l->out);
+    for (ptrdiff_t k = task * OUT_TASK; k < end; k += TILE_OUT) {
+        ptrdiff_t kept = min_size(TILE_OUT, end - k), n = 0;
+        for (; n + TILE_ROWS <= l->rows; n += TILE_ROWS) forward_tile(l, n, TILE_ROWS, k, kept);
+        for (; n < l->rows; n++) forward_tile(l, n, 1, k, kept);
+    }
+}
+
+/* ---- Gradient of the input: grad_input[n][c] = sum over k of grad_output[n][k] W[k][c] ---- */
+
+/* `vectors` whole vectors of columns from c on, or `tail` columns where vectors is 0. */
+INLINE void grad_input_tile(const struct linear *l, ptrdiff_t n, int rows, ptrdiff_t c, int vectors,
+                            ptrdiff_t tail) {
+    const real *g = l->grad_output + n * l->out;
+    vec sum[TILE_ROWS][STRIP] = {{{0}}};
+    int loaded = vectors ? vectors : 1;
+    for (ptrdiff_t k = 0; k < l->out; k++) {
+        const real *w = l->weight + k * l->in + c;
+        vec v[STRIP];
+        UNROLL for (int j = 0; j < loaded; j++) v[j] = vectors ? load(w + j * LANES) : load_first(w, tail);
+        UNROLL for (int i = 0; i < rows; i++) {
+            vec a = splat(g[i * l->out + k]);
+            UNROLL for (int j = 0; j < loaded; j++) sum[i][j] += a * v[j];
+        }
+    }
+    for (int i = 0; i < rows; i++) {
+        real *y = l->grad_input + (n + i) * l->in + c;
+        for (int j = 0; j < vectors; j++) store(y + j * LANES, sum[i][j]);
+        if (!vectors) store_first(y, sum[i][0], tail);
+    }
+}
+
+#define GRAD_INPUT_ROWS(c, vectors, tail)                                                                    \
+    do {                                                                                                     \
+        ptrdiff_t n = 0;                                                                                     \
+        for (; n + TILE_ROWS <= l->rows; n += TILE_ROWS) grad_input_tile(l, n, TILE_ROWS, c, vectors, tail); \
+        for (; n < l->rows; n++) grad_input_tile(l, n, 1, c, vectors, tail);                                 \
+    } while (0)
+
+static void run_grad_input(const void *context, ptrdiff_t task, void *scratch) {
+    (void)scratch;
+    const struct linear *l = context;
+    ptrdiff_t c = task * STRIP_TASK * STRIP * LANES, end = min_size(c + STRIP_TASK * STRIP * LANES, l->in);
+    for (; c + STRIP * LANES <= end; c += STRIP * LANES) GRAD_INPUT_ROWS(c, STRIP, 0);
+    for (; c + LANES <= end; c += LANES) GRAD_INPUT_ROWS(c, 1, 0);
+    if (c < end) GRAD_INPUT_ROWS(c, 0, end - c);
+}
+
+/* ---- Gradient of the weight: grad_weight[k][c] = sum over n of grad_output[n][k] input[n][c] ---- */
+
+INLINE void grad_weight_vector(const struct linear *l, ptrdiff_t k, ptrdiff_t kept, ptrdiff_t c,
+                               ptrdiff_t count) {
+    vec sum[TILE_OUT] = {{0}};
+    for (ptrdiff_t n = 0; n < l->rows; n++) {
+        const real *x = l->input + n * l->in + c, *g = l->grad_output + n * l->out + k;
+        vec a = count == LANES ? load(x) : load_first(x, count);
+        UNROLL for (int j = 0; j < TILE_OUT; j++) sum[j] += a * splat(g[min_size(j, kept - 1)]);
+    }
+    for (ptrdiff_t j = 0; j < kept; j++) {
+        real *y = l->grad_weight + (k + j) * l->in + c;
+        if (count == LANES)
+            store(y, sum[j]);
+        else
+            store_first(y, sum[j], count);
+    }
+}
+
+static void run_grad_weight(const void *context, ptrdiff_t task, void *scratch) {
+    (void)scratch;
+    const struct linear *l = context;
+    ptrdiff_t end = min_size((task + 1) * OUT_TASK, l->out);
+    for (ptrdiff_t k = task * OUT_TASK; k < end; k += TILE_OUT) {
+        ptrdiff_t kept = min_size(TILE_OUT, end - k), c = 0;
+        for (; l->grad_weight && c + LANES <= l->in; c += LANES) {
+            if (kept == TILE_OUT)
+                grad_weight_vector(l, k, TILE_OUT, c, LANES);
+            else
+                grad_weight_vector(l, k, kept, c, LANES);
+        }
+        if (l->grad_weight && c < l->in) grad_weight_vector(l, k, kept, c, l->in - c);
+        for (ptrdiff_t j = k; l->grad_bias && j < k + kept; j++) {
+            real sum = 0;
+            for (ptrdiff_t n = 0; n < l->rows; n++) sum += l->grad_output[n * l->out + j];
+            l->grad_bias[j] = sum;
+        }
+    }
+}
+
+/* ---- Few rows, or a convolution ---- */
+
+static struct pyconv_conv2d convolution(ptrdiff_t rows, ptrdiff_t in, ptrdiff_t out) {
+    struct pyconv_conv2d g = {.batch = 1, .groups = 1, .in_height = 1, .out_height = 1};
+    g.in_channels = in;
+    g.out_channels = out;
+    g.in_width = g.out_width = rows;
+    g.kernel_height = g.kernel_width = g.stride_height = g.stride_width = 1;
+    g.dilation_height = g.dilation_width = 1;
+    return g;
+}
+
+static double cost(const struct linear *l) {
+    double weights = (double)l->in * (double)l->out * sizeof(real);
+    return NANOSECONDS(weights) * (double)ceil_div(l->rows, TILE_ROWS);
+}
+
+static int forward(ptrdiff_t rows, ptrdiff_t in, ptrdiff_t out, const void *input, const void *weight,
+                   const void *bias, int relu, void *output) {
+    if (rows > FEW_ROWS && in) {
+        struct pyconv_conv2d g = convolution(rows, in, out);
+        struct pyconv_epilogue epilogue = {.bias = bias, .relu = relu};
+        return KERNELS(conv).forward(&g, input, weight, &epilogue, output, PYCONV_CONV_DIRECT);
+    }
+    struct linear l = {.rows = rows,
+                       .in = in,
+                       .out = out,
+                       .input = input,
+                       .weight = weight,
+                       .bias = bias,
+                       .output = output,
+                       .relu = relu};
+    return parallel_run(ceil_div(out, OUT_TASK), cost(&l), 0, run_forward, &l);
+}
+
+static int grad_input(ptrdiff_t rows, ptrdiff_t in, ptrdiff_t out, const void *grad_output,
+                      const void *weight, void *result) {
+    if (rows > FEW_ROWS && out) {
+        struct pyconv_conv2d g = convolution(rows, in, out);
+        return KERNELS(conv).grad_input(&g, grad_output, weight, result, PYCONV_CONV_DIRECT);
+    }
+    struct linear l = {.rows = rows,
+                       .in = in,
+                       .out = out,
+                       .grad_output = grad_output,
+                       .weight = weight,
+                       .grad_input = result};
+    return parallel_run(ceil_div(in, STRIP_TASK * STRIP * LANES), cost(&l), 0, run_grad_input, &l);
+}
+
+static int grad_weight(ptrdiff_t rows, ptrdiff_t in, ptrdiff_t out, const void *grad_output,
+                       const void *input, void *weight_result, void *bias_result) {
+    if (rows > FEW_ROWS_WEIGHT) {
+        struct pyconv_conv2d g = convolution(rows, in, out);
+        return KERNELS(conv).grad_weight(&g, grad_output, input, weight_result, bias_result,
+                                         PYCONV_CONV_DIRECT);
+    }
+    struct linear l = {.rows = rows,
+                       .in = in,
+                       .out = out,
+                       .grad_output = grad_output,
+                       .input = input,
+                       .grad_weight = weight_result,
+                       .grad_bias = bias_result};
+    return parallel_run(ceil_div(out, OUT_TASK), cost(&l), 0, run_grad_weight, &l);
+}
+
+const struct pyconv_linear_kernels KERNELS(linear) = {forward, grad_input, grad_weight};
