@@ -86,6 +86,7 @@ class BuildKernels(build_ext):
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             ext.extra_objects = list(pool.map(compile_one, jobs))
+        ext.depends = [*ext.depends, *ext.extra_objects]  # relink when only C has changed
         ext.extra_link_args = [*link_openmp, "-lpthread"]
         super().build_extension(ext)
 

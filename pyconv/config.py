@@ -54,7 +54,7 @@ class Options:
     conv_algorithm: str = "auto"
 
 
-_ALLOWED = {"conv_algorithm": ("auto", "direct")}
+_ALLOWED = {"conv_algorithm": ("auto", "direct", "winograd")}
 _options = ContextVar("pyconv_options", default=Options())  # noqa: B039 - frozen
 
 
@@ -69,8 +69,9 @@ def options(**choices):
 
     Parameters
     ----------
-    conv_algorithm : {'auto', 'direct'}
+    conv_algorithm : {'auto', 'direct', 'winograd'}
         'direct' forces the plain algorithm on every convolution: slower, with smaller rounding errors.
+        'winograd' takes Winograd's wherever it can serve: float32, 3x3 or 5x5 kernels, stride 1, one group.
 
     Examples
     --------

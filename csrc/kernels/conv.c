@@ -7,14 +7,33 @@ static int is_depthwise(const struct pyconv_conv2d *g) {
     return g->groups == g->in_channels && g->groups == g->out_channels && g->groups > 1;
 }
 
+static int fits_winograd(const struct pyconv_conv2d *g) {
+    return REAL_IS_FLOAT && g->groups == 1 && g->stride_height == 1 && g->stride_width == 1 &&
+           g->dilation_height == 1 && g->dilation_width == 1 && g->kernel_height == g->kernel_width &&
+           (g->kernel_height == 3 || g->kernel_height == 5);
+}
+
 static enum pyconv_conv_algorithm choose_algorithm(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass) {
     (void)pass;
     if (is_depthwise(g)) return PYCONV_CONV_DEPTHWISE;
+    if (fits_winograd(g) && pass != PYCONV_GRAD_WEIGHT && g->in_channels >= 16 && g->out_channels >= 16) return PYCONV_CONV_WINOGRAD;
     return PYCONV_CONV_DIRECT;
 }
 
+/* The algorithm that computes a pass when a user has asked for one: it may not fit. */
+static enum pyconv_conv_algorithm resolve(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass,
+                                          enum pyconv_conv_algorithm asked) {
+    if (asked == PYCONV_CONV_WINOGRAD && fits_winograd(g)) return PYCONV_CONV_WINOGRAD;
+    if (asked == PYCONV_CONV_DIRECT) return is_depthwise(g) ? PYCONV_CONV_DEPTHWISE : PYCONV_CONV_DIRECT;
+    return choose_algorithm(g, pass);
+}
+
 static int correlate(const struct correlation *c, enum pyconv_conv_algorithm algorithm) {
-    return algorithm == PYCONV_CONV_DEPTHWISE ? VARIANT(correlate_depthwise)(c) : VARIANT(correlate_direct)(c);
+    switch (algorithm) {
+    case PYCONV_CONV_DEPTHWISE: return VARIANT(correlate_depthwise)(c);
+    case PYCONV_CONV_WINOGRAD: return VARIANT(correlate_winograd)(c);
+    default: return VARIANT(correlate_direct)(c);
+    }
 }
 
 static struct tap *alloc_taps(const struct pyconv_conv2d *g, size_t *bytes) {
@@ -24,7 +43,7 @@ static struct tap *alloc_taps(const struct pyconv_conv2d *g, size_t *bytes) {
 
 static int forward(const struct pyconv_conv2d *g, const void *input, const void *weight,
                    const struct pyconv_epilogue *epilogue, void *output, enum pyconv_conv_algorithm algorithm) {
-    if (algorithm == PYCONV_CONV_AUTO) algorithm = choose_algorithm(g, PYCONV_FORWARD);
+    algorithm = resolve(g, PYCONV_FORWARD, algorithm);
     size_t bytes;
     struct tap *tap = alloc_taps(g, &bytes);
     if (!tap) return PYCONV_NO_MEMORY;
@@ -36,7 +55,7 @@ static int forward(const struct pyconv_conv2d *g, const void *input, const void 
 
 static int grad_input(const struct pyconv_conv2d *g, const void *grad_output, const void *weight, void *result,
                       enum pyconv_conv_algorithm algorithm) {
-    if (algorithm == PYCONV_CONV_AUTO) algorithm = choose_algorithm(g, PYCONV_GRAD_INPUT);
+    algorithm = resolve(g, PYCONV_GRAD_INPUT, algorithm);
     size_t bytes;
     struct tap *tap = alloc_taps(g, &bytes);
     if (!tap) return PYCONV_NO_MEMORY;
@@ -84,7 +103,7 @@ static int bias_gradient(ptrdiff_t pixels, ptrdiff_t channels, const real *grad_
 
 static int grad_weight(const struct pyconv_conv2d *g, const void *grad_output, const void *input, void *result,
                        void *grad_bias, enum pyconv_conv_algorithm algorithm) {
-    if (algorithm == PYCONV_CONV_AUTO) algorithm = choose_algorithm(g, PYCONV_GRAD_WEIGHT);
+    algorithm = resolve(g, PYCONV_GRAD_WEIGHT, algorithm);
     int status = PYCONV_OK;
     if (grad_bias)
         status = bias_gradient(g->batch * g->out_height * g->out_width, g->out_channels, grad_output, grad_bias);

@@ -17,6 +17,9 @@ int VARIANT(correlate_depthwise)(const struct correlation *);
 int VARIANT(grad_weight_depthwise)(const struct pyconv_conv2d *, const real *grad_output, const real *input,
                                    real *grad_weight);
 
+/* conv_winograd.c: 3x3 or 5x5 taps, dense, step 1, one group. */
+int VARIANT(correlate_winograd)(const struct correlation *);
+
 /* A core's arithmetic, for deciding how many threads a call is worth: multiply-adds to nanoseconds. */
 #define MULTIPLY_ADDS_PER_NANOSECOND (LANES * 3.0)
 

@@ -28,6 +28,7 @@ struct direct {
     ptrdiff_t splits;                 /* shares that the groups' blocks are cut into */
     int padded;                       /* some tap reads outside of the image */
     ptrdiff_t scratch_source;         /* elements of the padded rows */
+    ptrdiff_t most_runs;
 };
 
 /* ---- Packing: weight[k][c][tap] to [block][tap][c][BLOCK] ---- */
@@ -91,14 +92,17 @@ static struct source gather_source(const struct direct *d, ptrdiff_t image, ptrd
     return (struct source){scratch, width * pitch, pitch, first_row};
 }
 
-static ptrdiff_t merge_runs(const struct correlation *c, const struct source *source, struct run *run) {
+/* The taps' runs, cut into chunks; `run` has room for most_runs. */
+static ptrdiff_t merge_runs(const struct correlation *c, const struct source *source, struct run *run,
+                            struct run *merged) {
     ptrdiff_t runs = 0;
     for (ptrdiff_t t = 0; t < c->taps; t++) {
         ptrdiff_t offset = (c->tap[t].y - c->y_min) * source->row + (c->tap[t].x - c->x_min) * source->column;
-        if (runs && run[runs - 1].offset + run[runs - 1].length == offset) run[runs - 1].length += c->src_channels;
-        else run[runs++] = (struct run){offset, c->src_channels};
+        if (runs && merged[runs - 1].offset + merged[runs - 1].length == offset)
+            merged[runs - 1].length += c->src_channels;
+        else merged[runs++] = (struct run){offset, c->src_channels, 0};
     }
-    return runs;
+    return cut_runs(merged, runs, run);
 }
 
 #define GATHER_2(m) tile_gather(m, 2, src, src_offset, run, runs, weight, to, dst_offset)
@@ -123,10 +127,10 @@ static void run_direct(const void *context, ptrdiff_t task, void *scratch) {
 
     real *rows = scratch;
     ptrdiff_t *src_offset = (ptrdiff_t *)(rows + d->scratch_source), *dst_offset = src_offset + d->pixels;
-    struct run *run = (struct run *)(dst_offset + d->pixels);
+    struct run *merged = (struct run *)(dst_offset + d->pixels), *run = merged + c->taps;
     struct source source =
         gather_source(d, image, begin / c->dst_width, (end - 1) / c->dst_width + 1, rows);
-    ptrdiff_t runs = merge_runs(c, &source, run);
+    ptrdiff_t runs = merge_runs(c, &source, run, merged);
     for (ptrdiff_t p = 0, i = begin / c->dst_width, j = begin % c->dst_width; p < pixels; p++) {
         src_offset[p] = (i - source.first_row) * c->step_height * source.row + j * c->step_width * source.column;
         dst_offset[p] = image * c->dst_image + i * c->dst_row + j * c->dst_column;
@@ -189,6 +193,7 @@ static void plan(struct direct *d) {
     d->splits = min_size(c->groups * d->blocks, ceil_div(TASKS_WANTED, c->batch * d->chunks));
     ptrdiff_t most_rows = min_size((d->pixels - 2) / c->dst_width + 2, c->dst_height);
     d->scratch_source = d->padded ? ((most_rows - 1) * c->step_height + c->y_max - c->y_min + 1) * width * pitch : 0;
+    d->most_runs = c->taps + c->taps * c->src_channels / CHUNK;
     d->scratch_source = (d->scratch_source + 7) & ~(ptrdiff_t)7;
 }
 
@@ -226,7 +231,7 @@ int VARIANT(correlate_direct)(const struct correlation *correlation) {
         status = parallel_run(blocks, (double)(blocks * d.block_elements), 0, pack_block, &d);
         double work = (double)c.batch * (double)(c.dst_height * c.dst_width) * (double)(blocks * d.block_elements);
         size_t scratch = (size_t)d.scratch_source * sizeof(real) + 2 * (size_t)d.pixels * sizeof(ptrdiff_t) +
-                         (size_t)c.taps * sizeof(struct run);
+                         (size_t)(c.taps + d.most_runs) * sizeof(struct run);
         if (status == PYCONV_OK)
             status = parallel_run(c.batch * d.chunks * d.splits, work / MULTIPLY_ADDS_PER_NANOSECOND, scratch,
                                   run_direct, &d);

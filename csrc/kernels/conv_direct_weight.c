@@ -4,7 +4,7 @@
  *
  * where j runs over taps and channels, in the same runs as the forward pass. A tile keeps TILE rows j by
  * BLOCK channels k in registers while the pixels of a band stream past; the band's gradients are packed
- * for one block at a time ([pixel][BLOCK], 256 * 128 bytes = 32 KiB with AVX-512: what L1 holds) and its
+ * for one block at a time ([pixel][BLOCK], 128 * 128 bytes = 16 KiB with AVX-512: half of L1) and its
  * input rows, copied where they need zero padding, stay in L2.
  *
  * The output pixels are cut into `parts` that each sum into a buffer of their own; these are added in
@@ -14,7 +14,7 @@
 #include "parallel.h"
 #include "tile.h"
 
-#define BAND_PIXELS ((ptrdiff_t)256)
+#define BAND_PIXELS ((ptrdiff_t)128)
 #define PART_PIXELS ((ptrdiff_t)1024) /* fewer would spend more on adding parts than on making them */
 #define MOST_PARTS ((ptrdiff_t)32)
 #define PARTS_BYTES ((ptrdiff_t)32 << 20)
@@ -65,7 +65,7 @@ static ptrdiff_t merge_runs(const struct weight_gradient *w, ptrdiff_t row_eleme
         for (ptrdiff_t s = 0; s < g->kernel_width; s++) {
             ptrdiff_t offset = r * g->dilation_height * row_elements + s * g->dilation_width * g->in_channels;
             if (runs && run[runs - 1].offset + run[runs - 1].length == offset) run[runs - 1].length += w->channels;
-            else run[runs++] = (struct run){offset, w->channels};
+            else run[runs++] = (struct run){offset, w->channels, 0};
         }
     return runs;
 }

@@ -1,6 +1,7 @@
-/* The two register tiles that all direct convolution is made of.
+/* The three register tiles that all direct convolution is made of.
  *
  * tile_gather:  dst[m][v] = bias[v] + sum over j of x[m][j] * w[j][v]     m < pixels, v < vectors
+ * tile_product: out[m][v] = sum over j of x[m * pitch + j] * w[j][v]
  * tile_outer:   acc[m][v] += sum over p of x[p][m] * g[p][v]              m < rows,   v < vectors
  *
  * Register budget with 32 vector registers: 14 x 2 accumulators + 2 weights + 1 broadcast = 31;
@@ -20,10 +21,30 @@
 #define BLOCK_VECTORS 2
 #define BLOCK (BLOCK_VECTORS * LANES) /* channels in one block of packed weights */
 
-/* A stretch of the reduction that is contiguous in the source: `length` elements from `offset` on. */
+/* A stretch of the reduction that is contiguous in the source: `length` elements from `offset` on. Sums
+ * of CHUNK elements are made by themselves and then added (`last`: a chunk ends with this run), so that
+ * the rounding error of long sums grows with the root of CHUNK rather than of their length: relative RMS
+ * 2e-7 instead of 6e-7 for 3x3 kernels on 128 channels. */
+#define CHUNK ((ptrdiff_t)128)
 struct run {
     ptrdiff_t offset, length;
+    int last;
 };
+
+/* Cut runs that are longer than CHUNK, and mark where chunks end. `from` and `to` may not overlap. */
+INLINE ptrdiff_t cut_runs(const struct run *from, ptrdiff_t runs, struct run *to) {
+    ptrdiff_t count = 0, summed = 0;
+    for (ptrdiff_t t = 0; t < runs; t++) {
+        ptrdiff_t pieces = ceil_div(from[t].length, CHUNK);
+        for (ptrdiff_t i = 0; i < pieces; i++) {
+            ptrdiff_t begin = from[t].length * i / pieces, end = from[t].length * (i + 1) / pieces;
+            if (count && summed + end - begin > CHUNK) to[count - 1].last = 1, summed = 0;
+            to[count++] = (struct run){from[t].offset + begin, end - begin, 0};
+            summed += end - begin;
+        }
+    }
+    return count;
+}
 
 /* Where a tile's results go: sum + residual, then max(., 0), `last` lanes of the last vector. */
 struct destination {
@@ -37,7 +58,8 @@ struct destination {
 INLINE void tile_gather(const int pixels, const int vectors, const real *src, const ptrdiff_t *src_offset,
                         const struct run *run, ptrdiff_t runs, const real *w, const struct destination *to,
                         const ptrdiff_t *dst_offset) {
-    vec sum[TILE][BLOCK_VECTORS];
+    vec sum[TILE][BLOCK_VECTORS], total[TILE][BLOCK_VECTORS];
+    int chunks = 0;
     UNROLL for (int m = 0; m < pixels; m++)
         UNROLL for (int v = 0; v < vectors; v++) sum[m][v] = load(to->bias + v * LANES);
     for (ptrdiff_t t = 0; t < runs; t++) {
@@ -53,7 +75,18 @@ INLINE void tile_gather(const int pixels, const int vectors, const real *src, co
                 UNROLL for (int v = 0; v < vectors; v++) sum[m][v] += value * weight[v];
             }
         }
+        if (run[t].last) {
+            UNROLL for (int m = 0; m < pixels; m++)
+                UNROLL for (int v = 0; v < vectors; v++) {
+                    total[m][v] = chunks ? total[m][v] + sum[m][v] : sum[m][v];
+                    sum[m][v] = (vec){0};
+                }
+            chunks++;
+        }
     }
+    if (chunks)
+        UNROLL for (int m = 0; m < pixels; m++)
+            UNROLL for (int v = 0; v < vectors; v++) sum[m][v] += total[m][v];
     if (to->residual)
         UNROLL for (int m = 0; m < pixels; m++)
             UNROLL for (int v = 0; v < vectors; v++) {
@@ -71,6 +104,33 @@ INLINE void tile_gather(const int pixels, const int vectors, const real *src, co
         }
 }
 
+/* out[m][v] = sum over j of x[m * pitch + j] * w[j][v], in chunks; out has BLOCK elements to a row */
+INLINE void tile_product(const int rows, const int vectors, const real *x, ptrdiff_t pitch, ptrdiff_t depth,
+                         const real *w, real *out) {
+    const real *p[TILE];
+    UNROLL for (int m = 0; m < rows; m++) p[m] = x + m * pitch;
+    ptrdiff_t chunks = ceil_div(depth, CHUNK), j = 0;
+    for (ptrdiff_t chunk = 0; chunk < chunks; chunk++) {
+        vec sum[TILE][BLOCK_VECTORS];
+        UNROLL for (int m = 0; m < rows; m++)
+            UNROLL for (int v = 0; v < vectors; v++) sum[m][v] = (vec){0};
+        for (ptrdiff_t end = depth * (chunk + 1) / chunks; j < end; j++) {
+            vec weight[BLOCK_VECTORS];
+            UNROLL for (int v = 0; v < vectors; v++) weight[v] = load(w + v * LANES);
+            w += BLOCK;
+            UNROLL for (int m = 0; m < rows; m++) {
+                vec value = splat(p[m][j]);
+                UNROLL for (int v = 0; v < vectors; v++) sum[m][v] += value * weight[v];
+            }
+        }
+        if (chunk)
+            UNROLL for (int m = 0; m < rows; m++)
+                UNROLL for (int v = 0; v < vectors; v++) sum[m][v] += load(out + m * BLOCK + v * LANES);
+        UNROLL for (int m = 0; m < rows; m++)
+            UNROLL for (int v = 0; v < vectors; v++) store(out + m * BLOCK + v * LANES, sum[m][v]);
+    }
+}
+
 /* count pixels, x_step and g_step elements apart */
 struct segment {
     const real *x, *g;
@@ -81,7 +141,7 @@ INLINE void tile_outer(const int rows, const int vectors, const struct segment *
                        ptrdiff_t x_offset, ptrdiff_t x_step, ptrdiff_t g_step, real *acc) {
     vec sum[TILE][BLOCK_VECTORS];
     UNROLL for (int m = 0; m < rows; m++)
-        UNROLL for (int v = 0; v < vectors; v++) sum[m][v] = load(acc + m * BLOCK + v * LANES);
+        UNROLL for (int v = 0; v < vectors; v++) sum[m][v] = (vec){0};
     for (ptrdiff_t t = 0; t < segments; t++) {
         const real *x = segment[t].x + x_offset, *g = segment[t].g;
         for (ptrdiff_t count = segment[t].count; count > 0; count--) {
@@ -96,7 +156,10 @@ INLINE void tile_outer(const int rows, const int vectors, const struct segment *
         }
     }
     UNROLL for (int m = 0; m < rows; m++)
-        UNROLL for (int v = 0; v < vectors; v++) store(acc + m * BLOCK + v * LANES, sum[m][v]);
+        UNROLL for (int v = 0; v < vectors; v++) {
+            real *to = acc + m * BLOCK + v * LANES;
+            store(to, load(to) + sum[m][v]);
+        }
 }
 
 /* Call the tile of the constant size m that the variable `size` (1 to TILE) has. */

@@ -1,0 +1,238 @@
+/* Winograd's convolution: 3x3 kernels as F(4x4, 3x3), 5x5 as F(2x2, 5x5), stride 1, one group.
+ *
+ *     V[p][t][c] = the 6x6 input tile t, transformed    (B^T d B)
+ *     U[p][c][k] = the filter, transformed              (G g G^T)
+ *     M[p][t][k] = sum over c of V[p][t][c] * U[p][c][k]   for each of the 36 points p
+ *     output tile t = M transformed back (A^T M A), + bias, + residual, max(., 0)
+ *
+ * 36 multiplications serve 16 outputs of 9 taps: 4 times less arithmetic (5x5: 4 outputs of 25, 2.8 times).
+ * Everything is fused over a group of tiles and a block of filters, so that intermediate tiles never leave
+ * L2: a group of 2 * TILE tiles and 64 channels has V in 36 * 28 * 64 * 4 = 252 KiB, M for one block of 32
+ * filters in 126 KiB. Whichever of U and V is smaller to make again is made inside the task:
+ *
+ *     many tiles: U is made once for all (its 36/9 times the weight's size), each task makes its group's V;
+ *     few tiles, many channels: V is made once for all, each task makes its block's U, which would
+ *     otherwise travel to memory and back (37 MB for 512 x 512 filters).
+ */
+#include "conv.h"
+#include "correlation.h"
+#include "parallel.h"
+#include "tile.h"
+#include "winograd.h"
+
+#define GROUP_BYTES ((ptrdiff_t)640 << 10) /* of V that a task may keep in L2 */
+#define LARGEST_OUTPUT 4                   /* outputs of a tile in one direction */
+
+struct winograd {
+    const struct correlation *c;
+    int taps, outputs;                   /* of a tile, in one direction: 3 and 4, or 5 and 2 */
+    ptrdiff_t tile_rows, tile_columns;   /* of an image */
+    ptrdiff_t tiles, group, groups;      /* in all; in one task; how many groups */
+    ptrdiff_t blocks, pitch;             /* of filters; elements from one tile of V[p] to the next */
+    int filters_inside;                  /* tasks make their own U, and V is made once */
+    real *shared;                        /* U of all blocks, or V of all groups */
+    ptrdiff_t v_elements, u_elements;    /* of one group; of one block */
+    const real *zeros;                   /* `pitch` of them: what lies outside of the image */
+};
+
+/* ---- U: the filters ---- */
+
+INLINE void transform_filters(const int taps, const struct winograd *w, ptrdiff_t block, real *u) {
+    const struct correlation *c = w->c;
+    ptrdiff_t first = block * BLOCK, count = min_size(BLOCK, c->dst_channels - first);
+    ptrdiff_t vectors = ceil_div(count, LANES);
+    for (ptrdiff_t i = 0; i < c->src_channels; i++)
+        for (ptrdiff_t v = 0; v < vectors; v++) {
+            vec g[25], out[AREA];
+            real *lanes = (real *)g;
+            const real *from = c->weight + (first + v * LANES) * c->weight_dst + i * c->weight_src;
+            ptrdiff_t filters = min_size(LANES, count - v * LANES);
+            for (ptrdiff_t k = 0; k < LANES; k++)
+                for (int t = 0; t < taps * taps; t++)
+                    lanes[t * LANES + k] = k < filters ? from[k * c->weight_dst + c->tap[t].index] : 0;
+            transform_filter_2d(taps, g, out);
+            for (int p = 0; p < AREA; p++) store(u + (p * c->src_channels + i) * BLOCK + v * LANES, out[p]);
+        }
+}
+
+static void make_filters(const struct winograd *w, ptrdiff_t block, real *u) {
+    if (w->taps == 3) transform_filters(3, w, block, u);
+    else transform_filters(5, w, block, u);
+}
+
+/* ---- V: the input tiles ---- */
+
+static void make_tile(const struct winograd *w, ptrdiff_t tile, real *v, ptrdiff_t tiles) {
+    const struct correlation *c = w->c;
+    ptrdiff_t column = tile % w->tile_columns, row = tile / w->tile_columns % w->tile_rows;
+    ptrdiff_t image = tile / w->tile_columns / w->tile_rows, channels = c->src_channels;
+    ptrdiff_t y0 = row * w->outputs + c->y_min, x0 = column * w->outputs + c->x_min;
+    const real *src = c->src + image * c->src_height * c->src_width * channels;
+    const real *from[AREA];
+    for (ptrdiff_t i = 0; i < POINTS; i++)
+        for (ptrdiff_t j = 0; j < POINTS; j++) {
+            ptrdiff_t y = y0 + i, x = x0 + j;
+            int inside = y >= 0 && y < c->src_height && x >= 0 && x < c->src_width;
+            from[i * POINTS + j] = inside ? src + (y * c->src_width + x) * channels : w->zeros;
+        }
+    for (ptrdiff_t k = 0; k < channels; k += LANES) {
+        vec d[AREA], out[AREA];
+        if (k + LANES <= channels)
+            for (int p = 0; p < AREA; p++) d[p] = load(from[p] + k);
+        else
+            for (int p = 0; p < AREA; p++) d[p] = load_first(from[p] + k, channels - k);
+        transform_input_2d(d, out);
+        for (int p = 0; p < AREA; p++) store(v + p * tiles * w->pitch + k, out[p]);
+    }
+}
+
+static void make_group(const struct winograd *w, ptrdiff_t first, ptrdiff_t tiles, real *v) {
+    for (ptrdiff_t t = 0; t < tiles; t++) make_tile(w, first + t, v + t * w->pitch, tiles);
+}
+
+/* ---- M: the products ---- */
+
+#define PRODUCT_2(m) tile_product(m, 2, x, pitch, depth, weight, out)
+#define PRODUCT_1(m) tile_product(m, 1, x, pitch, depth, weight, out)
+
+static void product_2(ptrdiff_t size, const real *x, ptrdiff_t pitch, ptrdiff_t depth, const real *weight, real *out) {
+    DISPATCH_TILE(size, PRODUCT_2)
+}
+
+static void product_1(ptrdiff_t size, const real *x, ptrdiff_t pitch, ptrdiff_t depth, const real *weight, real *out) {
+    DISPATCH_TILE(size, PRODUCT_1)
+}
+
+static void multiply(const struct winograd *w, ptrdiff_t tiles, ptrdiff_t filters, const real *v, const real *u,
+                     real *m) {
+    ptrdiff_t depth = w->c->src_channels, parts = ceil_div(tiles, TILE);
+    for (ptrdiff_t p = 0; p < AREA; p++, v += tiles * w->pitch, u += depth * BLOCK, m += tiles * BLOCK)
+        for (ptrdiff_t part = 0; part < parts; part++) {
+            ptrdiff_t t = tiles * part / parts, size = tiles * (part + 1) / parts - t;
+            if (filters > LANES) product_2(size, v + t * w->pitch, w->pitch, depth, u, m + t * BLOCK);
+            else product_1(size, v + t * w->pitch, w->pitch, depth, u, m + t * BLOCK);
+        }
+}
+
+/* ---- The output tiles ---- */
+
+INLINE void put_tile(const int outputs, const struct winograd *w, ptrdiff_t tile, ptrdiff_t tiles, ptrdiff_t channel,
+                     ptrdiff_t lanes, const real *m) {
+    const struct correlation *c = w->c;
+    ptrdiff_t column = tile % w->tile_columns * outputs, row = tile / w->tile_columns % w->tile_rows * outputs;
+    ptrdiff_t image = tile / w->tile_columns / w->tile_rows;
+    vec y[AREA], out[LARGEST_OUTPUT * LARGEST_OUTPUT];
+    for (int p = 0; p < AREA; p++) y[p] = load(m + p * tiles * BLOCK);
+    transform_output_2d(outputs, y, out);
+
+    const real *bias = c->epilogue.bias, *residual = c->epilogue.residual;
+    vec add = bias ? load_first(bias + channel, lanes) : (vec){0};
+    ptrdiff_t offset = image * c->dst_image + row * c->dst_row + column * c->dst_column + channel;
+    ptrdiff_t rows = min_size(outputs, c->dst_height - row), columns = min_size(outputs, c->dst_width - column);
+    for (ptrdiff_t i = 0; i < rows; i++)
+        for (ptrdiff_t j = 0; j < columns; j++) {
+            ptrdiff_t at = offset + i * c->dst_row + j * c->dst_column;
+            vec value = out[i * outputs + j] + add;
+            if (residual) value += load_first(residual + at, lanes);
+            if (c->epilogue.relu) value = choose(value < 0, (vec){0}, value);
+            if (lanes == LANES) store(c->dst + at, value);
+            else store_first(c->dst + at, value, lanes);
+        }
+}
+
+static void put_group(const struct winograd *w, ptrdiff_t first, ptrdiff_t tiles, ptrdiff_t block, const real *m) {
+    ptrdiff_t begin = block * BLOCK, end = min_size(begin + BLOCK, w->c->dst_channels);
+    for (ptrdiff_t t = 0; t < tiles; t++)
+        for (ptrdiff_t k = begin; k < end; k += LANES) {
+            const real *from = m + t * BLOCK + (k - begin);
+            ptrdiff_t lanes = min_size(LANES, end - k);
+            if (w->outputs == 4) put_tile(4, w, first + t, tiles, k, lanes, from);
+            else put_tile(2, w, first + t, tiles, k, lanes, from);
+        }
+}
+
+/* ---- Tasks ---- */
+
+static ptrdiff_t group_begin(const struct winograd *w, ptrdiff_t group) { return w->tiles * group / w->groups; }
+
+static void share_filters(const void *context, ptrdiff_t block, void *scratch) {
+    (void)scratch;
+    const struct winograd *w = context;
+    make_filters(w, block, w->shared + block * w->u_elements);
+}
+
+static void share_tiles(const void *context, ptrdiff_t group, void *scratch) {
+    (void)scratch;
+    const struct winograd *w = context;
+    ptrdiff_t first = group_begin(w, group);
+    make_group(w, first, group_begin(w, group + 1) - first, w->shared + group * w->v_elements);
+}
+
+/* Few tiles: one block of filters, all groups. */
+static void run_block(const void *context, ptrdiff_t block, void *scratch) {
+    const struct winograd *w = context;
+    real *u = scratch, *m = u + w->u_elements;
+    make_filters(w, block, u);
+    for (ptrdiff_t group = 0; group < w->groups; group++) {
+        ptrdiff_t first = group_begin(w, group), tiles = group_begin(w, group + 1) - first;
+        multiply(w, tiles, w->c->dst_channels - block * BLOCK, w->shared + group * w->v_elements, u, m);
+        put_group(w, first, tiles, block, m);
+    }
+}
+
+/* Many tiles: one group of tiles, all blocks. */
+static void run_group(const void *context, ptrdiff_t group, void *scratch) {
+    const struct winograd *w = context;
+    real *v = scratch, *m = v + w->v_elements;
+    ptrdiff_t first = group_begin(w, group), tiles = group_begin(w, group + 1) - first;
+    make_group(w, first, tiles, v);
+    for (ptrdiff_t block = 0; block < w->blocks; block++) {
+        multiply(w, tiles, w->c->dst_channels - block * BLOCK, v, w->shared + block * w->u_elements, m);
+        put_group(w, first, tiles, block, m);
+    }
+}
+
+static void plan(struct winograd *w, const struct correlation *c) {
+    w->c = c;
+    w->taps = c->taps == 9 ? 3 : 5;
+    w->outputs = POINTS + 1 - w->taps;
+    w->tile_rows = ceil_div(c->dst_height, w->outputs);
+    w->tile_columns = ceil_div(c->dst_width, w->outputs);
+    w->tiles = c->batch * w->tile_rows * w->tile_columns;
+    w->blocks = ceil_div(c->dst_channels, BLOCK);
+    w->pitch = ceil_div(c->src_channels, LANES) * LANES + LANES; /* odd in lines: no two tiles on one L1 set */
+    w->u_elements = AREA * c->src_channels * BLOCK;
+    /* As many whole register tiles as GROUP_BYTES hold; all groups of nearly equal size. */
+    ptrdiff_t fit = GROUP_BYTES / (AREA * w->pitch * (ptrdiff_t)sizeof(real)) / TILE * TILE;
+    ptrdiff_t most = max_size(min_size(fit, 4 * TILE), TILE);
+    w->filters_inside = w->tiles <= 8 * TILE && c->src_channels >= 128;
+    w->groups = ceil_div(w->tiles, most);
+    w->group = ceil_div(w->tiles, w->groups);
+    w->v_elements = AREA * w->group * w->pitch;
+}
+
+int VARIANT(correlate_winograd)(const struct correlation *c) {
+    if (!c->batch || !c->dst_height || !c->dst_width || !c->dst_channels) return PYCONV_OK;
+    struct winograd w;
+    plan(&w, c);
+    size_t shared = (size_t)(w.filters_inside ? w.groups * w.v_elements : w.blocks * w.u_elements) * sizeof(real);
+    size_t zeros = (size_t)w.pitch * sizeof(real);
+    w.shared = pyconv_alloc(shared + zeros);
+    if (!w.shared) return PYCONV_NO_MEMORY;
+    w.zeros = (real *)((char *)w.shared + shared);
+    memset((real *)w.zeros, 0, zeros);
+
+    double filters = (double)w.blocks * (double)w.u_elements * 0.2, tiles = (double)w.groups * (double)w.v_elements * 0.2;
+    double products = (double)w.blocks * BLOCK * (double)w.tiles * AREA * (double)c->src_channels;
+    size_t m = (size_t)(AREA * w.group * BLOCK);
+    int status = w.filters_inside ? parallel_run(w.groups, tiles, 0, share_tiles, &w)
+                                  : parallel_run(w.blocks, filters, 0, share_filters, &w);
+    if (status == PYCONV_OK)
+        status = w.filters_inside
+                     ? parallel_run(w.blocks, products / MULTIPLY_ADDS_PER_NANOSECOND + filters,
+                                    ((size_t)w.u_elements + m) * sizeof(real), run_block, &w)
+                     : parallel_run(w.groups, products / MULTIPLY_ADDS_PER_NANOSECOND + tiles,
+                                    ((size_t)w.v_elements + m) * sizeof(real), run_group, &w);
+    pyconv_free(w.shared, shared + zeros);
+    return status;
+}

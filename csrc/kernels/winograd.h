@@ -1,0 +1,96 @@
+/* Winograd's minimal filtering with six points, in one dimension; two dimensions apply it twice.
+ *
+ * A correlation of `taps` filter taps g over m + taps - 1 = 6 inputs d has m outputs
+ *
+ *     y = A^T [(G g) . (B^T d)]
+ *
+ * with 6 multiplications where the direct sum needs m * taps. (Lavin & Gray, arXiv:1509.09308; the
+ * matrices are Toom and Cook's.) With the finite points x_j in {0, a, -a, b, -b}, and infinity:
+ *
+ *     B^T[j] = coefficients of the product over l != j of (x - x_l); at infinity, over all l
+ *     G[j]   = (1, x_j, x_j^2, ...) / N_j, N_j = product over l != j of (x_j - x_l); at infinity (0..0 1)
+ *     A^T[i] = (x_0^i, x_1^i, ...); at infinity 1 in the last row alone
+ *
+ * B^T is the same for every split of 6 into m and taps: F(4, 3), F(2, 5), F(3, 4) and F(5, 2) share it.
+ * The points decide the rounding error: with a = 5/8, b = 3/2 it is 8e-7 (relative, RMS, 128 channels)
+ * where the usual 0, 1, -1, 2, -2 have 1.9e-6.
+ */
+#ifndef PYCONV_WINOGRAD_H
+#define PYCONV_WINOGRAD_H
+
+#include "simd.h"
+
+#define POINTS 6
+#define AREA (POINTS * POINTS)
+
+#define WINOGRAD_A ((real)0.625)
+#define WINOGRAD_B ((real)1.5)
+#define A2 (WINOGRAD_A * WINOGRAD_A)
+#define B2 (WINOGRAD_B * WINOGRAD_B)
+#define N_0 (A2 * B2)
+#define N_A (2 * A2 * (A2 - B2))
+#define N_B (2 * B2 * (B2 - A2))
+
+/* out = B^T d; step: vectors between neighbours of d and of out */
+INLINE void transform_input(const vec *d, int d_step, vec *out, int out_step) {
+    vec d0 = d[0], d1 = d[d_step], d2 = d[2 * d_step], d3 = d[3 * d_step], d4 = d[4 * d_step], d5 = d[5 * d_step];
+    vec even_a = d4 - B2 * d2, odd_a = d3 - B2 * d1, even_b = d4 - A2 * d2, odd_b = d3 - A2 * d1;
+    out[0] = even_a - A2 * d2 + (A2 * B2) * d0;
+    out[out_step] = even_a + WINOGRAD_A * odd_a;
+    out[2 * out_step] = even_a - WINOGRAD_A * odd_a;
+    out[3 * out_step] = even_b + WINOGRAD_B * odd_b;
+    out[4 * out_step] = even_b - WINOGRAD_B * odd_b;
+    out[5 * out_step] = d5 - A2 * d3 - B2 * odd_b;
+}
+
+/* out = G g for a filter of `taps` */
+INLINE void transform_filter(const int taps, const vec *g, int g_step, vec *out, int out_step) {
+    vec even_a = g[0], even_b = g[0], odd_a = {0}, odd_b = {0};
+    real power_a = WINOGRAD_A, power_b = WINOGRAD_B;
+    UNROLL for (int i = 1; i < taps; i++) {
+        if (i % 2) odd_a += power_a * g[i * g_step], odd_b += power_b * g[i * g_step];
+        else even_a += power_a * g[i * g_step], even_b += power_b * g[i * g_step];
+        power_a *= WINOGRAD_A, power_b *= WINOGRAD_B;
+    }
+    out[0] = (1 / N_0) * g[0];
+    out[out_step] = (1 / N_A) * (even_a + odd_a);
+    out[2 * out_step] = (1 / N_A) * (even_a - odd_a);
+    out[3 * out_step] = (1 / N_B) * (even_b + odd_b);
+    out[4 * out_step] = (1 / N_B) * (even_b - odd_b);
+    out[5 * out_step] = g[(taps - 1) * g_step];
+}
+
+/* out = A^T y for `outputs` of them */
+INLINE void transform_output(const int outputs, const vec *y, int y_step, vec *out, int out_step) {
+    vec sum_a = y[y_step] + y[2 * y_step], difference_a = y[y_step] - y[2 * y_step];
+    vec sum_b = y[3 * y_step] + y[4 * y_step], difference_b = y[3 * y_step] - y[4 * y_step];
+    real power_a = WINOGRAD_A, power_b = WINOGRAD_B;
+    out[0] = y[0] + sum_a + sum_b;
+    UNROLL for (int i = 1; i < outputs; i++) {
+        if (i % 2) out[i * out_step] = power_a * difference_a + power_b * difference_b;
+        else out[i * out_step] = power_a * sum_a + power_b * sum_b;
+        power_a *= WINOGRAD_A, power_b *= WINOGRAD_B;
+    }
+    out[(outputs - 1) * out_step] += y[5 * y_step];
+}
+
+/* The same in both directions: 6 x 6 inputs, taps x taps filters, 6 x 6 products to outputs x outputs. */
+INLINE void transform_input_2d(const vec *d, vec *out) {
+    vec half[AREA];
+    UNROLL for (int j = 0; j < POINTS; j++) transform_input(d + j, POINTS, half + j, POINTS);
+    UNROLL for (int i = 0; i < POINTS; i++) transform_input(half + i * POINTS, 1, out + i * POINTS, 1);
+}
+
+INLINE void transform_filter_2d(const int taps, const vec *g, vec *out) {
+    vec half[AREA];
+    UNROLL for (int j = 0; j < taps; j++) transform_filter(taps, g + j, taps, half + j, POINTS);
+    UNROLL for (int i = 0; i < POINTS; i++) transform_filter(taps, half + i * POINTS, 1, out + i * POINTS, 1);
+}
+
+INLINE void transform_output_2d(const int outputs, const vec *y, vec *out) {
+    vec half[AREA];
+    UNROLL for (int j = 0; j < POINTS; j++) transform_output(outputs, y + j, POINTS, half + j, POINTS);
+    UNROLL for (int i = 0; i < outputs; i++) transform_output(outputs, half + i * POINTS, 1, out + i * outputs, 1);
+}
+
+#endif
