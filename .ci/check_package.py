@@ -48,12 +48,12 @@ def check_installed(wheel, folder):
     python = str(folder / "venv" / "bin" / "python")
     run(python, "-m", "pip", "install", "-q", str(wheel))
     environment = {"PATH": str(folder / "venv" / "bin"), "HOME": str(folder)}  # no compiler there
-    seconds = min(float(run(python, "-c", CHECK, env=environment, cwd=folder, capture_output=True).stdout)
+    seconds = min(float(run(python, "-c", CHECK, env=environment, cwd=folder, stdout=subprocess.PIPE).stdout)
                   for _ in range(5))  # fmt: skip
     assert seconds < LONGEST_IMPORT, f"importing the installed pyconv takes {seconds:.3f} s"
     print(f"installed: imports in {seconds * 1e3:.0f} ms")
     train = run(python, "-m", "pyconv.train", "--epochs", "1", env=environment, cwd=folder,
-                capture_output=True)  # fmt: skip
+                stdout=subprocess.PIPE)  # fmt: skip
     print("installed:", train.stdout.strip().splitlines()[-1])
 
 

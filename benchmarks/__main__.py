@@ -1,15 +1,15 @@
-"""The command line: python -m benchmarks [conv|ops|train|infer|accuracy|profile MODEL|report]."""
+"""The command line: python -m benchmarks [conv|ops|train|infer|accuracy|fashion|profile MODEL|report]."""
 
 import argparse
 import datetime
 import json
 from pathlib import Path
 
-from benchmarks import accuracy, conv, machine, networks, ops, profile, race, report
+from benchmarks import accuracy, conv, fashion, machine, networks, ops, profile, race, report
 
 RESULTS = Path(__file__).with_name("results")
 PARTS = {"conv": conv, "ops": ops, "train": networks.train, "infer": networks.infer,
-         "accuracy": accuracy}  # fmt: skip
+         "accuracy": accuracy, "fashion": fashion}  # fmt: skip
 
 
 def arguments():

@@ -2,13 +2,14 @@
 
 import json
 
-from benchmarks import accuracy, conv, machine, networks, ops
+from benchmarks import accuracy, conv, fashion, machine, networks, ops
 
 TITLES = {
     "conv": (conv, "Convolution"),
     "ops": (ops, "Other operators"),
     "train": (networks.train, "A training step"),
     "infer": (networks.infer, "Inference"),
+    "fashion": (fashion, "Training on Fashion-MNIST"),
     "accuracy": (accuracy, "Accuracy of convolutions"),
 }
 HEAD = """# Results
