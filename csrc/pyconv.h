@@ -137,6 +137,16 @@ struct pyconv_linear_kernels {
                        void *grad_weight, void *grad_bias);
 };
 
+/* ---- Joins of branches: join.c ---------------------------------------------------------------------- */
+
+struct pyconv_join_kernels {
+    /* output[i] = a[i] + b[i], i < count, then max(., 0) where relu; output may be a or b */
+    int (*add)(ptrdiff_t count, const void *a, const void *b, int relu, void *output);
+    /* output[r * output_stride + j] = input[r * input_stride + j], r < rows, j < columns */
+    int (*copy)(ptrdiff_t rows, ptrdiff_t columns, const void *input, ptrdiff_t input_stride, void *output,
+                ptrdiff_t output_stride);
+};
+
 /* ---- One table per instruction set and scalar type ------------------------------------------------- */
 
 struct pyconv_kernels {
@@ -146,6 +156,7 @@ struct pyconv_kernels {
     const struct pyconv_optim_kernels *optim;
     const struct pyconv_conv_kernels *conv;
     const struct pyconv_linear_kernels *linear;
+    const struct pyconv_join_kernels *join;
 };
 
 /* cpu.c: the highest level that both the processor and the operating system support, its name, and the

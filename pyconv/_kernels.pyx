@@ -100,6 +100,10 @@ cdef extern from "pyconv.h" nogil:
         int (*grad_weight)(ptrdiff_t, ptrdiff_t, ptrdiff_t, const void *, const void *, void *,
                            void *) noexcept nogil
 
+    struct pyconv_join_kernels:
+        int (*add)(ptrdiff_t, const void *, const void *, int, void *) noexcept nogil
+        int (*copy)(ptrdiff_t, ptrdiff_t, const void *, ptrdiff_t, void *, ptrdiff_t) noexcept nogil
+
     struct pyconv_kernels_table "pyconv_kernels":
         const pyconv_activation_kernels *activation
         const pyconv_layout_kernels *layout
@@ -107,6 +111,7 @@ cdef extern from "pyconv.h" nogil:
         const pyconv_optim_kernels *optim
         const pyconv_conv_kernels *conv
         const pyconv_linear_kernels *linear
+        const pyconv_join_kernels *join
 
     int pyconv_best_isa()
     const char *pyconv_isa_name(int isa)
@@ -480,4 +485,30 @@ def linear_grad_weight(grad_output, input, grad_weight, grad_bias):
     cdef int status
     with nogil:
         status = table.linear.grad_weight(rows, columns, out, g, x, gw, gb)
+    check(status)
+
+
+# ---- Joins -------------------------------------------------------------------------------------------
+
+def add(a, b, bint relu, result):
+    """result = a + b, then max(., 0) where relu; all of one dense memory layout."""
+    cdef const pyconv_kernels_table *table = kernels(a)
+    cdef ptrdiff_t count = a.size
+    cdef const void *x = data(a)
+    cdef const void *y = data(b)
+    cdef void *z = output(result)
+    cdef int status
+    with nogil:
+        status = table.join.add(count, x, y, relu, z)
+    check(status)
+
+
+def copy_columns(ptrdiff_t rows, ptrdiff_t columns, input, ptrdiff_t input_stride, result, ptrdiff_t result_stride):
+    """result[r][j] = input[r][j] for j < columns; rows are `stride` elements apart."""
+    cdef const pyconv_kernels_table *table = kernels(input)
+    cdef const void *x = data(input)
+    cdef void *y = output(result)
+    cdef int status
+    with nogil:
+        status = table.join.copy(rows, columns, x, input_stride, y, result_stride)
     check(status)

@@ -8,6 +8,7 @@ extern const struct pyconv_peak_kernels KERNELS(peak);
 extern const struct pyconv_optim_kernels KERNELS(optim);
 extern const struct pyconv_conv_kernels KERNELS(conv);
 extern const struct pyconv_linear_kernels KERNELS(linear);
+extern const struct pyconv_join_kernels KERNELS(join);
 
 const struct pyconv_kernels KERNELS(kernels) = {
     .activation = &KERNELS(activation),
@@ -16,4 +17,5 @@ const struct pyconv_kernels KERNELS(kernels) = {
     .optim = &KERNELS(optim),
     .conv = &KERNELS(conv),
     .linear = &KERNELS(linear),
+    .join = &KERNELS(join),
 };

@@ -8,7 +8,7 @@ which is how a model class gets the ``state_dict`` keys that its PyTorch counter
 
 import numpy as np
 
-from pyconv import _kernels
+from pyconv import functional as F
 from pyconv.functional import _arrays
 from pyconv.nn.module import Module
 
@@ -23,14 +23,6 @@ def _named(op, modules):
         if not isinstance(module, Module):
             raise TypeError(f"{op}: {name} must be a Module; got {type(module).__name__}")
     return named
-
-
-def _sum(a, b):
-    """a + b, channels-last where either is."""
-    channels_last = a.ndim == 4 and (_arrays.wants_channels_last(a) or _arrays.wants_channels_last(b))
-    output = _kernels.empty(a.shape, a.dtype, channels_last)
-    np.add(a, b, out=output)
-    return output
 
 
 class _List(Module):
@@ -190,7 +182,7 @@ class Residual(Module):
             raise ValueError(
                 f"Residual: main and shortcut must give the same shape; got {main.shape} and {shortcut.shape}"
             )
-        output = _sum(main, shortcut)
+        output = F.add(main, shortcut)
         return output if self.activation is None else self.activation(output)
 
     def backward(self, grad_output):
@@ -201,7 +193,7 @@ class Residual(Module):
         if self.shortcut is not None:
             grad_shortcut = _branch_backward(self.shortcut, grad_output, wanted)
         grad_main = _branch_backward(self.main, grad_output, wanted)
-        return _sum(grad_main, grad_shortcut) if wanted else None
+        return F.add(grad_main, grad_shortcut) if wanted else None
 
 
 class Concat(_List):
@@ -232,32 +224,18 @@ class Concat(_List):
 
     def forward(self, input):
         outputs = [branch(input) for branch in self._chain()]
-        first, dim = outputs[0], self.dim
-        shapes = [list(output.shape) for output in outputs]
-        if not -first.ndim <= dim < first.ndim:
-            raise ValueError(f"Concat: dim must be a dimension of the branches' {first.ndim}; got {dim}")
-        extents = [shape.pop(dim) if len(shape) == first.ndim else None for shape in shapes]
-        if any(shape != shapes[0] for shape in shapes):
-            raise ValueError(
-                f"Concat: branches must give shapes that differ in dimension {dim} alone; "
-                f"got {', '.join(str(output.shape) for output in outputs)}"
-            )
-        shape = list(first.shape)
-        shape[dim] = sum(extents)
-        channels_last = first.ndim == 4 and _arrays.wants_channels_last(first)
-        output = _kernels.empty(tuple(shape), first.dtype, channels_last)
-        np.concatenate(outputs, axis=dim, out=output)
-        self._save(np.cumsum(extents)[:-1])
+        output = F.cat(outputs, self.dim)
+        self._save([array.shape[self.dim] for array in outputs])
         return output
 
     def backward(self, grad_output):
-        (cuts,) = self._take()
-        grads = np.split(grad_output, cuts, axis=self.dim)
+        (sizes,) = self._take()
+        grads = F.cat_backward(grad_output, sizes, self.dim)
         total = None
         for branch, grad in reversed(list(zip(self._chain(), grads))):
             grad_input = _branch_backward(branch, grad, self.needs_input_grad)
             if grad_input is not None:
-                total = grad_input if total is None else _sum(total, grad_input)
+                total = grad_input if total is None else F.add(total, grad_input)
         return total
 
     def extra_repr(self):

@@ -192,7 +192,7 @@ def test_wrong_joins():
     x = np.zeros((2, 3), np.float32)
     with pytest.raises(ValueError, match=r"same shape; got \(2, 4\) and \(2, 3\)"):
         nn.Residual(nn.Linear(3, 4))(x)
-    with pytest.raises(ValueError, match="dimension 0 alone"):
+    with pytest.raises(ValueError, match="cat: tensors must have shapes that differ in dimension 0 alone"):
         nn.Concat(nn.Identity(), nn.Linear(3, 4), dim=0)(x)
     with pytest.raises(ValueError, match="dim must be"):
         nn.Concat(nn.Identity(), dim=2)(x)
