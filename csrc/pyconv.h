@@ -19,8 +19,21 @@ enum pyconv_dtype { PYCONV_F32, PYCONV_F64, PYCONV_DTYPE_COUNT };
 
 /* Which function `unary` computes; a and b are its parameters. */
 enum pyconv_unary {
-    PYCONV_RELU,       /* max(x, 0) */
-    PYCONV_LEAKY_RELU, /* x > 0 ? x : a x */
+    PYCONV_RELU,        /* max(x, 0) */
+    PYCONV_LEAKY_RELU,  /* x > 0 ? x : a x */
+    PYCONV_HARDTANH,    /* min(max(x, a), b) */
+    PYCONV_HARDSIGMOID, /* min(max(x + 3, 0), 6) / 6 */
+    PYCONV_HARDSWISH,   /* x hardsigmoid(x) */
+    PYCONV_SOFTSIGN,    /* x / (1 + |x|) */
+    PYCONV_SIGMOID,     /* 1 / (1 + e^-x) */
+    PYCONV_TANH,        /* tanh(x) */
+    PYCONV_SILU,        /* x sigmoid(x) */
+    PYCONV_MISH,        /* x tanh(softplus(x)) */
+    PYCONV_ELU,         /* x > 0 ? x : a (e^(b x) - 1) */
+    PYCONV_SELU,        /* s (x > 0 ? x : t (e^x - 1)) with the s and t of Klambauer et al., 2017 */
+    PYCONV_GELU,        /* x P(X <= x), X standard normal */
+    PYCONV_GELU_TANH,   /* x sigmoid(2 sqrt(2/pi) (x + 0.044715 x^3)) */
+    PYCONV_SOFTPLUS,    /* a x > b ? x : log(1 + e^(a x)) / a */
     PYCONV_UNARY_COUNT
 };
 
@@ -30,6 +43,43 @@ struct pyconv_activation_kernels {
     /* grad_input[i] = f'(input[i]) * grad_output[i]; grad_input may be grad_output */
     int (*unary_backward)(enum pyconv_unary op, ptrdiff_t count, const void *grad_output, const void *input,
                           double a, double b, void *grad_input);
+};
+
+/* ---- Softmax: softmax.c --------------------------------------------------------------------------- */
+
+struct pyconv_softmax_kernels {
+    /* Along `dim` of input[outer][dim][inner]: the softmax, or with `log` its logarithm */
+    int (*softmax)(ptrdiff_t outer, ptrdiff_t dim, ptrdiff_t inner, const void *input, int log, void *output);
+    /* grad_input from grad_output and what the forward gave, all [outer][dim][inner] */
+    int (*softmax_backward)(ptrdiff_t outer, ptrdiff_t dim, ptrdiff_t inner, const void *grad_output,
+                            const void *output, int log, void *grad_input);
+};
+
+/* ---- Losses: loss.c -------------------------------------------------------------------------------- */
+
+/* x: input, t: target, a: the parameter */
+enum pyconv_pointwise_loss {
+    PYCONV_MSE_LOSS,             /* (x - t)^2 */
+    PYCONV_L1_LOSS,              /* |x - t| */
+    PYCONV_SMOOTH_L1_LOSS,       /* d = |x - t|: d < a ? d^2 / (2 a) : d - a / 2 */
+    PYCONV_BCE_WITH_LOGITS_LOSS, /* (1 - t) x + log(1 + e^-x) */
+    PYCONV_POINTWISE_LOSS_COUNT
+};
+
+struct pyconv_loss_kernels {
+    /* input[rows][classes], target[rows] in [0, classes) or ignore_index, weight[classes] or NULL;
+     * loss[rows] or NULL; grad_input[rows][classes] or NULL, the gradient of the sum over rows of
+     * row_scale[row] loss[row], or scale loss[row] where row_scale is NULL */
+    int (*cross_entropy)(ptrdiff_t rows, ptrdiff_t classes, const void *input, const int64_t *target,
+                         const void *weight, int64_t ignore_index, double smoothing, const void *row_scale,
+                         double scale, void *loss, void *grad_input);
+    /* losses[count] or NULL, and their sum */
+    int (*pointwise_loss)(enum pyconv_pointwise_loss op, ptrdiff_t count, const void *input,
+                          const void *target, double a, void *losses, double *sum);
+    /* grad_input[i] = scale (grad_output[i], or 1 where it is NULL) times the slope in input[i] */
+    int (*pointwise_loss_backward)(enum pyconv_pointwise_loss op, ptrdiff_t count, const void *grad_output,
+                                   double scale, const void *input, const void *target, double a,
+                                   void *grad_input);
 };
 
 /* ---- Memory layout: layout.c ---------------------------------------------------------------------- */
@@ -105,7 +155,12 @@ struct pyconv_epilogue {
 };
 
 enum pyconv_conv_pass { PYCONV_FORWARD, PYCONV_GRAD_INPUT, PYCONV_GRAD_WEIGHT };
-enum pyconv_conv_algorithm { PYCONV_CONV_AUTO, PYCONV_CONV_DIRECT, PYCONV_CONV_DEPTHWISE, PYCONV_CONV_WINOGRAD };
+enum pyconv_conv_algorithm {
+    PYCONV_CONV_AUTO,
+    PYCONV_CONV_DIRECT,
+    PYCONV_CONV_DEPTHWISE,
+    PYCONV_CONV_WINOGRAD
+};
 
 /* input, grad_input: [batch][in_height][in_width][in_channels]; output, grad_output likewise;
  * weight, grad_weight: [out_channels][in_channels / groups][kernel_height][kernel_width];
@@ -113,10 +168,10 @@ enum pyconv_conv_algorithm { PYCONV_CONV_AUTO, PYCONV_CONV_DIRECT, PYCONV_CONV_D
 struct pyconv_conv_kernels {
     int (*forward)(const struct pyconv_conv2d *, const void *input, const void *weight,
                    const struct pyconv_epilogue *, void *output, enum pyconv_conv_algorithm);
-    int (*grad_input)(const struct pyconv_conv2d *, const void *grad_output, const void *weight, void *grad_input,
-                      enum pyconv_conv_algorithm);
-    int (*grad_weight)(const struct pyconv_conv2d *, const void *grad_output, const void *input, void *grad_weight,
-                       void *grad_bias, enum pyconv_conv_algorithm);
+    int (*grad_input)(const struct pyconv_conv2d *, const void *grad_output, const void *weight,
+                      void *grad_input, enum pyconv_conv_algorithm);
+    int (*grad_weight)(const struct pyconv_conv2d *, const void *grad_output, const void *input,
+                       void *grad_weight, void *grad_bias, enum pyconv_conv_algorithm);
     /* The algorithm that AUTO stands for. */
     enum pyconv_conv_algorithm (*choose)(const struct pyconv_conv2d *, enum pyconv_conv_pass);
 };
@@ -151,6 +206,8 @@ struct pyconv_join_kernels {
 
 struct pyconv_kernels {
     const struct pyconv_activation_kernels *activation;
+    const struct pyconv_softmax_kernels *softmax;
+    const struct pyconv_loss_kernels *loss;
     const struct pyconv_layout_kernels *layout;
     const struct pyconv_peak_kernels *peak;
     const struct pyconv_optim_kernels *optim;

@@ -95,6 +95,38 @@ INLINE vec choose(ivec mask, vec a, vec b) { return (vec)((mask & (ivec)a) | (~m
 /* The larger of the two; b where either is NaN. */
 INLINE vec larger(vec a, vec b) { return choose(a > b, a, b); }
 
+/* The first n lanes of v, n <= LANES, and `rest` in the others */
+INLINE vec first_lanes(vec v, ptrdiff_t n, vec rest) {
+    ivec lane;
+    for (int i = 0; i < LANES; i++) lane[i] = i;
+    return choose(lane < (integer)n, v, rest);
+}
+INLINE real sum_lanes(vec v) {
+    for (int width = LANES / 2; width; width /= 2)
+        for (int i = 0; i < width; i++) v[i] += v[i + width];
+    return v[0];
+}
+/* NaN where a lane is NaN only by chance: see `larger` */
+INLINE real largest_lane(vec v) {
+    for (int width = LANES / 2; width; width /= 2)
+        for (int i = 0; i < width; i++) v[i] = v[i] > v[i + width] ? v[i] : v[i + width];
+    return v[0];
+}
+
+/* p 2^n for an integer-valued n that may take the result to denormals, 0 or infinity */
+#if defined(__AVX512F__) && REAL_IS_FLOAT
+INLINE vec times_power_of_two(vec p, vec n) { return (vec)_mm512_scalef_ps((__m512)p, (__m512)n); }
+#elif defined(__AVX512F__)
+INLINE vec times_power_of_two(vec p, vec n) { return (vec)_mm512_scalef_pd((__m512d)p, (__m512d)n); }
+#else
+INLINE vec times_power_of_two(vec p, vec n) {
+    int bits = REAL_IS_FLOAT ? 23 : 52, bias = REAL_IS_FLOAT ? 127 : 1023;
+    real rounder = (real)3 * (real)((int64_t)1 << (bits - 1)); /* leaves an integer in the low bits */
+    ivec whole = (ivec)(n + rounder) - (ivec)splat(rounder), half = whole >> 1; /* 2^n itself may not exist */
+    return p * (vec)((half + bias) << bits) * (vec)((whole - half + bias) << bits);
+}
+#endif
+
 INLINE ptrdiff_t min_size(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
 INLINE ptrdiff_t max_size(ptrdiff_t a, ptrdiff_t b) { return a > b ? a : b; }
 INLINE ptrdiff_t ceil_div(ptrdiff_t a, ptrdiff_t b) { return (a + b - 1) / b; }

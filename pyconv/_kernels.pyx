@@ -6,6 +6,8 @@ Nothing is validated here: `pyconv.functional` has done that. Arrays must have t
 
 import numpy as np
 
+from libc.stdint cimport int64_t
+
 from cpython.buffer cimport (
     PyBUF_STRIDES,
     PyBUF_WRITABLE,
@@ -24,11 +26,43 @@ cdef extern from "pyconv.h" nogil:
     enum pyconv_unary:
         PYCONV_RELU
         PYCONV_LEAKY_RELU
+        PYCONV_HARDTANH
+        PYCONV_HARDSIGMOID
+        PYCONV_HARDSWISH
+        PYCONV_SOFTSIGN
+        PYCONV_SIGMOID
+        PYCONV_TANH
+        PYCONV_SILU
+        PYCONV_MISH
+        PYCONV_ELU
+        PYCONV_SELU
+        PYCONV_GELU
+        PYCONV_GELU_TANH
+        PYCONV_SOFTPLUS
 
     struct pyconv_activation_kernels:
         int (*unary)(pyconv_unary, ptrdiff_t, const void *, double, double, void *) noexcept nogil
         int (*unary_backward)(pyconv_unary, ptrdiff_t, const void *, const void *, double, double,
                               void *) noexcept nogil
+
+    struct pyconv_softmax_kernels:
+        int (*softmax)(ptrdiff_t, ptrdiff_t, ptrdiff_t, const void *, int, void *) noexcept nogil
+        int (*softmax_backward)(ptrdiff_t, ptrdiff_t, ptrdiff_t, const void *, const void *, int,
+                                void *) noexcept nogil
+
+    enum pyconv_pointwise_loss:
+        PYCONV_MSE_LOSS
+        PYCONV_L1_LOSS
+        PYCONV_SMOOTH_L1_LOSS
+        PYCONV_BCE_WITH_LOGITS_LOSS
+
+    struct pyconv_loss_kernels:
+        int (*cross_entropy)(ptrdiff_t, ptrdiff_t, const void *, const int64_t *, const void *, int64_t, double,
+                             const void *, double, void *, void *) noexcept nogil
+        int (*pointwise_loss)(pyconv_pointwise_loss, ptrdiff_t, const void *, const void *, double, void *,
+                              double *) noexcept nogil
+        int (*pointwise_loss_backward)(pyconv_pointwise_loss, ptrdiff_t, const void *, double, const void *,
+                                       const void *, double, void *) noexcept nogil
 
     struct pyconv_layout_kernels:
         int (*transpose)(ptrdiff_t, ptrdiff_t, ptrdiff_t, const void *, void *) noexcept nogil
@@ -59,6 +93,7 @@ cdef extern from "pyconv.h" nogil:
         int (*sgd)(ptrdiff_t, const pyconv_update *, const pyconv_sgd_options *) noexcept nogil
         int (*adam)(ptrdiff_t, const pyconv_update *, const pyconv_adam_options *) noexcept nogil
         int (*square_sum)(ptrdiff_t, const pyconv_update *, double *) noexcept nogil
+
     struct pyconv_conv2d:
         ptrdiff_t batch, groups
         ptrdiff_t in_channels, in_height, in_width
@@ -106,6 +141,8 @@ cdef extern from "pyconv.h" nogil:
 
     struct pyconv_kernels_table "pyconv_kernels":
         const pyconv_activation_kernels *activation
+        const pyconv_softmax_kernels *softmax
+        const pyconv_loss_kernels *loss
         const pyconv_layout_kernels *layout
         const pyconv_peak_kernels *peak
         const pyconv_optim_kernels *optim
@@ -245,7 +282,23 @@ def transpose(ptrdiff_t batch, ptrdiff_t rows, ptrdiff_t columns, input, result)
 
 # ---- Elementwise -------------------------------------------------------------------------------------
 
-UNARY = {"relu": PYCONV_RELU, "leaky_relu": PYCONV_LEAKY_RELU}
+UNARY = {
+    "relu": PYCONV_RELU,
+    "leaky_relu": PYCONV_LEAKY_RELU,
+    "hardtanh": PYCONV_HARDTANH,
+    "hardsigmoid": PYCONV_HARDSIGMOID,
+    "hardswish": PYCONV_HARDSWISH,
+    "softsign": PYCONV_SOFTSIGN,
+    "sigmoid": PYCONV_SIGMOID,
+    "tanh": PYCONV_TANH,
+    "silu": PYCONV_SILU,
+    "mish": PYCONV_MISH,
+    "elu": PYCONV_ELU,
+    "selu": PYCONV_SELU,
+    "gelu": PYCONV_GELU,
+    "gelu_tanh": PYCONV_GELU_TANH,
+    "softplus": PYCONV_SOFTPLUS,
+}
 
 
 def unary(int op, input, double a, double b, result):
@@ -270,6 +323,89 @@ def unary_backward(int op, grad_output, input, double a, double b, grad_input):
     cdef void *y = output(grad_input)
     with nogil:
         status = table.activation.unary_backward(<pyconv_unary>op, count, g, x, a, b, y)
+    check(status)
+
+
+# ---- Softmax -----------------------------------------------------------------------------------------
+
+def softmax(ptrdiff_t outer, ptrdiff_t dim, ptrdiff_t inner, input, bint log, result):
+    """result = softmax, or its logarithm, along dim of input[outer][dim][inner]."""
+    cdef const pyconv_kernels_table *table = kernels(input)
+    cdef int status
+    cdef const void *x = data(input)
+    cdef void *y = output(result)
+    with nogil:
+        status = table.softmax.softmax(outer, dim, inner, x, log, y)
+    check(status)
+
+
+def softmax_backward(ptrdiff_t outer, ptrdiff_t dim, ptrdiff_t inner, grad_output, forward_output, bint log,
+                     grad_input):
+    """grad_input from grad_output and the forward's output, all [outer][dim][inner]."""
+    cdef const pyconv_kernels_table *table = kernels(grad_output)
+    cdef int status
+    cdef const void *g = data(grad_output)
+    cdef const void *y = data(forward_output)
+    cdef void *result = output(grad_input)
+    with nogil:
+        status = table.softmax.softmax_backward(outer, dim, inner, g, y, log, result)
+    check(status)
+
+
+# ---- Losses ------------------------------------------------------------------------------------------
+
+POINTWISE_LOSS = {
+    "mse_loss": PYCONV_MSE_LOSS,
+    "l1_loss": PYCONV_L1_LOSS,
+    "smooth_l1_loss": PYCONV_SMOOTH_L1_LOSS,
+    "binary_cross_entropy_with_logits": PYCONV_BCE_WITH_LOGITS_LOSS,
+}
+
+
+def cross_entropy(input, target, weight, int64_t ignore_index, double smoothing, row_scale, double scale, loss,
+                  grad_input):
+    """Losses of the rows of input (rows, classes) with int64 target, and their gradient; either may be None."""
+    cdef const pyconv_kernels_table *table = kernels(input)
+    cdef ptrdiff_t rows = input.shape[0], classes = input.shape[1]
+    cdef int status
+    cdef const void *x = data(input)
+    cdef const void *t = data(target)
+    cdef const void *w = NULL if weight is None else data(weight)
+    cdef const void *s = NULL if row_scale is None else data(row_scale)
+    cdef void *y = NULL if loss is None else output(loss)
+    cdef void *g = NULL if grad_input is None else output(grad_input)
+    with nogil:
+        status = table.loss.cross_entropy(rows, classes, x, <const int64_t *>t, w, ignore_index, smoothing, s,
+                                          scale, y, g)
+    check(status)
+
+
+def pointwise_loss(int op, input, target, double a, losses):
+    """The sum of the losses, which are written to `losses` unless it is None."""
+    cdef const pyconv_kernels_table *table = kernels(input)
+    cdef ptrdiff_t count = input.size
+    cdef int status
+    cdef double total = 0
+    cdef const void *x = data(input)
+    cdef const void *t = data(target)
+    cdef void *y = NULL if losses is None else output(losses)
+    with nogil:
+        status = table.loss.pointwise_loss(<pyconv_pointwise_loss>op, count, x, t, a, y, &total)
+    check(status)
+    return total
+
+
+def pointwise_loss_backward(int op, grad_output, double scale, input, target, double a, grad_input):
+    """grad_input = scale * grad_output (1 where None) * slope."""
+    cdef const pyconv_kernels_table *table = kernels(input)
+    cdef ptrdiff_t count = input.size
+    cdef int status
+    cdef const void *g = NULL if grad_output is None else data(grad_output)
+    cdef const void *x = data(input)
+    cdef const void *t = data(target)
+    cdef void *y = output(grad_input)
+    with nogil:
+        status = table.loss.pointwise_loss_backward(<pyconv_pointwise_loss>op, count, g, scale, x, t, a, y)
     check(status)
 
 

@@ -18,7 +18,7 @@ def to_numpy(array):
 
 def to_torch(array, requires_grad=False):
     """A tensor of its own memory with the values of `array`, contiguous."""
-    return torch.tensor(np.ascontiguousarray(array)).requires_grad_(requires_grad)
+    return torch.tensor(np.array(array, order="C")).requires_grad_(requires_grad)
 
 
 def assert_close(actual, expected, rtol=None, err_msg=""):

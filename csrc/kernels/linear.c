@@ -30,14 +30,6 @@ struct linear {
     int relu;
 };
 
-INLINE real sum_lanes(vec v) {
-    real part[LANES];
-    memcpy(part, &v, sizeof v);
-    for (int half = LANES / 2; half; half /= 2)
-        for (int i = 0; i < half; i++) part[i] += part[i + half];
-    return part[0];
-}
-
 /* ---- Forward ---- */
 
 /* output[n][k] for `rows` rows n and the TILE_OUT rows k of the weight; `kept` of these exist. */

@@ -3,6 +3,8 @@
 #include "simd.h"
 
 extern const struct pyconv_activation_kernels KERNELS(activation);
+extern const struct pyconv_softmax_kernels KERNELS(softmax);
+extern const struct pyconv_loss_kernels KERNELS(loss);
 extern const struct pyconv_layout_kernels KERNELS(layout);
 extern const struct pyconv_peak_kernels KERNELS(peak);
 extern const struct pyconv_optim_kernels KERNELS(optim);
@@ -12,6 +14,8 @@ extern const struct pyconv_join_kernels KERNELS(join);
 
 const struct pyconv_kernels KERNELS(kernels) = {
     .activation = &KERNELS(activation),
+    .softmax = &KERNELS(softmax),
+    .loss = &KERNELS(loss),
     .layout = &KERNELS(layout),
     .peak = &KERNELS(peak),
     .optim = &KERNELS(optim),

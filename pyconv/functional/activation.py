@@ -1,18 +1,31 @@
-"""Elementwise activations: y = f(x), and grad_input = f'(x) grad_output."""
+"""Elementwise activations: y = f(x), and grad_input = f'(x) grad_output.
+
+Each takes an ndarray of any shape, float32 or float64, and returns a new one of its shape, dtype and memory
+format. `inplace` is accepted for PyTorch's sake and ignored: inputs are never written to. NaN stays NaN.
+Each ``*_backward`` takes the forward's input, which the derivative is computed from.
+"""
+
+import numbers
 
 from pyconv import _kernels
 from pyconv.functional._arrays import check_array, dense, empty_like, like
 
 
-def _unary(op, input, a=0.0, b=0.0):
+def _number(op, name, value):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{op}: {name} must be a number; got {type(value).__name__}")
+    return float(value)
+
+
+def _unary(op, input, a=0.0, b=0.0, kernel=None):
     check_array(op, "input", input)
     x = dense(input)
     output = empty_like(x)
-    _kernels.unary(_kernels.UNARY[op], x, a, b, output)
+    _kernels.unary(_kernels.UNARY[kernel or op], x, a, b, output)
     return output
 
 
-def _unary_backward(op, grad_output, input, a=0.0, b=0.0):
+def _unary_backward(op, grad_output, input, a=0.0, b=0.0, kernel=None):
     check_array(f"{op}_backward", "input", input)
     check_array(f"{op}_backward", "grad_output", grad_output, dtype=input.dtype)
     if grad_output.shape != input.shape:
@@ -21,12 +34,13 @@ def _unary_backward(op, grad_output, input, a=0.0, b=0.0):
         )
     x = dense(input)
     grad_input = empty_like(x)
-    _kernels.unary_backward(_kernels.UNARY[op], like(grad_output, x), x, a, b, grad_input)
+    g = like(grad_output, x)
+    _kernels.unary_backward(_kernels.UNARY[kernel or op], g, x, a, b, grad_input)
     return grad_input
 
 
-def relu(input):
-    """Rectified linear unit, max(x, 0); NaN stays NaN.
+def relu(input, inplace=False):
+    """Rectified linear unit, max(x, 0).
 
     Parameters
     ----------
@@ -50,3 +64,252 @@ def relu(input):
 def relu_backward(grad_output, input):
     """Gradient of `relu`: grad_output where input > 0, else 0. `input` may be relu's output as well."""
     return _unary_backward("relu", grad_output, input)
+
+
+def relu6(input, inplace=False):
+    """min(max(x, 0), 6)."""
+    return _unary("relu6", input, 0.0, 6.0, "hardtanh")
+
+
+def relu6_backward(grad_output, input):
+    """Gradient of `relu6`."""
+    return _unary_backward("relu6", grad_output, input, 0.0, 6.0, "hardtanh")
+
+
+def leaky_relu(input, negative_slope=0.01, inplace=False):
+    """x where x > 0, else negative_slope x.
+
+    Parameters
+    ----------
+    input : ndarray
+        Any shape, float32 or float64.
+    negative_slope : float
+
+    Examples
+    --------
+    >>> import numpy as np, pyconv.functional as F
+    >>> F.leaky_relu(np.array([-1.0, 2.0]), 0.1)
+    array([-0.1,  2. ])
+    """
+    negative_slope = _number("leaky_relu", "negative_slope", negative_slope)
+    return _unary("leaky_relu", input, negative_slope)
+
+
+def leaky_relu_backward(grad_output, input, negative_slope=0.01):
+    """Gradient of `leaky_relu`."""
+    negative_slope = _number("leaky_relu_backward", "negative_slope", negative_slope)
+    return _unary_backward("leaky_relu", grad_output, input, negative_slope)
+
+
+def hardtanh(input, min_val=-1.0, max_val=1.0, inplace=False):
+    """x held to [min_val, max_val]; the gradient is 0 at both ends.
+
+    Parameters
+    ----------
+    input : ndarray
+        Any shape, float32 or float64.
+    min_val, max_val : float
+
+    Raises
+    ------
+    ValueError
+        When min_val is above max_val.
+    """
+    min_val = _number("hardtanh", "min_val", min_val)
+    max_val = _number("hardtanh", "max_val", max_val)
+    if min_val > max_val:
+        raise ValueError(f"hardtanh: min_val must be at most max_val; got {min_val} and {max_val}")
+    return _unary("hardtanh", input, min_val, max_val)
+
+
+def hardtanh_backward(grad_output, input, min_val=-1.0, max_val=1.0):
+    """Gradient of `hardtanh`."""
+    min_val = _number("hardtanh_backward", "min_val", min_val)
+    max_val = _number("hardtanh_backward", "max_val", max_val)
+    if min_val > max_val:
+        raise ValueError(f"hardtanh_backward: min_val must be at most max_val; got {min_val} and {max_val}")
+    return _unary_backward("hardtanh", grad_output, input, min_val, max_val)
+
+
+def hardsigmoid(input, inplace=False):
+    """min(max(x + 3, 0), 6) / 6."""
+    return _unary("hardsigmoid", input)
+
+
+def hardsigmoid_backward(grad_output, input):
+    """Gradient of `hardsigmoid`."""
+    return _unary_backward("hardsigmoid", grad_output, input)
+
+
+def hardswish(input, inplace=False):
+    """x hardsigmoid(x) (Howard et al., Searching for MobileNetV3, 2019)."""
+    return _unary("hardswish", input)
+
+
+def hardswish_backward(grad_output, input):
+    """Gradient of `hardswish`."""
+    return _unary_backward("hardswish", grad_output, input)
+
+
+def softsign(input):
+    """x / (1 + abs(x))."""
+    return _unary("softsign", input)
+
+
+def softsign_backward(grad_output, input):
+    """Gradient of `softsign`."""
+    return _unary_backward("softsign", grad_output, input)
+
+
+def sigmoid(input):
+    """1 / (1 + exp(-x)).
+
+    Examples
+    --------
+    >>> import numpy as np, pyconv.functional as F
+    >>> F.sigmoid(np.array([0.0]))
+    array([0.5])
+    """
+    return _unary("sigmoid", input)
+
+
+def sigmoid_backward(grad_output, input):
+    """Gradient of `sigmoid`."""
+    return _unary_backward("sigmoid", grad_output, input)
+
+
+def tanh(input):
+    """Hyperbolic tangent."""
+    return _unary("tanh", input)
+
+
+def tanh_backward(grad_output, input):
+    """Gradient of `tanh`."""
+    return _unary_backward("tanh", grad_output, input)
+
+
+def silu(input, inplace=False):
+    """x sigmoid(x), also known as swish."""
+    return _unary("silu", input)
+
+
+def silu_backward(grad_output, input):
+    """Gradient of `silu`."""
+    return _unary_backward("silu", grad_output, input)
+
+
+def mish(input, inplace=False):
+    """x tanh(softplus(x)) (Misra, Mish, 2019)."""
+    return _unary("mish", input)
+
+
+def mish_backward(grad_output, input):
+    """Gradient of `mish`."""
+    return _unary_backward("mish", grad_output, input)
+
+
+def elu(input, alpha=1.0, inplace=False):
+    """x where x > 0, else alpha (exp(x) - 1).
+
+    Parameters
+    ----------
+    input : ndarray
+        Any shape, float32 or float64.
+    alpha : float
+    """
+    alpha = _number("elu", "alpha", alpha)
+    return _unary("elu", input, alpha, 1.0)
+
+
+def elu_backward(grad_output, input, alpha=1.0):
+    """Gradient of `elu`."""
+    alpha = _number("elu_backward", "alpha", alpha)
+    return _unary_backward("elu", grad_output, input, alpha, 1.0)
+
+
+def selu(input, inplace=False):
+    """s x where x > 0, else s t (exp(x) - 1), with s = 1.0507... and t = 1.6732...
+
+    Klambauer et al., Self-Normalizing Neural Networks, 2017.
+    """
+    return _unary("selu", input)
+
+
+def selu_backward(grad_output, input):
+    """Gradient of `selu`."""
+    return _unary_backward("selu", grad_output, input)
+
+
+def celu(input, alpha=1.0, inplace=False):
+    """x where x > 0, else alpha (exp(x / alpha) - 1).
+
+    Parameters
+    ----------
+    input : ndarray
+        Any shape, float32 or float64.
+    alpha : float
+        Not 0.
+    """
+    alpha = _number("celu", "alpha", alpha)
+    if alpha == 0:
+        raise ValueError("celu: alpha must not be 0")
+    return _unary("celu", input, alpha, 1 / alpha, "elu")
+
+
+def celu_backward(grad_output, input, alpha=1.0):
+    """Gradient of `celu`."""
+    alpha = _number("celu_backward", "alpha", alpha)
+    if alpha == 0:
+        raise ValueError("celu_backward: alpha must not be 0")
+    return _unary_backward("celu", grad_output, input, alpha, 1 / alpha, "elu")
+
+
+def softplus(input, beta=1.0, threshold=20.0):
+    """log(1 + exp(beta x)) / beta, or x itself where beta x > threshold.
+
+    Parameters
+    ----------
+    input : ndarray
+        Any shape, float32 or float64.
+    beta, threshold : float
+    """
+    beta = _number("softplus", "beta", beta)
+    threshold = _number("softplus", "threshold", threshold)
+    return _unary("softplus", input, beta, threshold)
+
+
+def softplus_backward(grad_output, input, beta=1.0, threshold=20.0):
+    """Gradient of `softplus`."""
+    beta = _number("softplus_backward", "beta", beta)
+    threshold = _number("softplus_backward", "threshold", threshold)
+    return _unary_backward("softplus", grad_output, input, beta, threshold)
+
+
+def _gelu_kernel(op, approximate):
+    if approximate not in ("none", "tanh"):
+        raise ValueError(f"{op}: approximate must be 'none' or 'tanh'; got {approximate!r}")
+    return "gelu" if approximate == "none" else "gelu_tanh"
+
+
+def gelu(input, approximate="none"):
+    """x times the probability that a standard normal number is below x.
+
+    Parameters
+    ----------
+    input : ndarray
+        Any shape, float32 or float64.
+    approximate : {"none", "tanh"}
+        "tanh" takes 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) (Hendrycks and Gimpel, 2016).
+
+    Examples
+    --------
+    >>> import numpy as np, pyconv.functional as F
+    >>> F.gelu(np.array([-1.0, 0.0, 1.0])).round(4)
+    array([-0.1587,  0.    ,  0.8413])
+    """
+    return _unary("gelu", input, kernel=_gelu_kernel("gelu", approximate))
+
+
+def gelu_backward(grad_output, input, approximate="none"):
+    """Gradient of `gelu`."""
+    return _unary_backward("gelu", grad_output, input, kernel=_gelu_kernel("gelu_backward", approximate))

@@ -1,0 +1,229 @@
+/* Losses and their gradients.
+ *
+ * Cross entropy of a row x of logits with class y, label smoothing t and class weights w (1 without), with
+ * p = softmax(x) and W = sum w:
+ *
+ *     loss = (1 - t) w_y (-log p_y) + t / C sum_c w_c (-log p_c)
+ *     d loss / d x_c = p_c ((1 - t) w_y + t W / C) - (1 - t) w_y [c = y] - t w_c / C
+ *
+ * so that loss and gradient need one exponential per logit. Rows whose class is `ignore_index` count as 0.
+ * The other losses are sums over elements: each task adds up its own, and these are added in order.
+ */
+#include "parallel.h"
+#include "pyconv.h"
+#include "simd.h"
+#include "vmath.h"
+
+#define CHUNK ((ptrdiff_t)16384)
+#define NANOSECONDS_PER_ELEMENT 1.0
+
+struct cross_entropy {
+    ptrdiff_t rows, classes, rows_per_task;
+    const real *input;
+    const int64_t *target;
+    const real *weight;
+    real weight_sum;
+    int64_t ignore_index;
+    real smoothing, scale;
+    const real *row_scale;
+    real *loss, *grad_input;
+};
+
+INLINE vec load_row(const real *x, ptrdiff_t n) { return n >= LANES ? load(x) : load_first(x, n); }
+INLINE void store_row(real *y, vec v, ptrdiff_t n) {
+    if (n >= LANES)
+        store(y, v);
+    else
+        store_first(y, v, n);
+}
+/* The vector at x, of a row with n more elements; -infinity behind its end */
+INLINE vec load_logits(const real *x, ptrdiff_t n) {
+    return n >= LANES ? load(x) : first_lanes(load_first(x, n), n, splat((real)-__builtin_inf()));
+}
+
+/* sum_c w_c (m - x_c) */
+static real smooth_sum(ptrdiff_t n, const real *x, real m, const real *weight) {
+    vec sum = {0};
+    for (ptrdiff_t i = 0; i < n; i += LANES) {
+        vec v = m - load_row(x + i, n - i);
+        if (weight) v *= load_row(weight + i, n - i);
+        sum += first_lanes(v, n - i, (vec){0});
+    }
+    return sum_lanes(sum);
+}
+
+static void gradient_row(const struct cross_entropy *job, ptrdiff_t y, real scale, real sum, real *grad) {
+    ptrdiff_t n = job->classes;
+    real of_class = scale * (1 - job->smoothing) * (job->weight ? job->weight[y] : 1);
+    real of_all = scale * job->smoothing / (real)n;
+    vec factor = splat((of_class + of_all * job->weight_sum) / sum);
+    for (ptrdiff_t i = 0; i < n; i += LANES) {
+        vec g = load_row(grad + i, n - i) * factor;
+        if (of_all != 0) g -= job->weight ? load_row(job->weight + i, n - i) * of_all : splat(of_all);
+        store_row(grad + i, g, n - i);
+    }
+    grad[y] -= of_class;
+}
+
+static void cross_entropy_row(const struct cross_entropy *job, ptrdiff_t row) {
+    ptrdiff_t n = job->classes, y = (ptrdiff_t)job->target[row];
+    const real *x = job->input + row * n;
+    real *grad = job->grad_input ? job->grad_input + row * n : NULL;
+    if (job->target[row] == job->ignore_index) {
+        if (job->loss) job->loss[row] = 0;
+        if (grad) memset(grad, 0, (size_t)n * sizeof(real));
+        return;
+    }
+    vec peak = load_logits(x, n), sum = {0};
+    for (ptrdiff_t i = LANES; i < n; i += LANES) peak = larger(load_logits(x + i, n - i), peak);
+    real m = largest_lane(peak);
+    for (ptrdiff_t i = 0; i < n; i += LANES) {
+        vec e = vec_exp(load_logits(x + i, n - i) - m);
+        sum += e;
+        if (grad) store_row(grad + i, e, n - i);
+    }
+    real total = sum_lanes(sum);
+    if (job->loss) {
+        real log_total = vec_log(splat(total))[0];
+        real loss = (1 - job->smoothing) * (job->weight ? job->weight[y] : 1) * (m - x[y] + log_total);
+        if (job->smoothing != 0)
+            loss +=
+                job->smoothing / (real)n * (smooth_sum(n, x, m, job->weight) + job->weight_sum * log_total);
+        job->loss[row] = loss;
+    }
+    if (grad) gradient_row(job, y, job->row_scale ? job->row_scale[row] : job->scale, total, grad);
+}
+
+static void run_cross_entropy(const void *context, ptrdiff_t task, void *scratch) {
+    (void)scratch;
+    const struct cross_entropy *job = context;
+    ptrdiff_t end = min_size((task + 1) * job->rows_per_task, job->rows);
+    for (ptrdiff_t row = task * job->rows_per_task; row < end; row++) cross_entropy_row(job, row);
+}
+
+static int cross_entropy(ptrdiff_t rows, ptrdiff_t classes, const void *input, const int64_t *target,
+                         const void *weight, int64_t ignore_index, double smoothing, const void *row_scale,
+                         double scale, void *loss, void *grad_input) {
+    struct cross_entropy job = {rows,          classes,      max_size(1, CHUNK / max_size(1, classes)),
+                                input,         target,       weight,
+                                (real)classes, ignore_index, (real)smoothing,
+                                (real)scale,   row_scale,    loss,
+                                grad_input};
+    if (weight) {
+        double sum = 0;
+        for (ptrdiff_t i = 0; i < classes; i++) sum += (double)job.weight[i];
+        job.weight_sum = (real)sum;
+    }
+    double nanoseconds = (double)rows * (double)classes * NANOSECONDS_PER_ELEMENT;
+    return parallel_run(ceil_div(rows, job.rows_per_task), nanoseconds, 0, run_cross_entropy, &job);
+}
+
+/* ---- Losses that are a function of two numbers ---- */
+
+struct pointwise {
+    enum pyconv_pointwise_loss op;
+    ptrdiff_t count;
+    const real *grad_output, *input, *target;
+    real a, scale;
+    double *sums; /* one a task */
+    real *result; /* losses or gradient */
+};
+
+INLINE vec pointwise_loss_of(enum pyconv_pointwise_loss op, vec x, vec t, vec a) {
+    vec d = x - t, size = absolute(d);
+    switch (op) {
+    case PYCONV_MSE_LOSS: return d * d;
+    case PYCONV_L1_LOSS: return size;
+    case PYCONV_SMOOTH_L1_LOSS: return choose(size < a, d * d / a * (real)0.5, size - a * (real)0.5);
+    default: /* PYCONV_BCE_WITH_LOGITS_LOSS */
+        return (1 - t) * x + (choose(x < 0, -x, (vec){0}) + vec_log1p(vec_exp(-absolute(x))));
+    }
+}
+
+INLINE vec pointwise_slope(enum pyconv_pointwise_loss op, vec x, vec t, vec a) {
+    vec d = x - t;
+    switch (op) {
+    case PYCONV_MSE_LOSS: return 2 * d;
+    case PYCONV_L1_LOSS: return choose(d == 0, (vec){0}, with_sign_of(choose(d == d, splat(1), d), d));
+    case PYCONV_SMOOTH_L1_LOSS: return choose(d <= -a, splat(-1), choose(d >= a, splat(1), d / a));
+    default: return vec_sigmoid(x) - t;
+    }
+}
+
+INLINE void loss_chunk(const struct pointwise *job, enum pyconv_pointwise_loss op, ptrdiff_t begin,
+                       ptrdiff_t end, double *total) {
+    vec a = splat(job->a);
+    *total = 0;
+    for (ptrdiff_t block = begin; block < end; block += 64 * LANES) { /* lanes sum up 64 numbers at most */
+        ptrdiff_t block_end = min_size(end, block + 64 * LANES);
+        vec sum = {0};
+        for (ptrdiff_t i = block; i < block_end; i += LANES) {
+            ptrdiff_t n = block_end - i;
+            vec v = pointwise_loss_of(op, load_row(job->input + i, n), load_row(job->target + i, n), a);
+            if (job->result) store_row(job->result + i, v, n);
+            sum += n < LANES ? first_lanes(v, n, (vec){0}) : v;
+        }
+        *total += (double)sum_lanes(sum);
+    }
+}
+
+INLINE void gradient_chunk(const struct pointwise *job, enum pyconv_pointwise_loss op, ptrdiff_t begin,
+                           ptrdiff_t end) {
+    vec a = splat(job->a), scale = splat(job->scale);
+    for (ptrdiff_t i = begin; i < end; i += LANES) {
+        ptrdiff_t n = end - i;
+        vec v = pointwise_slope(op, load_row(job->input + i, n), load_row(job->target + i, n), a) * scale;
+        store_row(job->result + i, job->grad_output ? v * load_row(job->grad_output + i, n) : v, n);
+    }
+}
+
+#define FOR_EACH_LOSS(call)                                                                                  \
+    switch (job->op) {                                                                                       \
+    case PYCONV_MSE_LOSS: call(PYCONV_MSE_LOSS); break;                                                      \
+    case PYCONV_L1_LOSS: call(PYCONV_L1_LOSS); break;                                                        \
+    case PYCONV_SMOOTH_L1_LOSS: call(PYCONV_SMOOTH_L1_LOSS); break;                                          \
+    case PYCONV_BCE_WITH_LOGITS_LOSS: call(PYCONV_BCE_WITH_LOGITS_LOSS); break;                              \
+    case PYCONV_POINTWISE_LOSS_COUNT: break;                                                                 \
+    }
+
+static void run_loss(const void *context, ptrdiff_t task, void *scratch) {
+    (void)scratch;
+    const struct pointwise *job = context;
+    ptrdiff_t begin = task * CHUNK, end = min_size(begin + CHUNK, job->count);
+#define CALL(op) loss_chunk(job, op, begin, end, job->sums + task)
+    FOR_EACH_LOSS(CALL)
+#undef CALL
+}
+
+static void run_gradient(const void *context, ptrdiff_t task, void *scratch) {
+    (void)scratch;
+    const struct pointwise *job = context;
+    ptrdiff_t begin = task * CHUNK, end = min_size(begin + CHUNK, job->count);
+#define CALL(op) gradient_chunk(job, op, begin, end)
+    FOR_EACH_LOSS(CALL)
+#undef CALL
+}
+
+static int pointwise_loss(enum pyconv_pointwise_loss op, ptrdiff_t count, const void *input,
+                          const void *target, double a, void *losses, double *sum) {
+    ptrdiff_t tasks = ceil_div(count, CHUNK);
+    *sum = 0;
+    if (!tasks) return PYCONV_OK;
+    double *sums = pyconv_alloc((size_t)tasks * sizeof(double));
+    if (!sums) return PYCONV_NO_MEMORY;
+    struct pointwise job = {op, count, NULL, input, target, (real)a, 1, sums, losses};
+    int status = parallel_run(tasks, (double)count * NANOSECONDS_PER_ELEMENT, 0, run_loss, &job);
+    for (ptrdiff_t task = 0; task < tasks; task++) *sum += sums[task];
+    pyconv_free(sums, (size_t)tasks * sizeof(double));
+    return status;
+}
+
+static int pointwise_loss_backward(enum pyconv_pointwise_loss op, ptrdiff_t count, const void *grad_output,
+                                   double scale, const void *input, const void *target, double a,
+                                   void *grad_input) {
+    struct pointwise job = {op, count, grad_output, input, target, (real)a, (real)scale, NULL, grad_input};
+    double nanoseconds = (double)count * NANOSECONDS_PER_ELEMENT;
+    return parallel_run(ceil_div(count, CHUNK), nanoseconds, 0, run_gradient, &job);
+}
+
+const struct pyconv_loss_kernels KERNELS(loss) = {cross_entropy, pointwise_loss, pointwise_loss_backward};

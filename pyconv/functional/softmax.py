@@ -1,0 +1,112 @@
+"""Softmax and its logarithm along one dimension, and their gradients."""
+
+import math
+import warnings
+
+from pyconv import _kernels
+from pyconv.functional._arrays import check_array, dense, empty_like, like, wants_channels_last
+
+
+def _dimension(op, dim, array):
+    """`dim` counted from 0; None is what PyTorch's older releases took."""
+    if dim is None:
+        warnings.warn(f"{op}: dim should be given; without it, 0 or 1 is taken", stacklevel=3)
+        return 0 if array.ndim in (0, 1, 3) else 1
+    if isinstance(dim, bool) or not hasattr(dim, "__index__"):
+        raise TypeError(f"{op}: dim must be an int; got {type(dim).__name__}")
+    extent = max(array.ndim, 1)
+    if not -extent <= dim < extent:
+        raise ValueError(f"{op}: dim must be between {-extent} and {extent - 1}; got {dim}")
+    return int(dim) % extent
+
+
+def _view(array, dim):
+    """The sizes (outer, dim, inner) of a dense array in memory order."""
+    shape = array.shape or (1,)
+    if array.ndim == 4 and wants_channels_last(array):
+        n, c, h, w = shape
+        shape, dim = (n, h, w, c), (0, 3, 1, 2)[dim]
+    return math.prod(shape[:dim]), shape[dim], math.prod(shape[dim + 1 :])
+
+
+def _softmax(op, input, dim, log):
+    check_array(op, "input", input)
+    dim = _dimension(op, dim, input)
+    x = dense(input)
+    output = empty_like(x)
+    _kernels.softmax(*_view(x, dim), x, log, output)
+    return output
+
+
+def _softmax_backward_from_output(op, grad_output, output, dim, log):
+    """The gradient from what the forward gave, which saves computing it again."""
+    check_array(op, "grad_output", grad_output, dtype=output.dtype)
+    if grad_output.shape != output.shape:
+        raise ValueError(
+            f"{op}: grad_output must have the shape of input, {output.shape}; got {grad_output.shape}"
+        )
+    y = dense(output)
+    grad_input = empty_like(y)
+    dim = _dimension(op, dim, y)
+    _kernels.softmax_backward(*_view(y, dim), like(grad_output, y), y, log, grad_input)
+    return grad_input
+
+
+def softmax(input, dim=None):
+    """exp(x) divided by its sum along one dimension; large x do not overflow.
+
+    Parameters
+    ----------
+    input : ndarray
+        Any shape, float32 or float64.
+    dim : int
+        The dimension whose entries sum to 1.
+
+    Returns
+    -------
+    ndarray
+        A new array of the input's shape, dtype and memory format.
+
+    Examples
+    --------
+    >>> import numpy as np, pyconv.functional as F
+    >>> F.softmax(np.log(np.array([[1.0, 2.0, 1.0]])), dim=1).round(6)
+    array([[0.25, 0.5 , 0.25]])
+    """
+    return _softmax("softmax", input, dim, False)
+
+
+def softmax_backward(grad_output, input, dim=None):
+    """Gradient of `softmax`."""
+    output = _softmax("softmax_backward", input, dim, False)
+    return _softmax_backward_from_output("softmax_backward", grad_output, output, dim, False)
+
+
+def log_softmax(input, dim=None):
+    """The logarithm of `softmax`, accurate where that is close to 0 or 1.
+
+    Parameters
+    ----------
+    input : ndarray
+        Any shape, float32 or float64.
+    dim : int
+        The dimension along which the exponentials are summed.
+
+    Returns
+    -------
+    ndarray
+        A new array of the input's shape, dtype and memory format.
+
+    Examples
+    --------
+    >>> import numpy as np, pyconv.functional as F
+    >>> F.log_softmax(np.zeros((1, 4)), dim=1).round(4)
+    array([[-1.3863, -1.3863, -1.3863, -1.3863]])
+    """
+    return _softmax("log_softmax", input, dim, True)
+
+
+def log_softmax_backward(grad_output, input, dim=None):
+    """Gradient of `log_softmax`."""
+    output = _softmax("log_softmax_backward", input, dim, True)
+    return _softmax_backward_from_output("log_softmax_backward", grad_output, output, dim, True)
