@@ -16,7 +16,7 @@ static int fits_winograd(const struct pyconv_conv2d *g) {
 static enum pyconv_conv_algorithm choose_algorithm(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass) {
     (void)pass;
     if (is_depthwise(g)) return PYCONV_CONV_DEPTHWISE;
-    if (fits_winograd(g) && pass != PYCONV_GRAD_WEIGHT && g->in_channels >= 16 && g->out_channels >= 16) return PYCONV_CONV_WINOGRAD;
+    if (fits_winograd(g) && g->in_channels >= 16 && g->out_channels >= 16) return PYCONV_CONV_WINOGRAD;
     return PYCONV_CONV_DIRECT;
 }
 
@@ -109,6 +109,7 @@ static int grad_weight(const struct pyconv_conv2d *g, const void *grad_output, c
         status = bias_gradient(g->batch * g->out_height * g->out_width, g->out_channels, grad_output, grad_bias);
     if (status != PYCONV_OK || !result) return status;
     if (algorithm == PYCONV_CONV_DEPTHWISE) return VARIANT(grad_weight_depthwise)(g, grad_output, input, result);
+    if (algorithm == PYCONV_CONV_WINOGRAD) return VARIANT(grad_weight_winograd)(g, grad_output, input, result);
     return VARIANT(grad_weight_direct)(g, grad_output, input, result);
 }
 

@@ -4,12 +4,38 @@
 
 #include "pyconv.h"
 #include "simd.h"
+#include "tile.h"
 
 struct correlation;
 
 /* conv_direct.c: dst of a correlation with any geometry. */
 int VARIANT(correlate_direct)(const struct correlation *);
-/* conv_direct_weight.c */
+/* Partial sums of a weight's gradient, each over a share of the pixels: [part][group][block][tap][channel][BLOCK].
+ * At most PARTS_BYTES in all, unless a single part is larger. */
+struct weight_parts {
+    ptrdiff_t count, groups, blocks; /* blocks to a group */
+    ptrdiff_t channels, filters;     /* of one group */
+    ptrdiff_t area;                  /* taps */
+    ptrdiff_t block_elements, part_elements;
+    real *sums;
+};
+
+#define PARTS_BYTES ((ptrdiff_t)32 << 20)
+
+INLINE struct weight_parts weight_parts(const struct pyconv_conv2d *g, ptrdiff_t count) {
+    struct weight_parts p = {.groups = g->groups};
+    p.channels = g->in_channels / g->groups;
+    p.filters = g->out_channels / g->groups;
+    p.area = g->kernel_height * g->kernel_width;
+    p.blocks = ceil_div(p.filters, BLOCK);
+    p.block_elements = p.area * p.channels * BLOCK;
+    p.part_elements = p.groups * p.blocks * p.block_elements;
+    p.count = max_size(min_size(count, PARTS_BYTES / (p.part_elements * (ptrdiff_t)sizeof(real))), 1);
+    return p;
+}
+
+/* conv_direct_weight.c: grad_weight = the sum of the parts in ascending order */
+int VARIANT(sum_weight_parts)(const struct weight_parts *, real *grad_weight);
 int VARIANT(grad_weight_direct)(const struct pyconv_conv2d *, const real *grad_output, const real *input,
                                 real *grad_weight);
 /* conv_depthwise.c: one input and one output channel to a group. */
@@ -19,6 +45,9 @@ int VARIANT(grad_weight_depthwise)(const struct pyconv_conv2d *, const real *gra
 
 /* conv_winograd.c: 3x3 or 5x5 taps, dense, step 1, one group. */
 int VARIANT(correlate_winograd)(const struct correlation *);
+/* conv_winograd_weight.c: the same geometries */
+int VARIANT(grad_weight_winograd)(const struct pyconv_conv2d *, const real *grad_output, const real *input,
+                                  real *grad_weight);
 
 /* A core's arithmetic, for deciding how many threads a call is worth: multiply-adds to nanoseconds. */
 #define MULTIPLY_ADDS_PER_NANOSECOND (LANES * 3.0)

@@ -17,19 +17,15 @@
 #define BAND_PIXELS ((ptrdiff_t)128)
 #define PART_PIXELS ((ptrdiff_t)1024) /* fewer would spend more on adding parts than on making them */
 #define MOST_PARTS ((ptrdiff_t)32)
-#define PARTS_BYTES ((ptrdiff_t)32 << 20)
 #define TASKS_WANTED 32
 
 struct weight_gradient {
     struct pyconv_conv2d g;
     const real *grad_output, *input;
-    real *grad_weight, *parts;
-    ptrdiff_t channels, filters;      /* of one group */
-    ptrdiff_t blocks, block_elements; /* blocks to a group; taps * channels * BLOCK */
-    ptrdiff_t part_elements;          /* groups * blocks * block_elements */
-    ptrdiff_t band_rows, bands;       /* output rows to a band, bands to an image */
-    ptrdiff_t part_count, splits;     /* shares of the bands, and of the blocks */
-    int padded;
+    struct weight_parts parts;
+    ptrdiff_t band_rows, bands;     /* output rows to a band, bands to an image */
+    ptrdiff_t splits;               /* shares of the groups' blocks */
+    int padded;                     /* some tap reads outside of the image */
     ptrdiff_t width, scratch_input; /* padded columns; elements of the padded rows */
 };
 
@@ -64,8 +60,8 @@ static ptrdiff_t merge_runs(const struct weight_gradient *w, ptrdiff_t row_eleme
     for (ptrdiff_t r = 0; r < g->kernel_height; r++)
         for (ptrdiff_t s = 0; s < g->kernel_width; s++) {
             ptrdiff_t offset = r * g->dilation_height * row_elements + s * g->dilation_width * g->in_channels;
-            if (runs && run[runs - 1].offset + run[runs - 1].length == offset) run[runs - 1].length += w->channels;
-            else run[runs++] = (struct run){offset, w->channels, 0};
+            if (runs && run[runs - 1].offset + run[runs - 1].length == offset) run[runs - 1].length += w->parts.channels;
+            else run[runs++] = (struct run){offset, w->parts.channels, 0};
         }
     return runs;
 }
@@ -106,17 +102,17 @@ static void add_band(const struct weight_gradient *w, ptrdiff_t band, ptrdiff_t 
     const real *gradient = w->grad_output + (image * g->out_height + p0) * g->out_width * g->out_channels;
 
     for (ptrdiff_t b = first_block; b < end_block; b++) {
-        ptrdiff_t group = b / w->blocks, first = b % w->blocks * BLOCK;
-        ptrdiff_t filters = min_size(BLOCK, w->filters - first);
-        pack_gradient(gradient + group * w->filters + first, g->out_channels, pixels, filters, packed);
+        ptrdiff_t group = b / w->parts.blocks, first = b % w->parts.blocks * BLOCK;
+        ptrdiff_t filters = min_size(BLOCK, w->parts.filters - first);
+        pack_gradient(gradient + group * w->parts.filters + first, g->out_channels, pixels, filters, packed);
         ptrdiff_t segments = 0;
         for (ptrdiff_t i = 0; i < rows; i++) {
-            const real *x = input + group * w->channels + i * g->stride_height * row_elements;
+            const real *x = input + group * w->parts.channels + i * g->stride_height * row_elements;
             struct segment *last = segment + segments - 1;
             if (segments && x == last->x + last->count * x_step) last->count += g->out_width;
             else segment[segments++] = (struct segment){x, packed + i * g->out_width * BLOCK, g->out_width};
         }
-        real *acc = part + b * w->block_elements;
+        real *acc = part + b * w->parts.block_elements;
         for (ptrdiff_t t = 0; t < runs; t++) {
             ptrdiff_t tiles = ceil_div(run[t].length, TILE);
             for (ptrdiff_t i = 0; i < tiles; i++) {
@@ -131,32 +127,47 @@ static void add_band(const struct weight_gradient *w, ptrdiff_t band, ptrdiff_t 
 
 static void run_part(const void *context, ptrdiff_t task, void *scratch) {
     const struct weight_gradient *w = context;
-    ptrdiff_t split = task % w->splits, part = task / w->splits, all = w->g.groups * w->blocks;
+    ptrdiff_t split = task % w->splits, part = task / w->splits, all = w->g.groups * w->parts.blocks;
     ptrdiff_t first_block = all * split / w->splits, end_block = all * (split + 1) / w->splits;
     ptrdiff_t bands = w->g.batch * w->bands;
-    real *sums = w->parts + part * w->part_elements;
-    memset(sums + first_block * w->block_elements, 0,
-           (size_t)((end_block - first_block) * w->block_elements) * sizeof(real));
-    for (ptrdiff_t band = bands * part / w->part_count; band < bands * (part + 1) / w->part_count; band++)
+    real *sums = w->parts.sums + part * w->parts.part_elements;
+    memset(sums + first_block * w->parts.block_elements, 0,
+           (size_t)((end_block - first_block) * w->parts.block_elements) * sizeof(real));
+    for (ptrdiff_t band = bands * part / w->parts.count; band < bands * (part + 1) / w->parts.count; band++)
         add_band(w, band, first_block, end_block, sums, scratch);
 }
 
+/* ---- The sum of the parts, which Winograd's weight gradient uses as well ---- */
+
+struct sum_parts_job {
+    const struct weight_parts *parts;
+    real *grad_weight;
+};
+
 /* Add the parts of one block and write [tap][channel][BLOCK] as grad_weight[k][channel][tap]. */
-static void unpack_block(const void *context, ptrdiff_t task, void *scratch) {
-    (void)scratch;
-    const struct weight_gradient *w = context;
-    ptrdiff_t area = w->g.kernel_height * w->g.kernel_width;
-    ptrdiff_t group = task / w->blocks, first = task % w->blocks * BLOCK;
-    ptrdiff_t filters = min_size(BLOCK, w->filters - first);
-    const real *parts = w->parts + task * w->block_elements;
-    real *grad_weight = w->grad_weight + (group * w->filters + first) * w->channels * area;
-    for (ptrdiff_t c = 0; c < w->channels; c++)
-        for (ptrdiff_t t = 0; t < area; t++) {
-            real total[BLOCK];
-            sum_parts(parts + (t * w->channels + c) * BLOCK, w->part_count, w->part_elements, 0, BLOCK, total);
-            for (ptrdiff_t k = 0; k < filters; k++) grad_weight[(k * w->channels + c) * area + t] = total[k];
-        }
+static void sum_block(const void *context, ptrdiff_t task, void *scratch) {
+    const struct sum_parts_job *job = context;
+    const struct weight_parts *p = job->parts;
+    ptrdiff_t first = task % p->blocks * BLOCK, filters = min_size(BLOCK, p->filters - first);
+    real *grad_weight = job->grad_weight + (task / p->blocks * p->filters + first) * p->channels * p->area;
+    real *total = scratch; /* [tap][BLOCK] */
+    for (ptrdiff_t c = 0; c < p->channels; c++) {
+        for (ptrdiff_t t = 0; t < p->area; t++)
+            sum_parts(p->sums + task * p->block_elements + (t * p->channels + c) * BLOCK, p->count, p->part_elements, 0,
+                      BLOCK, total + t * BLOCK);
+        for (ptrdiff_t k = 0; k < filters; k++)
+            for (ptrdiff_t t = 0; t < p->area; t++)
+                grad_weight[(k * p->channels + c) * p->area + t] = total[t * BLOCK + k];
+    }
 }
+
+int VARIANT(sum_weight_parts)(const struct weight_parts *parts, real *grad_weight) {
+    struct sum_parts_job job = {parts, grad_weight};
+    double cost = (double)(parts->count + 2) * (double)parts->part_elements / 8;
+    return parallel_run(parts->groups * parts->blocks, cost, (size_t)(parts->area * BLOCK) * sizeof(real), sum_block, &job);
+}
+
+/* ---- The whole gradient ---- */
 
 static void plan(struct weight_gradient *w) {
     struct pyconv_conv2d *g = &w->g;
@@ -169,19 +180,12 @@ static void plan(struct weight_gradient *w) {
         g->batch = 1;
     }
     w->width = used_width;
-    w->channels = g->in_channels / g->groups;
-    w->filters = g->out_channels / g->groups;
-    w->blocks = ceil_div(w->filters, BLOCK);
-    w->block_elements = area * w->channels * BLOCK;
-    w->part_elements = g->groups * w->blocks * w->block_elements;
-
     w->band_rows = min_size(max_size(BAND_PIXELS / g->out_width, 1), g->out_height);
     w->bands = ceil_div(g->out_height, w->band_rows);
-    ptrdiff_t bands = g->batch * w->bands, bytes = w->part_elements * (ptrdiff_t)sizeof(real);
     ptrdiff_t pixels = g->batch * g->out_height * g->out_width;
-    w->part_count = min_size(min_size(MOST_PARTS, bands), ceil_div(pixels, PART_PIXELS));
-    w->part_count = max_size(min_size(w->part_count, PARTS_BYTES / bytes), 1);
-    w->splits = min_size(g->groups * w->blocks, ceil_div(TASKS_WANTED, w->part_count));
+    ptrdiff_t parts = min_size(min_size(MOST_PARTS, g->batch * w->bands), ceil_div(pixels, PART_PIXELS));
+    w->parts = weight_parts(g, parts);
+    w->splits = min_size(g->groups * w->parts.blocks, ceil_div(TASKS_WANTED, w->parts.count));
     ptrdiff_t rows = (w->band_rows - 1) * g->stride_height + (g->kernel_height - 1) * g->dilation_height + 1;
     w->scratch_input = w->padded ? ((rows * w->width * g->in_channels) + 15) & ~(ptrdiff_t)15 : 0;
 }
@@ -195,16 +199,15 @@ int VARIANT(grad_weight_direct)(const struct pyconv_conv2d *geometry, const real
         memset(grad_weight, 0, (size_t)elements * sizeof(real));
         return PYCONV_OK;
     }
-    struct weight_gradient w = {.g = *g, .grad_output = grad_output, .input = input, .grad_weight = grad_weight};
+    struct weight_gradient w = {.g = *g, .grad_output = grad_output, .input = input};
     plan(&w);
-    size_t bytes = (size_t)(w.part_count * w.part_elements) * sizeof(real);
-    if (!(w.parts = pyconv_alloc(bytes))) return PYCONV_NO_MEMORY;
+    size_t bytes = (size_t)(w.parts.count * w.parts.part_elements) * sizeof(real);
+    if (!(w.parts.sums = pyconv_alloc(bytes))) return PYCONV_NO_MEMORY;
     size_t scratch = (size_t)(w.scratch_input + w.band_rows * w.g.out_width * BLOCK) * sizeof(real) +
                      (size_t)w.band_rows * sizeof(struct segment) + (size_t)area * sizeof(struct run);
-    double work = (double)(g->batch * g->out_height * g->out_width) * (double)w.part_elements;
-    int status = parallel_run(w.part_count * w.splits, work / MULTIPLY_ADDS_PER_NANOSECOND, scratch, run_part, &w);
-    if (status == PYCONV_OK)
-        status = parallel_run(g->groups * w.blocks, (double)(w.part_count * w.part_elements) / 4, 0, unpack_block, &w);
-    pyconv_free(w.parts, bytes);
+    double work = (double)(g->batch * g->out_height * g->out_width) * (double)w.parts.part_elements;
+    int status = parallel_run(w.parts.count * w.splits, work / MULTIPLY_ADDS_PER_NANOSECOND, scratch, run_part, &w);
+    if (status == PYCONV_OK) status = VARIANT(sum_weight_parts)(&w.parts, grad_weight);
+    pyconv_free(w.parts.sums, bytes);
     return status;
 }

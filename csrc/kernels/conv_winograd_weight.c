@@ -1,0 +1,189 @@
+/* Winograd's gradient of the weight: 3x3 kernels as F(3x3, 4x4), 5x5 as F(5x5, 2x2).
+ *
+ *     V[p][t][c] = input tile t, 6x6, transformed                           (B^T d B)
+ *     D[p][t][k] = output gradient tile t, 4x4 (2x2), as a filter           (G g G^T)
+ *     M[p][c][k] = sum over tiles t of V[p][t][c] * D[p][t][k]              for each of the 36 points p
+ *     grad_weight[k][c] = M transformed back to 3x3 (5x5)                   (A^T M A)
+ *
+ * A task owns CHANNELS x FILTERS of M (36 * 64 * 64 * 4 = 576 KiB, in L2 from its first tile to its last) and
+ * a share of the tiles, TILES at a time (V and D: 2 * 36 * 32 * 80 * 4 = 720 KiB; of one point all three
+ * are 36 KiB, near L1). Where there are few such blocks, the tiles are cut into `parts`, each of which is
+ * transformed back and added to the others in ascending order: so any number of threads gives the same bits.
+ */
+#include "conv.h"
+#include "parallel.h"
+#include "tile.h"
+#include "winograd.h"
+
+#define CHANNELS ((ptrdiff_t)64)
+#define FILTERS max_size(64, BLOCK)
+#define TILES ((ptrdiff_t)32)
+#define TASKS_WANTED 16
+
+struct winograd_weight {
+    const struct pyconv_conv2d *g;
+    const real *grad_output, *input, *zeros; /* zeros: what lies outside of the images */
+    struct weight_parts parts;
+    int taps, side;                        /* of the kernel; of an output tile, in one direction */
+    ptrdiff_t tile_rows, tile_columns, tiles;
+    ptrdiff_t channel_blocks, filter_blocks, channels, filters; /* channels, filters: of the largest block */
+    ptrdiff_t v_pitch, d_pitch;
+};
+
+struct tile_place {
+    ptrdiff_t image, row, column;
+};
+
+static struct tile_place place(const struct winograd_weight *w, ptrdiff_t tile) {
+    return (struct tile_place){tile / w->tile_columns / w->tile_rows, tile / w->tile_columns % w->tile_rows * w->side,
+                               tile % w->tile_columns * w->side};
+}
+
+/* The `side` x `side` pixels from (y0, x0) on, or zeros outside of the image. */
+INLINE void find_pixels(const int side, const real *image, ptrdiff_t height, ptrdiff_t width, ptrdiff_t channels,
+                        ptrdiff_t y0, ptrdiff_t x0, const real *zeros, const real **from) {
+    for (ptrdiff_t i = 0; i < side; i++)
+        for (ptrdiff_t j = 0; j < side; j++) {
+            ptrdiff_t y = y0 + i, x = x0 + j;
+            int inside = y >= 0 && y < height && x >= 0 && x < width;
+            from[i * side + j] = inside ? image + (y * width + x) * channels : zeros;
+        }
+}
+
+static void make_input_tile(const struct winograd_weight *w, ptrdiff_t tile, ptrdiff_t begin, ptrdiff_t end, real *v) {
+    const struct pyconv_conv2d *g = w->g;
+    struct tile_place at = place(w, tile);
+    const real *from[AREA];
+    find_pixels(POINTS, w->input + at.image * g->in_height * g->in_width * g->in_channels, g->in_height, g->in_width,
+                g->in_channels, at.row - g->pad_top, at.column - g->pad_left, w->zeros, from);
+    for (ptrdiff_t c = begin; c < end; c += LANES) {
+        vec d[AREA], out[AREA];
+        if (c + LANES <= end) for (int p = 0; p < AREA; p++) d[p] = load(from[p] + c);
+        else for (int p = 0; p < AREA; p++) d[p] = load_first(from[p] + c, end - c);
+        transform_input_2d(d, out);
+        for (int p = 0; p < AREA; p++) store(v + p * TILES * w->v_pitch + (c - begin), out[p]);
+    }
+}
+
+INLINE void make_gradient_tile(const int side, const struct winograd_weight *w, ptrdiff_t tile, ptrdiff_t begin,
+                               ptrdiff_t end, real *d) {
+    const struct pyconv_conv2d *g = w->g;
+    struct tile_place at = place(w, tile);
+    const real *from[16];
+    find_pixels(side, w->grad_output + at.image * g->out_height * g->out_width * g->out_channels, g->out_height,
+                g->out_width, g->out_channels, at.row, at.column, w->zeros, from);
+    for (ptrdiff_t k = begin; k < end; k += LANES) {
+        vec tile_in[16], out[AREA];
+        if (k + LANES <= end) for (int p = 0; p < side * side; p++) tile_in[p] = load(from[p] + k);
+        else for (int p = 0; p < side * side; p++) tile_in[p] = load_first(from[p] + k, end - k);
+        transform_filter_2d(side, tile_in, out);
+        for (int p = 0; p < AREA; p++) store(d + p * TILES * w->d_pitch + (k - begin), out[p]);
+    }
+}
+
+#define OUTER_2(m) tile_outer(m, 2, segment, 1, x_offset, x_step, g_step, acc)
+#define OUTER_1(m) tile_outer(m, 1, segment, 1, x_offset, x_step, g_step, acc)
+
+static void outer_2(ptrdiff_t size, const struct segment *segment, ptrdiff_t x_offset, ptrdiff_t x_step,
+                    ptrdiff_t g_step, real *acc) {
+    DISPATCH_TILE(size, OUTER_2)
+}
+
+static void outer_1(ptrdiff_t size, const struct segment *segment, ptrdiff_t x_offset, ptrdiff_t x_step,
+                    ptrdiff_t g_step, real *acc) {
+    DISPATCH_TILE(size, OUTER_1)
+}
+
+/* M[p][block of filters][c][BLOCK] += V[p]^T D[p] over `tiles` */
+static void multiply(const struct winograd_weight *w, ptrdiff_t tiles, ptrdiff_t channels, ptrdiff_t filters,
+                     const real *v, const real *d, real *m) {
+    ptrdiff_t parts = ceil_div(channels, TILE);
+    for (ptrdiff_t p = 0; p < AREA; p++, v += TILES * w->v_pitch, d += TILES * w->d_pitch)
+        for (ptrdiff_t k = 0; k < filters; k += BLOCK, m += channels * BLOCK) {
+            struct segment segment = {v, d + k, tiles};
+            for (ptrdiff_t part = 0; part < parts; part++) {
+                ptrdiff_t c = channels * part / parts, size = channels * (part + 1) / parts - c;
+                if (filters - k > LANES) outer_2(size, &segment, c, w->v_pitch, w->d_pitch, m + c * BLOCK);
+                else outer_1(size, &segment, c, w->v_pitch, w->d_pitch, m + c * BLOCK);
+            }
+        }
+}
+
+/* Transform M back into this part's [block][tap][channel][BLOCK]. */
+INLINE void put_weights(const int taps, const struct winograd_weight *w, ptrdiff_t part, ptrdiff_t first_channel,
+                        ptrdiff_t channels, ptrdiff_t first_filter, ptrdiff_t filters, const real *m) {
+    ptrdiff_t blocks = ceil_div(filters, BLOCK);
+    for (ptrdiff_t b = 0; b < blocks; b++) {
+        real *to = w->parts.sums + part * w->parts.part_elements + (first_filter / BLOCK + b) * w->parts.block_elements;
+        for (ptrdiff_t c = 0; c < channels; c++)
+            for (ptrdiff_t k = 0; k < min_size(BLOCK, filters - b * BLOCK); k += LANES) {
+                vec y[AREA], out[25];
+                for (int p = 0; p < AREA; p++) y[p] = load(m + ((p * blocks + b) * channels + c) * BLOCK + k);
+                transform_output_2d(taps, y, out);
+                for (int t = 0; t < taps * taps; t++)
+                    store(to + (t * w->parts.channels + first_channel + c) * BLOCK + k, out[t]);
+            }
+    }
+}
+
+static void run_winograd_weight(const void *context, ptrdiff_t task, void *scratch) {
+    const struct winograd_weight *w = context;
+    ptrdiff_t filter_block = task % w->filter_blocks, channel_block = task / w->filter_blocks % w->channel_blocks;
+    ptrdiff_t part = task / w->filter_blocks / w->channel_blocks;
+    ptrdiff_t c0 = channel_block * CHANNELS, c1 = min_size(c0 + CHANNELS, w->g->in_channels), channels = c1 - c0;
+    ptrdiff_t k0 = filter_block * FILTERS, k1 = min_size(k0 + FILTERS, w->g->out_channels), filters = k1 - k0;
+    real *v = scratch, *d = v + AREA * TILES * w->v_pitch, *m = d + AREA * TILES * w->d_pitch;
+    memset(m, 0, (size_t)(AREA * channels * ceil_div(filters, BLOCK) * BLOCK) * sizeof(real));
+
+    ptrdiff_t begin = w->tiles * part / w->parts.count, end = w->tiles * (part + 1) / w->parts.count;
+    for (ptrdiff_t groups = ceil_div(end - begin, TILES), group = 0; group < groups; group++) {
+        ptrdiff_t first = begin + (end - begin) * group / groups, last = begin + (end - begin) * (group + 1) / groups;
+        for (ptrdiff_t t = first; t < last; t++) {
+            make_input_tile(w, t, c0, c1, v + (t - first) * w->v_pitch);
+            if (w->side == 4) make_gradient_tile(4, w, t, k0, k1, d + (t - first) * w->d_pitch);
+            else make_gradient_tile(2, w, t, k0, k1, d + (t - first) * w->d_pitch);
+        }
+        multiply(w, last - first, channels, filters, v, d, m);
+    }
+    if (w->taps == 3) put_weights(3, w, part, c0, channels, k0, filters, m);
+    else put_weights(5, w, part, c0, channels, k0, filters, m);
+}
+
+static void plan(struct winograd_weight *w) {
+    const struct pyconv_conv2d *g = w->g;
+    w->taps = (int)g->kernel_height;
+    w->side = POINTS + 1 - w->taps;
+    w->tile_rows = ceil_div(g->out_height, w->side);
+    w->tile_columns = ceil_div(g->out_width, w->side);
+    w->tiles = g->batch * w->tile_rows * w->tile_columns;
+    w->channel_blocks = ceil_div(g->in_channels, CHANNELS);
+    w->filter_blocks = ceil_div(g->out_channels, FILTERS);
+    w->channels = min_size(g->in_channels, CHANNELS);
+    w->filters = min_size(ceil_div(g->out_channels, BLOCK) * BLOCK, FILTERS);
+    w->v_pitch = ceil_div(w->channels, LANES) * LANES + LANES;
+    w->d_pitch = w->filters + LANES;
+    ptrdiff_t parts = ceil_div(TASKS_WANTED, w->channel_blocks * w->filter_blocks);
+    parts = max_size(min_size(parts, w->tiles / TILES), 1);
+    w->parts = weight_parts(g, parts);
+}
+
+int VARIANT(grad_weight_winograd)(const struct pyconv_conv2d *g, const real *grad_output, const real *input,
+                                  real *grad_weight) {
+    if (!g->in_channels || !g->out_channels || !g->batch || !g->out_height || !g->out_width)
+        return VARIANT(grad_weight_direct)(g, grad_output, input, grad_weight);
+    struct winograd_weight w = {.g = g, .grad_output = grad_output, .input = input};
+    plan(&w);
+    ptrdiff_t widest = max_size(g->in_channels, g->out_channels);
+    size_t sums = (size_t)(w.parts.count * w.parts.part_elements) * sizeof(real), zeros = (size_t)widest * sizeof(real);
+    w.parts.sums = pyconv_alloc(sums + zeros);
+    if (!w.parts.sums) return PYCONV_NO_MEMORY;
+    w.zeros = memset((char *)w.parts.sums + sums, 0, zeros);
+
+    ptrdiff_t tasks = w.parts.count * w.channel_blocks * w.filter_blocks;
+    double work = (double)w.tiles * AREA * (double)g->in_channels * (double)g->out_channels;
+    size_t scratch = (size_t)(AREA * (TILES * (w.v_pitch + w.d_pitch) + w.channels * w.filters)) * sizeof(real);
+    int status = parallel_run(tasks, work / MULTIPLY_ADDS_PER_NANOSECOND, scratch, run_winograd_weight, &w);
+    if (status == PYCONV_OK) status = VARIANT(sum_weight_parts)(&w.parts, grad_weight);
+    pyconv_free(w.parts.sums, sums + zeros);
+    return status;
+}
