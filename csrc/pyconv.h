@@ -100,6 +100,31 @@ struct pyconv_peak_kernels {
     int (*memory)(ptrdiff_t count, double factor, const void *x, void *y);
 };
 
+/* ---- Normalisation: norm.c (channels-last memory) and norm_planes.c (channels-first) ------------------ */
+
+/* Each of batch x channels runs of `rows` elements is normalised by itself. Memory is batch x rows x channels
+ * for the table `norm` and batch x channels x rows for `norm_planes`; every double array is batch x channels.
+ */
+struct pyconv_norm {
+    ptrdiff_t batch, rows, channels;
+    const double *mean, *scale, *bias; /* y = (x - mean) * scale + bias */
+    int relu;                          /* then y = max(y + residual, 0) */
+};
+
+struct pyconv_norm_kernels {
+    /* mean = sum(x) / rows; square = sum((x - mean)^2). Only the sizes of norm are read here. */
+    int (*moments)(const struct pyconv_norm *norm, const void *x, double *mean, double *square);
+    /* residual: of x's shape, or NULL */
+    int (*normalize)(const struct pyconv_norm *norm, const void *x, const void *residual, void *y);
+    /* sum = sum(g); product = sum(g * (x - mean)); with relu, g is first masked by the output y, or where y
+     * is NULL by what it was without residual. masked_g: receives that g, or NULL. */
+    int (*gradient_sums)(const struct pyconv_norm *norm, const void *g, const void *x, const void *y,
+                         void *masked_g, double *sum, double *product);
+    /* dx = a * g + b * (x - mean) + c, with g masked likewise */
+    int (*gradient)(const struct pyconv_norm *norm, const void *g, const void *x, const void *y,
+                    const double *a, const double *b, const double *c, void *dx);
+};
+
 /* ---- Optimisers: optim.c --------------------------------------------------------------------------- */
 
 /* One parameter: all arrays of `count` elements in the same dense order. */
@@ -210,6 +235,7 @@ struct pyconv_kernels {
     const struct pyconv_loss_kernels *loss;
     const struct pyconv_layout_kernels *layout;
     const struct pyconv_peak_kernels *peak;
+    const struct pyconv_norm_kernels *norm, *norm_planes;
     const struct pyconv_optim_kernels *optim;
     const struct pyconv_conv_kernels *conv;
     const struct pyconv_linear_kernels *linear;

@@ -71,6 +71,21 @@ cdef extern from "pyconv.h" nogil:
         double (*arithmetic)(ptrdiff_t, void *) noexcept nogil
         int (*memory)(ptrdiff_t, double, const void *, void *) noexcept nogil
 
+    struct pyconv_norm:
+        ptrdiff_t batch, rows, channels
+        const double *mean
+        const double *scale
+        const double *bias
+        int relu
+
+    struct pyconv_norm_kernels:
+        int (*moments)(const pyconv_norm *, const void *, double *, double *) noexcept nogil
+        int (*normalize)(const pyconv_norm *, const void *, const void *, void *) noexcept nogil
+        int (*gradient_sums)(const pyconv_norm *, const void *, const void *, const void *, void *,
+                             double *, double *) noexcept nogil
+        int (*gradient)(const pyconv_norm *, const void *, const void *, const void *, const double *,
+                        const double *, const double *, void *) noexcept nogil
+
     struct pyconv_update:
         void *param
         const void *grad
@@ -145,6 +160,8 @@ cdef extern from "pyconv.h" nogil:
         const pyconv_loss_kernels *loss
         const pyconv_layout_kernels *layout
         const pyconv_peak_kernels *peak
+        const pyconv_norm_kernels *norm
+        const pyconv_norm_kernels *norm_planes
         const pyconv_optim_kernels *optim
         const pyconv_conv_kernels *conv
         const pyconv_linear_kernels *linear
@@ -433,6 +450,95 @@ def peak_memory(double factor, x, y):
     check(status)
 
 
+# ---- Normalisation -----------------------------------------------------------------------------------
+
+cdef class Norm:
+    """What a normalisation normalises: batch x channels runs of `rows` elements of one array.
+
+    planes: whether memory is batch x channels x rows, rather than batch x rows x channels. mean, scale and
+    bias are float64 arrays of batch x channels elements; so are the arrays that the methods return.
+    """
+
+    cdef pyconv_norm norm
+    cdef bint planes
+    cdef public bint relu
+    cdef public object mean, scale, bias
+
+    def __init__(self, ptrdiff_t batch, ptrdiff_t rows, ptrdiff_t channels, bint planes, bint relu=False):
+        self.norm.batch, self.norm.rows, self.norm.channels = batch, rows, channels
+        self.planes, self.relu = planes, relu
+
+    @property
+    def sizes(self):
+        """(batch, rows, channels, planes)"""
+        return self.norm.batch, self.norm.rows, self.norm.channels, self.planes
+
+    cdef const pyconv_norm_kernels *table(self, x) except NULL:
+        cdef const pyconv_kernels_table *table = kernels(x)
+        self.norm.relu = self.relu
+        self.norm.mean = <const double *>data(self.mean) if self.mean is not None else NULL
+        self.norm.scale = <const double *>data(self.scale) if self.scale is not None else NULL
+        self.norm.bias = <const double *>data(self.bias) if self.bias is not None else NULL
+        return table.norm_planes if self.planes else table.norm
+
+    def moments(self, x):
+        """Mean and sum of squared distances from it."""
+        cdef const pyconv_norm_kernels *table = self.table(x)
+        shape = (self.norm.batch, self.norm.channels)
+        mean, square = np.empty(shape), np.empty(shape)
+        cdef const void *source = data(x)
+        cdef double *m = <double *>output(mean)
+        cdef double *s = <double *>output(square)
+        cdef int status
+        with nogil:
+            status = table.moments(&self.norm, source, m, s)
+        check(status)
+        return mean, square
+
+    def normalize(self, x, residual, y):
+        """y = relu?((x - mean) * scale + bias + residual?)."""
+        cdef const pyconv_norm_kernels *table = self.table(x)
+        cdef const void *source = data(x)
+        cdef const void *other = data(residual) if residual is not None else NULL
+        cdef void *target = output(y)
+        cdef int status
+        with nogil:
+            status = table.normalize(&self.norm, source, other, target)
+        check(status)
+
+    def gradient_sums(self, g, x, y, masked):
+        """sum(g) and sum(g * (x - mean)), after the ReLU's mask; y and masked may be None."""
+        cdef const pyconv_norm_kernels *table = self.table(x)
+        shape = (self.norm.batch, self.norm.channels)
+        sums, products = np.empty(shape), np.empty(shape)
+        cdef const void *gradient = data(g)
+        cdef const void *source = data(x)
+        cdef const void *other = data(y) if y is not None else NULL
+        cdef void *target = output(masked) if masked is not None else NULL
+        cdef double *s = <double *>output(sums)
+        cdef double *p = <double *>output(products)
+        cdef int status
+        with nogil:
+            status = table.gradient_sums(&self.norm, gradient, source, other, target, s, p)
+        check(status)
+        return sums, products
+
+    def gradient(self, g, x, y, a, b, c, dx):
+        """dx = a * g + b * (x - mean) + c, with g masked; y may be None."""
+        cdef const pyconv_norm_kernels *table = self.table(x)
+        cdef const void *gradient = data(g)
+        cdef const void *source = data(x)
+        cdef const void *other = data(y) if y is not None else NULL
+        cdef const double *pa = <const double *>data(a)
+        cdef const double *pb = <const double *>data(b)
+        cdef const double *pc = <const double *>data(c)
+        cdef void *target = output(dx)
+        cdef int status
+        with nogil:
+            status = table.gradient(&self.norm, gradient, source, other, pa, pb, pc, target)
+        check(status)
+
+
 # ---- Optimisers --------------------------------------------------------------------------------------
 
 cdef class Updates:
@@ -510,6 +616,8 @@ def square_sum(list grads):
         status = table.optim.square_sum(updates.count, updates.list, &result)
     check(status)
     return result
+
+
 # ---- Convolution -------------------------------------------------------------------------------------
 
 CONV_ALGORITHMS = {

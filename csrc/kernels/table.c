@@ -7,6 +7,7 @@ extern const struct pyconv_softmax_kernels KERNELS(softmax);
 extern const struct pyconv_loss_kernels KERNELS(loss);
 extern const struct pyconv_layout_kernels KERNELS(layout);
 extern const struct pyconv_peak_kernels KERNELS(peak);
+extern const struct pyconv_norm_kernels KERNELS(norm), KERNELS(norm_planes);
 extern const struct pyconv_optim_kernels KERNELS(optim);
 extern const struct pyconv_conv_kernels KERNELS(conv);
 extern const struct pyconv_linear_kernels KERNELS(linear);
@@ -18,6 +19,8 @@ const struct pyconv_kernels KERNELS(kernels) = {
     .loss = &KERNELS(loss),
     .layout = &KERNELS(layout),
     .peak = &KERNELS(peak),
+    .norm = &KERNELS(norm),
+    .norm_planes = &KERNELS(norm_planes),
     .optim = &KERNELS(optim),
     .conv = &KERNELS(conv),
     .linear = &KERNELS(linear),

@@ -34,9 +34,19 @@ from pyconv.nn.loss import (
     SmoothL1Loss,
 )
 from pyconv.nn.module import Module, Parameter
+from pyconv.nn.norm import (
+    BatchNorm1d,
+    BatchNorm2d,
+    GroupNorm,
+    InstanceNorm2d,
+    LayerNorm,
+    LocalResponseNorm,
+)
 
 __all__ = [
     "BCEWithLogitsLoss",
+    "BatchNorm1d",
+    "BatchNorm2d",
     "CELU",
     "Composed",
     "Concat",
@@ -45,13 +55,17 @@ __all__ = [
     "CrossEntropyLoss",
     "ELU",
     "GELU",
+    "GroupNorm",
     "Hardsigmoid",
     "Hardswish",
     "Hardtanh",
     "Identity",
+    "InstanceNorm2d",
     "L1Loss",
+    "LayerNorm",
     "LeakyReLU",
     "Linear",
+    "LocalResponseNorm",
     "LogSoftmax",
     "MSELoss",
     "Mish",

@@ -1,0 +1,374 @@
+/* Normalisation of channels-last memory: batch x rows x channels, each channel of each batch entry by itself.
+ *
+ *     y = (x - mean) * scale + bias           forward, then optionally + residual and ReLU
+ *     dx = a * g + b * (x - mean) + c         backward, where g is the gradient after the ReLU's mask
+ *
+ * with mean, scale, ..., c of each (batch entry, channel), computed by the caller in double from the
+ * sums that are taken here. Batch norm is batch = 1 with rows = N H W; instance and group norm are
+ * batch = N. norm_planes.c does the same for channels-first memory.
+ *
+ * All passes are bound by memory. A row of few channels would waste lanes, so WIDE rows of several rows
+ * are formed whose width is a multiple of the vector and about WIDTH elements; parameters are repeated
+ * to that width. Sums are of `real` within a task of at most MAX_ROWS wide rows and of double across tasks,
+ * in the order of the tasks; a task's squares are of the distance from the task's own mean.
+ */
+#include "kernels/norm.h"
+#include "parallel.h"
+#include "pyconv.h"
+#include "simd.h"
+
+#define WIDTH ((ptrdiff_t)64)
+#define MAX_WIDTH ((ptrdiff_t)1024)
+#define MAX_ROWS ((ptrdiff_t)512)
+#define MIN_ROWS ((ptrdiff_t)64)
+#define CHUNK ((ptrdiff_t)32768) /* elements of a task, between these bounds: stays in L2 */
+#define GROUP 4                  /* wide rows summed before an accumulator is stored */
+/* A core streams about 10 bytes a nanosecond. */
+#define NANOSECONDS(bytes) ((double)(bytes) / 10.0)
+
+/* How the memory is cut: `width` elements a wide row, `chunk` elements a task, `pieces` tasks a batch entry.
+ */
+struct cut {
+    ptrdiff_t repeat, width, chunk, pieces, entry; /* width = repeat * channels; entry = rows * channels */
+    size_t padded;                                 /* bytes of an array of width elements, whole vectors */
+};
+
+static struct cut cut_norm(const struct pyconv_norm *norm) {
+    struct cut cut = {.repeat = 1, .entry = norm->rows * norm->channels};
+    ptrdiff_t channels = max_size(norm->channels, 1), repeat = 1;
+    while (repeat * channels % LANES || repeat * channels < WIDTH) repeat++;
+    if (repeat * channels <= MAX_WIDTH)
+        cut.repeat = repeat; /* otherwise each row ends in a part of a vector */
+    cut.width = cut.repeat * channels;
+    cut.chunk = min_size(max_size(CHUNK / cut.width, MIN_ROWS), MAX_ROWS) * cut.width;
+    cut.pieces = ceil_div(cut.entry, cut.chunk);
+    cut.padded = (size_t)(ceil_div(cut.width, LANES) * LANES) * sizeof(real);
+    return cut;
+}
+
+struct job {
+    const struct pyconv_norm *norm;
+    struct cut cut;
+    const real *x, *g, *other; /* input, gradient of the output, and residual or output */
+    const double *a, *b, *c;
+    real *result, *masked;
+    double *partial; /* [task][2][channels] */
+};
+
+/* What a task works on: `count` elements from `start`, of batch entry `entry`. */
+struct range {
+    ptrdiff_t entry, start, count;
+};
+
+static struct range range_of(const struct job *job, ptrdiff_t task) {
+    struct range range = {task / job->cut.pieces, 0, 0};
+    ptrdiff_t begin = task % job->cut.pieces * job->cut.chunk;
+    range.count = min_size(job->cut.chunk, job->cut.entry - begin);
+    range.start = range.entry * job->cut.entry + begin;
+    return range;
+}
+
+/* The n-th array of width elements in a task's scratch. */
+static real *slot(const struct job *job, void *scratch, int n) {
+    return (real *)((char *)scratch + (size_t)n * job->cut.padded);
+}
+
+/* A parameter of the range's batch entry, repeated to the width of a wide row in slot n. */
+static const real *spread(const struct job *job, void *scratch, int n, struct range range,
+                          const double *values) {
+    ptrdiff_t channels = job->norm->channels;
+    real *wide = slot(job, scratch, n);
+    if (!values) return wide; /* never read */
+    for (ptrdiff_t i = 0; i < channels; i++) wide[i] = (real)values[range.entry * channels + i];
+    for (ptrdiff_t i = channels; i < job->cut.width; i++) wide[i] = wide[i - channels];
+    return wide;
+}
+
+/* The sum over the repeats of each channel, in double. */
+static void fold(const struct job *job, const real *wide, double *sums) {
+    ptrdiff_t channels = job->norm->channels;
+    for (ptrdiff_t i = 0; i < channels; i++) sums[i] = (double)wide[i];
+    for (ptrdiff_t r = 1; r < job->cut.repeat; r++)
+        for (ptrdiff_t i = 0; i < channels; i++) sums[i] += (double)wide[r * channels + i];
+}
+
+static int run(const struct job *job, parallel_task *task, int slots, ptrdiff_t streams) {
+    ptrdiff_t entries = job->norm->batch, elements = entries * job->cut.entry;
+    if (elements == 0) return PYCONV_OK;
+    double cost = NANOSECONDS((double)streams * (double)elements * (double)sizeof(real));
+    return parallel_run(entries * job->cut.pieces, cost, (size_t)slots * job->cut.padded, task, job);
+}
+
+/* Two doubles for each channel and task; freed by the caller with free_partial. */
+static int alloc_partial(struct job *job, size_t *bytes) {
+    size_t tasks = (size_t)(job->norm->batch * job->cut.pieces);
+    if (__builtin_mul_overflow(tasks * 2 * sizeof(double), (size_t)job->norm->channels, bytes))
+        return PYCONV_NO_MEMORY;
+    job->partial = pyconv_alloc(*bytes);
+    return job->partial ? PYCONV_OK : PYCONV_NO_MEMORY;
+}
+
+/* Sums of a whole batch entry: over its tasks' partial sums number `which`, in order. */
+static void add_partial(const struct job *job, ptrdiff_t entry, int which, double *sums) {
+    ptrdiff_t channels = job->norm->channels;
+    for (ptrdiff_t i = 0; i < channels; i++) sums[i] = 0;
+    for (ptrdiff_t piece = 0; piece < job->cut.pieces; piece++) {
+        const double *partial = job->partial + (2 * (entry * job->cut.pieces + piece) + which) * channels;
+        for (ptrdiff_t i = 0; i < channels; i++) sums[i] += partial[i];
+    }
+}
+
+/* ---- Mean, and sum of squared distances from it ---- */
+
+/* sum[j] = the sum over the rows of x[row][j], or with `mean` of its squared distance from mean[j]. */
+INLINE void sum_rows(const real *x, ptrdiff_t count, ptrdiff_t width, const real *mean, real *sum) {
+    for (ptrdiff_t j = 0; j < width; j += LANES) store(sum + j, (vec){0});
+    for (ptrdiff_t i = 0; i < count; i += GROUP * width) {
+        for (ptrdiff_t j = 0; j < width; j += LANES) {
+            vec center = mean ? load(mean + j) : (vec){0}, total = {0};
+            ptrdiff_t rest = count - i - j, lanes = min_size(LANES, width - j);
+            if (lanes == LANES && rest >= (GROUP - 1) * width + LANES) {
+                for (int row = 0; row < GROUP; row++) {
+                    vec v = load(x + i + row * width + j) - center;
+                    total += mean ? v * v : v;
+                }
+            } else {
+                for (int row = 0; row < GROUP && rest > row * width; row++) {
+                    ptrdiff_t n = min_size(lanes, rest - row * width);
+                    vec v = load_first(x + i + row * width + j, n);
+                    if (mean) v -= load_first(mean + j, n);
+                    total += mean ? v * v : v;
+                }
+            }
+            store(sum + j, load(sum + j) + total);
+        }
+    }
+}
+
+static void run_moments(const void *context, ptrdiff_t task, void *scratch) {
+    const struct job *job = context;
+    struct range range = range_of(job, task);
+    ptrdiff_t channels = job->norm->channels, rows = range.count / channels;
+    double *mean = job->partial + 2 * task * channels, *square = mean + channels;
+    real *sums = slot(job, scratch, 0);
+    sum_rows(job->x + range.start, range.count, job->cut.width, NULL, sums);
+    fold(job, sums, mean);
+    for (ptrdiff_t i = 0; i < channels; i++) mean[i] /= (double)rows;
+    struct range own = {0, 0, 0};
+    const real *wide = spread(job, scratch, 1, own, mean);
+    sum_rows(job->x + range.start, range.count, job->cut.width, wide, sums);
+    fold(job, sums, square);
+}
+
+static int moments(const struct pyconv_norm *norm, const void *x, double *mean, double *square) {
+    struct job job = {.norm = norm, .cut = cut_norm(norm), .x = x};
+    size_t bytes;
+    int status = alloc_partial(&job, &bytes);
+    if (status == PYCONV_OK) status = run(&job, run_moments, 2, 1);
+    ptrdiff_t channels = norm->channels;
+    for (ptrdiff_t n = 0; status == PYCONV_OK && n < norm->batch; n++) {
+        double *means = mean + n * channels, *squares = square + n * channels;
+        const double *partial = job.partial + 2 * n * job.cut.pieces * channels;
+        for (ptrdiff_t i = 0; i < channels; i++) means[i] = 0;
+        for (ptrdiff_t piece = 0; piece < job.cut.pieces; piece++) {
+            double part = (double)min_size(job.cut.chunk, job.cut.entry - piece * job.cut.chunk) /
+                          (double)job.cut.entry;
+            for (ptrdiff_t i = 0; i < channels; i++) means[i] += part * partial[2 * piece * channels + i];
+        }
+        add_partial(&job, n, 1, squares);
+        for (ptrdiff_t piece = 0; piece < job.cut.pieces; piece++) {
+            ptrdiff_t count = min_size(job.cut.chunk, job.cut.entry - piece * job.cut.chunk);
+            for (ptrdiff_t i = 0; i < channels; i++) {
+                double distance = partial[2 * piece * channels + i] - means[i];
+                squares[i] += (double)(count / channels) * distance * distance;
+            }
+        }
+    }
+    pyconv_free(job.partial, bytes);
+    return status;
+}
+
+/* ---- Forward ---- */
+
+INLINE void normalize_range(const struct job *job, struct range range, const real *mean, const real *scale,
+                            const real *bias, int residual, int rectify) {
+    const real *x = job->x + range.start, *other = residual ? job->other + range.start : NULL;
+    real *y = job->result + range.start;
+    for (ptrdiff_t i = 0; i < range.count; i += job->cut.width) {
+        ptrdiff_t n = min_size(job->cut.width, range.count - i), j = 0;
+        for (; j + LANES <= n; j += LANES) {
+            vec z = normal(load(x + i + j), load(mean + j), load(scale + j), load(bias + j));
+            if (residual) z += load(other + i + j);
+            store(y + i + j, rectify ? relu(z) : z);
+        }
+        if (j < n) {
+            vec z = normal(load_first(x + i + j, n - j), load(mean + j), load(scale + j), load(bias + j));
+            if (residual) z += load_first(other + i + j, n - j);
+            store_first(y + i + j, rectify ? relu(z) : z, n - j);
+        }
+    }
+}
+
+static void run_normalize(const void *context, ptrdiff_t task, void *scratch) {
+    const struct job *job = context;
+    struct range range = range_of(job, task);
+    const real *mean = spread(job, scratch, 0, range, job->norm->mean);
+    const real *scale = spread(job, scratch, 1, range, job->norm->scale);
+    const real *bias = spread(job, scratch, 2, range, job->norm->bias);
+    if (job->other && job->norm->relu)
+        normalize_range(job, range, mean, scale, bias, 1, 1);
+    else if (job->other)
+        normalize_range(job, range, mean, scale, bias, 1, 0);
+    else if (job->norm->relu)
+        normalize_range(job, range, mean, scale, bias, 0, 1);
+    else
+        normalize_range(job, range, mean, scale, bias, 0, 0);
+}
+
+static int normalize(const struct pyconv_norm *norm, const void *x, const void *residual, void *y) {
+    struct job job = {.norm = norm, .cut = cut_norm(norm), .x = x, .other = residual, .result = y};
+    return run(&job, run_normalize, 3, residual ? 3 : 2);
+}
+
+/* ---- Backward ---- */
+
+static enum mask mask_of(const struct job *job) {
+    return !job->norm->relu ? MASK_NONE : job->other ? MASK_OUTPUT : MASK_INPUT;
+}
+
+/* The parameters of a task's channels as wide arrays. */
+struct wide {
+    const real *mean, *scale, *bias, *a, *b, *c;
+};
+
+INLINE vec load_some(const real *p, ptrdiff_t n) { return n == LANES ? load(p) : load_first(p, n); }
+
+/* g after the ReLU's mask, at element `at`, which is element j of a wide row */
+INLINE vec gradient_after(enum mask mask, const struct job *job, const struct wide *wide, vec g, vec x,
+                          ptrdiff_t at, ptrdiff_t j, ptrdiff_t n) {
+    if (mask == MASK_NONE) return g;
+    if (mask == MASK_OUTPUT) return masked(load_some(job->other + at, n), g);
+    return masked(normal(x, load(wide->mean + j), load(wide->scale + j), load(wide->bias + j)), g);
+}
+
+/* One vector (n lanes of it) of the sums of g and of g * (x - mean). */
+INLINE void sum_vector(enum mask mask, const struct job *job, const struct wide *wide, ptrdiff_t at,
+                       ptrdiff_t j, ptrdiff_t n, vec *sum, vec *product) {
+    vec x = load_some(job->x + at, n);
+    vec g = load_some(job->g + at, n);
+    vec mean = load_some(wide->mean + j, n);
+    g = gradient_after(mask, job, wide, g, x, at, j, n);
+    if (job->masked && n == LANES)
+        store(job->masked + at, g);
+    else if (job->masked)
+        store_first(job->masked + at, g, n);
+    *sum += g;
+    *product += g * (x - mean);
+}
+
+INLINE void sum_gradients(enum mask mask, const struct job *job, struct range range, const struct wide *wide,
+                          real *sums, real *products) {
+    ptrdiff_t width = job->cut.width, i = 0;
+    for (ptrdiff_t j = 0; j < width; j += LANES) {
+        store(sums + j, (vec){0});
+        store(products + j, (vec){0});
+    }
+    for (; i < range.count; i += GROUP * width) {
+        for (ptrdiff_t j = 0; j < width; j += LANES) {
+            vec sum = {0}, product = {0};
+            ptrdiff_t rest = range.count - i - j, full = min_size(LANES, width - j);
+            if (full == LANES && rest >= (GROUP - 1) * width + LANES) {
+                for (int row = 0; row < GROUP; row++)
+                    sum_vector(mask, job, wide, range.start + i + row * width + j, j, LANES, &sum, &product);
+            } else {
+                for (int row = 0; row < GROUP && rest > row * width; row++)
+                    sum_vector(mask, job, wide, range.start + i + row * width + j, j,
+                               min_size(full, rest - row * width), &sum, &product);
+            }
+            store(sums + j, load(sums + j) + sum);
+            store(products + j, load(products + j) + product);
+        }
+    }
+}
+
+static void run_sums(const void *context, ptrdiff_t task, void *scratch) {
+    const struct job *job = context;
+    struct range range = range_of(job, task);
+    real *sums = slot(job, scratch, 0), *products = slot(job, scratch, 1);
+    struct wide wide = {.mean = spread(job, scratch, 2, range, job->norm->mean),
+                        .scale = spread(job, scratch, 3, range, job->norm->scale),
+                        .bias = spread(job, scratch, 4, range, job->norm->bias)};
+    switch (mask_of(job)) {
+    case MASK_NONE: sum_gradients(MASK_NONE, job, range, &wide, sums, products); break;
+    case MASK_OUTPUT: sum_gradients(MASK_OUTPUT, job, range, &wide, sums, products); break;
+    case MASK_INPUT: sum_gradients(MASK_INPUT, job, range, &wide, sums, products); break;
+    }
+    double *partial = job->partial + 2 * task * job->norm->channels;
+    fold(job, sums, partial);
+    fold(job, products, partial + job->norm->channels);
+}
+
+static int gradient_sums(const struct pyconv_norm *norm, const void *g, const void *x, const void *y,
+                         void *masked_g, double *sum, double *product) {
+    struct job job = {.norm = norm, .cut = cut_norm(norm), .x = x, .g = g, .other = y, .masked = masked_g};
+    size_t bytes;
+    int status = alloc_partial(&job, &bytes);
+    if (status == PYCONV_OK) status = run(&job, run_sums, 5, 2 + !!y + !!masked_g);
+    for (ptrdiff_t n = 0; status == PYCONV_OK && n < norm->batch; n++) {
+        add_partial(&job, n, 0, sum + n * norm->channels);
+        add_partial(&job, n, 1, product + n * norm->channels);
+    }
+    pyconv_free(job.partial, bytes);
+    return status;
+}
+
+INLINE vec gradient_vector(enum mask mask, const struct job *job, const struct wide *wide, ptrdiff_t at,
+                           ptrdiff_t j, ptrdiff_t n) {
+    vec x = load_some(job->x + at, n);
+    vec g = load_some(job->g + at, n);
+    g = gradient_after(mask, job, wide, g, x, at, j, n);
+    return load(wide->a + j) * g + (load(wide->b + j) * (x - load(wide->mean + j)) + load(wide->c + j));
+}
+
+INLINE void gradient_range(enum mask mask, const struct job *job, struct range range,
+                           const struct wide *wide) {
+    for (ptrdiff_t i = 0; i < range.count; i += job->cut.width) {
+        ptrdiff_t n = min_size(job->cut.width, range.count - i), j = 0, at = range.start + i;
+        for (; j + LANES <= n; j += LANES)
+            store(job->result + at + j, gradient_vector(mask, job, wide, at + j, j, LANES));
+        if (j < n)
+            store_first(job->result + at + j, gradient_vector(mask, job, wide, at + j, j, n - j), n - j);
+    }
+}
+
+static void run_gradient(const void *context, ptrdiff_t task, void *scratch) {
+    const struct job *job = context;
+    struct range range = range_of(job, task);
+    struct wide wide = {.mean = spread(job, scratch, 0, range, job->norm->mean),
+                        .scale = spread(job, scratch, 1, range, job->norm->scale),
+                        .bias = spread(job, scratch, 2, range, job->norm->bias),
+                        .a = spread(job, scratch, 3, range, job->a),
+                        .b = spread(job, scratch, 4, range, job->b),
+                        .c = spread(job, scratch, 5, range, job->c)};
+    switch (mask_of(job)) {
+    case MASK_NONE: gradient_range(MASK_NONE, job, range, &wide); break;
+    case MASK_OUTPUT: gradient_range(MASK_OUTPUT, job, range, &wide); break;
+    case MASK_INPUT: gradient_range(MASK_INPUT, job, range, &wide); break;
+    }
+}
+
+static int gradient(const struct pyconv_norm *norm, const void *g, const void *x, const void *y,
+                    const double *a, const double *b, const double *c, void *dx) {
+    struct job job = {.norm = norm,
+                      .cut = cut_norm(norm),
+                      .x = x,
+                      .g = g,
+                      .other = y,
+                      .a = a,
+                      .b = b,
+                      .c = c,
+                      .result = dx};
+    return run(&job, run_gradient, 6, 3 + !!y);
+}
+
+const struct pyconv_norm_kernels KERNELS(norm) = {moments, normalize, gradient_sums, gradient};

@@ -1,0 +1,24 @@
+/* The arithmetic that norm.c and norm_planes.c share, on one vector. */
+#ifndef PYCONV_NORM_H
+#define PYCONV_NORM_H
+
+#include "simd.h"
+
+/* How the backward pass finds what a ReLU after the norm let through: there is none; from its output; or
+ * from its input, computed again, which saves reading the output. */
+enum mask { MASK_NONE, MASK_OUTPUT, MASK_INPUT };
+
+INLINE vec normal(vec x, vec mean, vec scale, vec bias) { return (x - mean) * scale + bias; }
+INLINE vec relu(vec z) { return choose(z < 0, (vec){0}, z); }
+
+/* The gradient before a ReLU whose input or output is z; a NaN lets it through, as in PyTorch. */
+INLINE vec masked(vec z, vec g) { return choose(z <= 0, (vec){0}, g); }
+
+/* The sum of all lanes, in double. */
+INLINE double total(vec v) {
+    double sum = 0;
+    for (int i = 0; i < LANES; i++) sum += (double)v[i];
+    return sum;
+}
+
+#endif

@@ -1,0 +1,298 @@
+/* Normalisation of channels-first memory: planes of `rows` contiguous elements, batch x channels of them.
+ *
+ * The same passes as norm.c, where the equations stand; here a vector holds elements of one channel.
+ * A task is one piece of at most PIECE elements of a plane, or as many small planes as make about PIECE.
+ * Sums are of `real` within a block of at most BLOCK elements, which stays in L1, and of double from there.
+ */
+#include "kernels/norm.h"
+#include "parallel.h"
+#include "pyconv.h"
+#include "simd.h"
+
+#define PIECE ((ptrdiff_t)32768)
+#define BLOCK ((ptrdiff_t)4096)
+#define SUMS 4 /* independent accumulators, to hide the latency of additions */
+/* A core streams about 10 bytes a nanosecond. */
+#define NANOSECONDS(bytes) ((double)(bytes) / 10.0)
+
+struct job {
+    const struct pyconv_norm *norm;
+    ptrdiff_t planes, pieces, together; /* pieces of a plane, and planes to a task where that is one */
+    const real *x, *g, *other;          /* input, gradient of the output, and residual or output */
+    const double *a, *b, *c;
+    real *result, *masked;
+    double *partial; /* [plane][piece][2] */
+};
+
+/* One piece of a plane: `count` elements from `start`, and where its sums go. */
+struct piece {
+    ptrdiff_t plane, start, count;
+    double *partial;
+};
+typedef void run_piece(const struct job *job, struct piece piece);
+
+static struct job new_job(const struct pyconv_norm *norm) {
+    ptrdiff_t rows = max_size(norm->rows, 1);
+    return (struct job){.norm = norm,
+                        .planes = norm->batch * norm->channels,
+                        .pieces = ceil_div(norm->rows, PIECE),
+                        .together = max_size(PIECE / rows, 1)};
+}
+
+INLINE void run_task(const struct job *job, ptrdiff_t task, run_piece *run) {
+    ptrdiff_t rows = job->norm->rows, group = task / job->pieces, piece = task % job->pieces;
+    ptrdiff_t end = min_size((group + 1) * job->together, job->planes);
+    for (ptrdiff_t plane = group * job->together; plane < end; plane++) {
+        ptrdiff_t begin = piece * PIECE, unit = plane * job->pieces + piece;
+        run(job, (struct piece){plane, plane * rows + begin, min_size(PIECE, rows - begin),
+                                job->partial + 2 * unit});
+    }
+}
+
+static int run_all(const struct job *job, parallel_task *task, ptrdiff_t streams) {
+    ptrdiff_t elements = job->planes * job->norm->rows;
+    if (elements == 0) return PYCONV_OK;
+    double cost = NANOSECONDS((double)streams * (double)elements * (double)sizeof(real));
+    return parallel_run(ceil_div(job->planes, job->together) * job->pieces, cost, 0, task, job);
+}
+
+static int alloc_partial(struct job *job, size_t *bytes) {
+    size_t units = (size_t)job->planes * (size_t)job->pieces;
+    if (__builtin_mul_overflow(units, 2 * sizeof(double), bytes)) return PYCONV_NO_MEMORY;
+    job->partial = pyconv_alloc(*bytes);
+    return job->partial ? PYCONV_OK : PYCONV_NO_MEMORY;
+}
+
+/* ---- Mean, and sum of squared distances from it ---- */
+
+/* The sum of a block's elements, or of their squared distances from `center`. */
+INLINE double sum_block(const real *x, ptrdiff_t count, real center, int squares) {
+    vec sums[SUMS] = {{0}}, middle = splat(center);
+    ptrdiff_t i = 0;
+    for (; i + SUMS * LANES <= count; i += SUMS * LANES)
+        for (int j = 0; j < SUMS; j++) {
+            vec v = load(x + i + j * LANES) - middle;
+            sums[j] += squares ? v * v : v;
+        }
+    double tail = 0;
+    for (; i < count; i++) {
+        real v = x[i] - center;
+        tail += (double)(squares ? v * v : v);
+    }
+    return total((sums[0] + sums[1]) + (sums[2] + sums[3])) + tail;
+}
+
+/* Add `more` elements with these moments to those that are there (Chan, Golub, LeVeque 1979). */
+static void merge(double *count, double *mean, double *square, double more, double its_mean,
+                  double its_square) {
+    double distance = its_mean - *mean, all = *count + more;
+    *mean += distance * (more / all);
+    *square += its_square + distance * distance * (*count * more / all);
+    *count = all;
+}
+
+static void moments_piece(const struct job *job, struct piece piece) {
+    double count = 0, mean = 0, square = 0;
+    for (ptrdiff_t i = 0; i < piece.count; i += BLOCK) {
+        ptrdiff_t n = min_size(BLOCK, piece.count - i);
+        const real *x = job->x + piece.start + i;
+        double its_mean = sum_block(x, n, 0, 0) / (double)n;
+        merge(&count, &mean, &square, (double)n, its_mean, sum_block(x, n, (real)its_mean, 1));
+    }
+    piece.partial[0] = mean;
+    piece.partial[1] = square;
+}
+
+static void run_moments(const void *context, ptrdiff_t task, void *scratch) {
+    (void)scratch;
+    run_task(context, task, moments_piece);
+}
+
+static int moments(const struct pyconv_norm *norm, const void *x, double *mean, double *square) {
+    struct job job = new_job(norm);
+    job.x = x;
+    size_t bytes;
+    int status = alloc_partial(&job, &bytes);
+    if (status == PYCONV_OK) status = run_all(&job, run_moments, 1);
+    for (ptrdiff_t plane = 0; status == PYCONV_OK && plane < job.planes; plane++) {
+        double count = 0;
+        mean[plane] = square[plane] = 0;
+        for (ptrdiff_t piece = 0; piece < job.pieces; piece++) {
+            const double *partial = job.partial + 2 * (plane * job.pieces + piece);
+            double more = (double)min_size(PIECE, norm->rows - piece * PIECE);
+            merge(&count, mean + plane, square + plane, more, partial[0], partial[1]);
+        }
+    }
+    pyconv_free(job.partial, bytes);
+    return status;
+}
+
+/* ---- Forward ---- */
+
+INLINE void normalize_elements(const struct job *job, struct piece piece, int residual, int rectify) {
+    const struct pyconv_norm *norm = job->norm;
+    vec mean = splat((real)norm->mean[piece.plane]), scale = splat((real)norm->scale[piece.plane]);
+    vec bias = splat((real)norm->bias[piece.plane]);
+    ptrdiff_t i = piece.start, end = piece.start + piece.count;
+    for (; i + LANES <= end; i += LANES) {
+        vec z = normal(load(job->x + i), mean, scale, bias);
+        if (residual) z += load(job->other + i);
+        store(job->result + i, rectify ? relu(z) : z);
+    }
+    if (i < end) {
+        vec z = normal(load_first(job->x + i, end - i), mean, scale, bias);
+        if (residual) z += load_first(job->other + i, end - i);
+        store_first(job->result + i, rectify ? relu(z) : z, end - i);
+    }
+}
+
+static void normalize_piece(const struct job *job, struct piece piece) {
+    if (job->other && job->norm->relu)
+        normalize_elements(job, piece, 1, 1);
+    else if (job->other)
+        normalize_elements(job, piece, 1, 0);
+    else if (job->norm->relu)
+        normalize_elements(job, piece, 0, 1);
+    else
+        normalize_elements(job, piece, 0, 0);
+}
+
+static void run_normalize(const void *context, ptrdiff_t task, void *scratch) {
+    (void)scratch;
+    run_task(context, task, normalize_piece);
+}
+
+static int normalize(const struct pyconv_norm *norm, const void *x, const void *residual, void *y) {
+    struct job job = new_job(norm);
+    job.x = x, job.other = residual, job.result = y;
+    return run_all(&job, run_normalize, residual ? 3 : 2);
+}
+
+/* ---- Backward ---- */
+
+/* A plane's parameters, in every lane. */
+struct splats {
+    vec mean, scale, bias, a, b, c;
+};
+
+static enum mask mask_of(const struct job *job) {
+    return !job->norm->relu ? MASK_NONE : job->other ? MASK_OUTPUT : MASK_INPUT;
+}
+
+INLINE vec load_some(const real *p, ptrdiff_t n) { return n == LANES ? load(p) : load_first(p, n); }
+
+/* g at element i after the ReLU's mask */
+INLINE vec gradient_after(enum mask mask, const struct job *job, const struct splats *splats, vec x,
+                          ptrdiff_t i, ptrdiff_t n) {
+    vec g = load_some(job->g + i, n);
+    if (mask == MASK_NONE) return g;
+    if (mask == MASK_OUTPUT) return masked(load_some(job->other + i, n), g);
+    return masked(normal(x, splats->mean, splats->scale, splats->bias), g);
+}
+
+/* Add n <= LANES elements' g and g * (x - mean) to the sums. */
+INLINE void sum_vector(enum mask mask, const struct job *job, const struct splats *splats, ptrdiff_t i,
+                       ptrdiff_t n, vec *sum, vec *product) {
+    vec x = load_some(job->x + i, n), g = gradient_after(mask, job, splats, x, i, n);
+    if (job->masked && n == LANES)
+        store(job->masked + i, g);
+    else if (job->masked)
+        store_first(job->masked + i, g, n);
+    *sum += g;
+    *product += g * (x - splats->mean);
+}
+
+INLINE void sum_elements(enum mask mask, const struct job *job, struct piece piece) {
+    const struct pyconv_norm *norm = job->norm;
+    struct splats splats = {.mean = splat((real)norm->mean[piece.plane])};
+    if (mask == MASK_INPUT) {
+        splats.scale = splat((real)norm->scale[piece.plane]);
+        splats.bias = splat((real)norm->bias[piece.plane]);
+    }
+    piece.partial[0] = piece.partial[1] = 0;
+    for (ptrdiff_t block = 0; block < piece.count; block += BLOCK) {
+        ptrdiff_t i = piece.start + block, end = i + min_size(BLOCK, piece.count - block);
+        vec sum[SUMS] = {{0}}, product[SUMS] = {{0}};
+        for (; i + SUMS * LANES <= end; i += SUMS * LANES)
+            for (int j = 0; j < SUMS; j++)
+                sum_vector(mask, job, &splats, i + j * LANES, LANES, sum + j, product + j);
+        for (; i < end; i += LANES) sum_vector(mask, job, &splats, i, min_size(LANES, end - i), sum, product);
+        piece.partial[0] += total((sum[0] + sum[1]) + (sum[2] + sum[3]));
+        piece.partial[1] += total((product[0] + product[1]) + (product[2] + product[3]));
+    }
+}
+
+static void sum_piece(const struct job *job, struct piece piece) {
+    switch (mask_of(job)) {
+    case MASK_NONE: sum_elements(MASK_NONE, job, piece); break;
+    case MASK_OUTPUT: sum_elements(MASK_OUTPUT, job, piece); break;
+    case MASK_INPUT: sum_elements(MASK_INPUT, job, piece); break;
+    }
+}
+
+static void run_sums(const void *context, ptrdiff_t task, void *scratch) {
+    (void)scratch;
+    run_task(context, task, sum_piece);
+}
+
+static int gradient_sums(const struct pyconv_norm *norm, const void *g, const void *x, const void *y,
+                         void *masked_g, double *sum, double *product) {
+    struct job job = new_job(norm);
+    job.g = g, job.x = x, job.other = y, job.masked = masked_g;
+    size_t bytes;
+    int status = alloc_partial(&job, &bytes);
+    if (status == PYCONV_OK) status = run_all(&job, run_sums, 2 + !!y + !!masked_g);
+    for (ptrdiff_t plane = 0; status == PYCONV_OK && plane < job.planes; plane++) {
+        sum[plane] = product[plane] = 0;
+        for (ptrdiff_t piece = 0; piece < job.pieces; piece++) {
+            sum[plane] += job.partial[2 * (plane * job.pieces + piece)];
+            product[plane] += job.partial[2 * (plane * job.pieces + piece) + 1];
+        }
+    }
+    pyconv_free(job.partial, bytes);
+    return status;
+}
+
+INLINE vec gradient_vector(enum mask mask, const struct job *job, const struct splats *splats, ptrdiff_t i,
+                           ptrdiff_t n) {
+    vec x = load_some(job->x + i, n), g = gradient_after(mask, job, splats, x, i, n);
+    return splats->a * g + (splats->b * (x - splats->mean) + splats->c);
+}
+
+INLINE void gradient_elements(enum mask mask, const struct job *job, struct piece piece) {
+    const struct pyconv_norm *norm = job->norm;
+    ptrdiff_t plane = piece.plane, i = piece.start, end = piece.start + piece.count;
+    struct splats splats = {.mean = splat((real)norm->mean[plane]),
+                            .a = splat((real)job->a[plane]),
+                            .b = splat((real)job->b[plane]),
+                            .c = splat((real)job->c[plane])};
+    if (mask == MASK_INPUT) {
+        splats.scale = splat((real)norm->scale[plane]);
+        splats.bias = splat((real)norm->bias[plane]);
+    }
+    for (; i + LANES <= end; i += LANES)
+        store(job->result + i, gradient_vector(mask, job, &splats, i, LANES));
+    if (i < end) store_first(job->result + i, gradient_vector(mask, job, &splats, i, end - i), end - i);
+}
+
+static void gradient_piece(const struct job *job, struct piece piece) {
+    switch (mask_of(job)) {
+    case MASK_NONE: gradient_elements(MASK_NONE, job, piece); break;
+    case MASK_OUTPUT: gradient_elements(MASK_OUTPUT, job, piece); break;
+    case MASK_INPUT: gradient_elements(MASK_INPUT, job, piece); break;
+    }
+}
+
+static void run_gradient(const void *context, ptrdiff_t task, void *scratch) {
+    (void)scratch;
+    run_task(context, task, gradient_piece);
+}
+
+static int gradient(const struct pyconv_norm *norm, const void *g, const void *x, const void *y,
+                    const double *a, const double *b, const double *c, void *dx) {
+    struct job job = new_job(norm);
+    job.g = g, job.x = x, job.other = y, job.a = a, job.b = b, job.c = c, job.result = dx;
+    return run_all(&job, run_gradient, 3 + !!y);
+}
+
+const struct pyconv_norm_kernels KERNELS(norm_planes) = {moments, normalize, gradient_sums, gradient};

@@ -1,0 +1,612 @@
+"""Normalisation: batch, group, instance, layer and local response norm.
+
+The first three share one form. Memory is read as batch entries x channels x the rest; the C kernels sum over
+the rest, NumPy combines these few sums over the batch (batch norm), over the channels of a group (group norm)
+or not at all (instance norm), in float64, and the kernels apply the result.
+"""
+
+import math
+
+import numpy as np
+
+from pyconv import _kernels
+from pyconv.functional._arrays import check_array, contiguous, dense, empty_like, like, wants_channels_last
+
+
+class Normalization:
+    """One array, normalised: y = (x - mean) * rstd * weight + bias, then optionally + residual and ReLU.
+
+    Statistics are float64 arrays of shape (batch, groups, channels of a group), in which the axis that was
+    combined has length 1.
+
+    Parameters
+    ----------
+    x : ndarray
+        Two or more dimensions, (N, C, ...), dense.
+    groups : int or None
+        How many groups of channels have statistics of their own in each batch entry; None for batch norm,
+        where each channel has, over the whole batch.
+    relu : bool
+        Whether max(y, 0) is taken in the same pass.
+    """
+
+    def __init__(self, x, groups=None, relu=False):
+        batch, channels = x.shape[:2]
+        rows = math.prod(x.shape[2:])
+        channels_last = rows == 1 or (x.ndim == 4 and wants_channels_last(x))
+        if groups is None and channels_last:
+            batch, rows = 1, batch * rows
+        self.x = x
+        self.norm = _kernels.Norm(batch, rows, channels, not channels_last, relu)
+        self.shape = (batch, channels, 1) if groups is None else (batch, groups, channels // groups)
+        self.axis = 0 if groups is None else 2
+        self.rows = rows
+        self.count = rows * self.shape[self.axis]  # elements that share a mean
+
+    def measure(self):
+        """Take the mean and the biased variance from the array itself."""
+        mean, square = (sums.reshape(self.shape) for sums in self.norm.moments(self.x))
+        if self.shape[self.axis] > 1:
+            center = mean.mean(self.axis, keepdims=True)
+            square = (square + self.rows * (mean - center) ** 2).sum(self.axis, keepdims=True)
+            mean = center
+        self.mean, self.var, self.measured = mean, square / self.count, True
+
+    def use(self, mean, var):
+        """Take the mean and variance of each channel from running statistics."""
+        per_channel = (1, *self.shape[1:])
+        self.mean, self.var = (array.astype(np.float64).reshape(per_channel) for array in (mean, var))
+        self.measured = False
+
+    def prepare(self, weight, eps):
+        """Set what forward and backward both need."""
+        self.rstd = 1 / np.sqrt(self.var + eps)
+        self.weight = None if weight is None else weight.astype(np.float64).reshape(1, *self.shape[1:])
+        self.norm.mean = self._spread(self.mean)
+        self.has_residual = False
+        self.output = None  # forward's, where backward can't compute the ReLU's mask again
+
+    def forward(self, weight, bias, eps, residual=None):
+        """The normalised array, in the memory format of x."""
+        self.prepare(weight, eps)
+        norm = self.norm
+        norm.scale = self._spread(self.rstd if weight is None else self.rstd * self.weight)
+        bias = np.zeros(1) if bias is None else bias.astype(np.float64)
+        norm.bias = self._spread(bias.reshape(1, *(self.shape[1:] if bias.size > 1 else (1, 1))))
+        output = empty_like(self.x)
+        norm.normalize(self.x, residual, output)
+        self.has_residual = residual is not None
+        if self.has_residual and norm.relu:
+            self.output = output
+        return output
+
+    def backward(self, grad_output, needs=(True, True, True)):
+        """Gradients of x, weight and bias (flat), and of the residual, or None for those not needed."""
+        x, norm = self.x, self.norm
+        g = like(grad_output, x)
+        weight = 1.0 if self.weight is None else self.weight
+        if x.size == 0:
+            zeros = np.zeros(self.shape[1] * self.shape[2], x.dtype)
+            return empty_like(x), zeros, zeros.copy(), g
+        relu = norm.relu
+        if self.output is not None or needs[1] or needs[2] or (needs[0] and self.measured):
+            masked = None if self.output is None else empty_like(x)
+            sums = norm.gradient_sums(g, x, self.output, masked)
+            total, product = (array.reshape(self.shape) for array in sums)
+            if masked is not None:
+                g, relu = masked, False
+        grads = [None, None, None, g]
+        if needs[1]:
+            grads[1] = (product * self.rstd).sum(0).reshape(-1).astype(x.dtype)
+        if needs[2]:
+            grads[2] = total.sum(0).reshape(-1).astype(x.dtype)
+        if needs[0]:
+            grads[0] = empty_like(x)
+            slope = self._spread(weight * self.rstd)
+            if self.measured:
+                pull = -self.rstd / self.count * (weight * total).sum(self.axis, keepdims=True)
+                tilt = -(self.rstd**3) / self.count * (weight * product).sum(self.axis, keepdims=True)
+            else:
+                pull = tilt = np.zeros(self.shape)
+            if self.measured or relu:
+                norm.relu, before = relu, norm.relu
+                norm.gradient(g, x, None, slope, self._spread(tilt), self._spread(pull), grads[0])
+                norm.relu = before
+            else:
+                linear = _kernels.Norm(*norm.sizes)
+                linear.mean = linear.bias = pull
+                linear.scale = slope
+                linear.normalize(g, None, grads[0])
+        return tuple(grads)
+
+    def _spread(self, values):
+        """The statistics as the kernels read them: one for each batch entry and channel."""
+        return values if values.shape == self.shape else np.ascontiguousarray(np.broadcast_to(values, self.shape))
+
+
+def _check_input(op, input, least):
+    check_array(op, "input", input)
+    if input.ndim < least:
+        raise ValueError(f"{op}: input must have at least {least} dimensions; got shape {input.shape}")
+
+
+def _check_vectors(op, input, shape, **arrays):
+    for name, array in arrays.items():
+        if array is not None:
+            check_array(op, name, array, dtype=input.dtype)
+            if array.shape != shape:
+                raise ValueError(f"{op}: {name} must have shape {shape}; got {array.shape}")
+
+
+def _check_gradient(op, grad_output, input):
+    check_array(op, "grad_output", grad_output, dtype=input.dtype)
+    if grad_output.shape != input.shape:
+        raise ValueError(f"{op}: grad_output must have the shape of input, {input.shape}; got {grad_output.shape}")
+
+
+def _check_running(op, running_mean, running_var, momentum):
+    for name, array in (("running_mean", running_mean), ("running_var", running_var)):
+        if array is not None and not array.flags.writeable:
+            raise ValueError(f"{op}: {name} must be writeable where it is updated; got a read-only array")
+    if momentum is None:
+        raise TypeError(f"{op}: momentum must be a number; got None")
+
+
+def _update(running, value, momentum):
+    if running is not None:
+        running[...] = (1 - momentum) * running + momentum * value
+
+
+# ---- Batch norm --------------------------------------------------------------------------------------
+
+
+def _start_batch_norm(op, input, running_mean, running_var, weight, bias, training, eps, relu=False):
+    """Check the arguments; the Normalization with its statistics (None where there is nothing to measure)."""
+    _check_input(op, input, 2)
+    channels = (input.shape[1],)
+    _check_vectors(op, input, channels, running_mean=running_mean, running_var=running_var, weight=weight, bias=bias)
+    if not training and (running_mean is None or running_var is None):
+        raise ValueError(f"{op}: running_mean and running_var must be given when training is False; got None")
+    if not (eps > 0 if training else eps >= 0):
+        least = "above 0 in training" if training else "at least 0"
+        raise ValueError(f"{op}: eps must be {least}; got {eps}")
+    if training and input.size == channels[0] > 0:
+        raise ValueError(f"{op}: input must have more than 1 value per channel in training; got shape {input.shape}")
+    job = Normalization(dense(input), relu=relu)
+    if training and input.size:
+        job.measure()
+    elif training:
+        job.use(np.zeros(channels), np.ones(channels))
+    else:
+        job.use(running_mean, running_var)
+    return job
+
+
+def _batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps, relu=False, residual=None):
+    """(output, what the backward needs) of relu(batch_norm(input) + residual), of which each part is optional.
+
+    The second is a Normalization, whose `backward` gives all gradients; the layers keep it.
+    """
+    op = "batch_norm"
+    if training:
+        _check_running(op, running_mean, running_var, momentum)
+    job = _start_batch_norm(op, input, running_mean, running_var, weight, bias, training, eps, relu)
+    if residual is not None:
+        check_array(op, "residual", residual, dtype=input.dtype)
+        if residual.shape != input.shape:
+            raise ValueError(f"{op}: residual must have the shape of input, {input.shape}; got {residual.shape}")
+        residual = like(residual, job.x)
+    if job.measured:
+        _update(running_mean, job.mean.reshape(-1), momentum)
+        _update(running_var, job.var.reshape(-1) * (job.count / (job.count - 1)), momentum)
+    return job.forward(weight, bias, eps, residual), job
+
+
+def batch_norm(input, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5):
+    """Batch normalisation, over all but the channel dimension.
+
+    Parameters
+    ----------
+    input : ndarray (N, C) or (N, C, ...)
+        float32 or float64.
+    running_mean, running_var : ndarray (C,) or None
+        What to normalise by when not training. In training both are updated in place, the variance without
+        bias: ``running = (1 - momentum) * running + momentum * batch``.
+    weight, bias : ndarray (C,) or None
+        Scale and shift after the normalisation.
+    training : bool
+        Whether to normalise by the batch's own mean and (biased) variance.
+    momentum : float
+    eps : float
+        Added to the variance.
+
+    Returns
+    -------
+    ndarray
+        A new array of the input's shape, dtype and memory format.
+
+    Raises
+    ------
+    ValueError
+        If a shape does not fit, or training has a single value per channel.
+
+    References
+    ----------
+    Ioffe, Szegedy: Batch normalization: Accelerating deep network training by reducing internal covariate
+    shift, ICML 2015.
+
+    Examples
+    --------
+    >>> import numpy as np, pyconv.functional as F
+    >>> F.batch_norm(np.array([[1.0], [3.0]]), None, None, training=True, eps=1e-12)
+    array([[-1.],
+           [ 1.]])
+    """
+    return _batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)[0]
+
+
+def batch_norm_backward(
+    grad_output,
+    input,
+    running_mean,
+    running_var,
+    weight=None,
+    bias=None,
+    training=False,
+    momentum=0.1,
+    eps=1e-5,
+    *,
+    needs=(True, True, True),
+):
+    """Gradients of `batch_norm`: (grad_input, grad_weight, grad_bias), None where `needs` is False.
+
+    The running statistics are read when not training, and never written to.
+    """
+    op = "batch_norm_backward"
+    job = _start_batch_norm(op, input, running_mean, running_var, weight, bias, training, eps)
+    _check_gradient(op, grad_output, input)
+    return _gradients(job, grad_output, weight, eps, needs)
+
+
+def _gradients(job, grad_output, weight, eps, needs):
+    """What job.forward would have left for the backward, and the gradients of input, weight and bias."""
+    job.prepare(weight, eps)
+    return job.backward(grad_output, needs)[:3]
+
+
+# ---- Group and instance norm -------------------------------------------------------------------------
+
+
+def _start_group_norm(op, input, num_groups, weight, bias):
+    _check_input(op, input, 2)
+    batch, channels = input.shape[:2]
+    if num_groups <= 0 or channels % num_groups:
+        raise ValueError(f"{op}: num_groups must divide the channels; got {channels} channels, num_groups={num_groups}")
+    _check_vectors(op, input, (channels,), weight=weight, bias=bias)
+    if input.size == batch * num_groups == num_groups:
+        raise ValueError(f"{op}: input must have more than 1 value per group; got shape {input.shape}")
+    job = Normalization(dense(input), num_groups)
+    if input.size:
+        job.measure()
+    else:
+        job.use(np.zeros(channels), np.ones(channels))
+    return job
+
+
+def _group_norm(input, num_groups, weight, bias, eps):
+    """(output, Normalization), as `_batch_norm`."""
+    job = _start_group_norm("group_norm", input, num_groups, weight, bias)
+    return job.forward(weight, bias, eps), job
+
+
+def group_norm(input, num_groups, weight=None, bias=None, eps=1e-5):
+    """Group normalisation: each image by the mean and variance of each group of its channels.
+
+    Parameters
+    ----------
+    input : ndarray (N, C, ...)
+        float32 or float64.
+    num_groups : int
+        Divides C.
+    weight, bias : ndarray (C,) or None
+        Scale and shift after the normalisation.
+    eps : float
+        Added to the variance.
+
+    Returns
+    -------
+    ndarray
+        A new array of the input's shape, dtype and memory format.
+
+    References
+    ----------
+    Wu, He: Group normalization, ECCV 2018.
+
+    Examples
+    --------
+    >>> import numpy as np, pyconv.functional as F
+    >>> F.group_norm(np.array([[1.0, 3.0, 10.0, 30.0]]), 2, eps=0.0)
+    array([[-1.,  1., -1.,  1.]])
+    """
+    return _group_norm(input, num_groups, weight, bias, eps)[0]
+
+
+def group_norm_backward(grad_output, input, num_groups, weight=None, bias=None, eps=1e-5, *, needs=(True, True, True)):
+    """Gradients of `group_norm`: (grad_input, grad_weight, grad_bias), None where `needs` is False."""
+    op = "group_norm_backward"
+    job = _start_group_norm(op, input, num_groups, weight, bias)
+    _check_gradient(op, grad_output, input)
+    return _gradients(job, grad_output, weight, eps, needs)
+
+
+def _start_instance_norm(op, input, running_mean, running_var, weight, bias, use_input_stats):
+    _check_input(op, input, 3)
+    channels = input.shape[1]
+    _check_vectors(op, input, (channels,), running_mean=running_mean, running_var=running_var, weight=weight, bias=bias)
+    if not use_input_stats and (running_mean is None or running_var is None):
+        raise ValueError(f"{op}: running_mean and running_var must be given without use_input_stats; got None")
+    if use_input_stats and math.prod(input.shape[2:]) == 1:
+        raise ValueError(f"{op}: input must have more than 1 value per channel; got shape {input.shape}")
+    job = Normalization(dense(input), max(channels, 1))
+    if use_input_stats and input.size:
+        job.measure()
+    elif use_input_stats:
+        job.use(np.zeros(channels), np.ones(channels))
+    else:
+        job.use(running_mean, running_var)
+    return job
+
+
+def _instance_norm(input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps):
+    """(output, Normalization), as `_batch_norm`."""
+    op = "instance_norm"
+    if use_input_stats:
+        _check_running(op, running_mean, running_var, momentum)
+    job = _start_instance_norm(op, input, running_mean, running_var, weight, bias, use_input_stats)
+    if job.measured:
+        _update(running_mean, job.mean.mean(0).reshape(-1), momentum)
+        _update(running_var, job.var.mean(0).reshape(-1) * (job.count / (job.count - 1)), momentum)
+    return job.forward(weight, bias, eps), job
+
+
+def instance_norm(
+    input,
+    running_mean=None,
+    running_var=None,
+    weight=None,
+    bias=None,
+    use_input_stats=True,
+    momentum=0.1,
+    eps=1e-5,
+):
+    """Instance normalisation: each channel of each image by its own mean and variance.
+
+    Parameters
+    ----------
+    input : ndarray (N, C, ...)
+        float32 or float64.
+    running_mean, running_var : ndarray (C,) or None
+        Updated in place by the averages over the batch, or without `use_input_stats` what to normalise by.
+    weight, bias : ndarray (C,) or None
+        Scale and shift after the normalisation.
+    use_input_stats : bool
+    momentum : float
+        Of the running statistics, as in `batch_norm`.
+    eps : float
+        Added to the variance.
+
+    Returns
+    -------
+    ndarray
+        A new array of the input's shape, dtype and memory format.
+
+    References
+    ----------
+    Ulyanov, Vedaldi, Lempitsky: Instance normalization: The missing ingredient for fast stylization, 2016.
+
+    Examples
+    --------
+    >>> import numpy as np, pyconv.functional as F
+    >>> F.instance_norm(np.array([[[1.0, 3.0], [10.0, 30.0]]]), eps=0.0)
+    array([[[-1.,  1.],
+            [-1.,  1.]]])
+    """
+    return _instance_norm(input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)[0]
+
+
+def instance_norm_backward(
+    grad_output,
+    input,
+    running_mean=None,
+    running_var=None,
+    weight=None,
+    bias=None,
+    use_input_stats=True,
+    momentum=0.1,
+    eps=1e-5,
+    *,
+    needs=(True, True, True),
+):
+    """Gradients of `instance_norm`: (grad_input, grad_weight, grad_bias), None where `needs` is False."""
+    op = "instance_norm_backward"
+    job = _start_instance_norm(op, input, running_mean, running_var, weight, bias, use_input_stats)
+    _check_gradient(op, grad_output, input)
+    return _gradients(job, grad_output, weight, eps, needs)
+
+
+# ---- Layer norm --------------------------------------------------------------------------------------
+
+
+def _check_layer_norm(op, input, normalized_shape, weight, bias):
+    """The (images, elements of each) that the last dimensions make."""
+    check_array(op, "input", input)
+    shape = (normalized_shape,) if hasattr(normalized_shape, "__index__") else tuple(normalized_shape)
+    if not shape or input.shape[max(input.ndim - len(shape), 0) :] != shape:
+        raise ValueError(
+            f"{op}: normalized_shape must be the last dimensions of input; got {shape} for shape {input.shape}"
+        )
+    _check_vectors(op, input, shape, weight=weight, bias=bias)
+    return math.prod(input.shape[: input.ndim - len(shape)]), math.prod(shape)
+
+
+def _standardized(x, eps):
+    """A 2-D array's rows with mean 0 and variance 1, and the Normalization that made them so."""
+    job = Normalization(x[:, np.newaxis], 1)
+    job.measure()
+    return job.forward(None, None, eps)[:, 0], job
+
+
+def _columns(x, scale, shift):
+    """x * scale + shift, of one scale and shift for each column of a 2-D array."""
+    elements = x.shape[1]
+    norm = _kernels.Norm(1, x.shape[0], elements, False)
+    norm.mean = np.zeros(elements)
+    norm.scale = np.ones(elements) if scale is None else scale.reshape(-1).astype(np.float64)
+    norm.bias = np.zeros(elements) if shift is None else shift.reshape(-1).astype(np.float64)
+    result = empty_like(x)
+    norm.normalize(x, None, result)
+    return result
+
+
+def layer_norm(input, normalized_shape, weight=None, bias=None, eps=1e-5):
+    """Layer normalisation: by the mean and variance over the last dimensions.
+
+    Parameters
+    ----------
+    input : ndarray (..., *normalized_shape)
+        float32 or float64.
+    normalized_shape : int or tuple of int
+        The last dimensions of the input, which share a mean and a variance.
+    weight, bias : ndarray of shape normalized_shape, or None
+        Scale and shift after the normalisation.
+    eps : float
+        Added to the variance.
+
+    Returns
+    -------
+    ndarray
+        A new, contiguous array of the input's shape and dtype.
+
+    References
+    ----------
+    Ba, Kiros, Hinton: Layer normalization, 2016.
+
+    Examples
+    --------
+    >>> import numpy as np, pyconv.functional as F
+    >>> F.layer_norm(np.array([[1.0, 3.0], [10.0, 30.0]]), 2, eps=0.0)
+    array([[-1.,  1.],
+           [-1.,  1.]])
+    """
+    sizes = _check_layer_norm("layer_norm", input, normalized_shape, weight, bias)
+    if input.size == 0:
+        return contiguous(input).copy()
+    output, _ = _standardized(contiguous(input).reshape(sizes), eps)
+    if weight is not None or bias is not None:
+        output = _columns(output, weight, bias)
+    return output.reshape(input.shape)
+
+
+def layer_norm_backward(
+    grad_output, input, normalized_shape, weight=None, bias=None, eps=1e-5, *, needs=(True, True, True)
+):
+    """Gradients of `layer_norm`: (grad_input, grad_weight, grad_bias), None where `needs` is False."""
+    op = "layer_norm_backward"
+    rows, elements = _check_layer_norm(op, input, normalized_shape, weight, bias)
+    _check_gradient(op, grad_output, input)
+    shape = input.shape[input.ndim - (1 if hasattr(normalized_shape, "__index__") else len(normalized_shape)) :]
+    if input.size == 0:
+        grads = (np.zeros(input.shape, input.dtype), np.zeros(shape, input.dtype), np.zeros(shape, input.dtype))
+        return tuple(grad if need else None for grad, need in zip(grads, needs))
+    g = contiguous(grad_output).reshape(rows, elements)
+    standard, job = _standardized(contiguous(input).reshape(rows, elements), eps)
+    grads = [None, None, None]
+    if needs[1] or needs[2]:
+        norm = _kernels.Norm(1, rows, elements, False)
+        norm.mean = np.zeros(elements)
+        total, product = norm.gradient_sums(g, standard, None, None)
+        grads[1] = product.reshape(shape).astype(input.dtype) if needs[1] else None
+        grads[2] = total.reshape(shape).astype(input.dtype) if needs[2] else None
+    if needs[0]:
+        g = g if weight is None else _columns(g, weight, None)
+        grads[0] = job.backward(g[:, np.newaxis], (True, False, False))[0].reshape(input.shape)
+    return tuple(grads)
+
+
+# ---- Local response norm -----------------------------------------------------------------------------
+
+
+def _check_local_response_norm(op, input, size):
+    _check_input(op, input, 3)
+    if size < 1:
+        raise ValueError(f"{op}: size must be at least 1; got {size}")
+
+
+def _window_sum(x, before, after):
+    """The sum over the channels from c - before to c + after, for each channel c."""
+    result = x.copy(order="K")
+    for step in range(1, max(before, after) + 1):
+        if step >= x.shape[1]:
+            break
+        if step <= before:
+            result[:, step:] += x[:, :-step]
+        if step <= after:
+            result[:, :-step] += x[:, step:]
+    return result
+
+
+def local_response_norm(input, size, alpha=1e-4, beta=0.75, k=1.0):
+    """Local response normalisation: x / (k + alpha * mean of x^2 over `size` channels around) ** beta.
+
+    Parameters
+    ----------
+    input : ndarray (N, C, ...)
+        float32 or float64, of at least 3 dimensions.
+    size : int
+        The channels of a window, those beyond the ends counted as zeros.
+    alpha, beta, k : float
+
+    Returns
+    -------
+    ndarray
+        A new array of the input's shape, dtype and memory format.
+
+    References
+    ----------
+    Krizhevsky, Sutskever, Hinton: ImageNet classification with deep convolutional neural networks, 2012.
+
+    Examples
+    --------
+    >>> import numpy as np, pyconv.functional as F
+    >>> F.local_response_norm(np.full((1, 1, 1), 2.0), 1, alpha=2.0, beta=0.5)
+    array([[[0.66666667]]])
+    """
+    _check_local_response_norm("local_response_norm", input, size)
+    x = dense(input)
+    divisor = _divisor(x, size, alpha, k)
+    output = empty_like(x)
+    np.multiply(x, divisor**-beta, out=output)
+    return output
+
+
+def _divisor(x, size, alpha, k):
+    divisor = _window_sum(x * x, size // 2, (size - 1) // 2)
+    divisor *= alpha / size
+    divisor += k
+    return divisor
+
+
+def local_response_norm_backward(grad_output, input, size, alpha=1e-4, beta=0.75, k=1.0):
+    """Gradient of `local_response_norm` with respect to its input."""
+    op = "local_response_norm_backward"
+    _check_local_response_norm(op, input, size)
+    _check_gradient(op, grad_output, input)
+    x = dense(input)
+    g = like(grad_output, x)
+    divisor = _divisor(x, size, alpha, k)
+    power = divisor**-beta
+    inner = _window_sum(g * x * power / divisor, (size - 1) // 2, size // 2)
+    grad_input = empty_like(x)
+    np.multiply(g, power, out=grad_input)
+    grad_input -= (2 * alpha * beta / size) * x * inner
+    return grad_input
