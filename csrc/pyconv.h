@@ -11,7 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum pyconv_status { PYCONV_OK = 0, PYCONV_NO_MEMORY = 1 };
+enum pyconv_status { PYCONV_OK = 0, PYCONV_NO_MEMORY = 1, PYCONV_BAD_INDEX = 2 };
 enum pyconv_isa { PYCONV_BASELINE, PYCONV_AVX2, PYCONV_AVX512, PYCONV_ISA_COUNT };
 enum pyconv_dtype { PYCONV_F32, PYCONV_F64, PYCONV_DTYPE_COUNT };
 
@@ -80,6 +80,52 @@ struct pyconv_loss_kernels {
     int (*pointwise_loss_backward)(enum pyconv_pointwise_loss op, ptrdiff_t count, const void *grad_output,
                                    double scale, const void *input, const void *target, double a,
                                    void *grad_input);
+};
+
+/* ---- Pooling: pool_max.c, pool_avg.c, pool_index.c -------------------------------------------- */
+
+/* Windows over an (images, height, width, channels) input. Window i of an axis has its taps at
+ * i stride - padding + j dilation, j < kernel, those outside the input left out; with `adaptive` they are
+ * floor(i extent / out_extent) up to ceil((i + 1) extent / out_extent), and the four pairs are not used. */
+struct pyconv_pool {
+    ptrdiff_t images, height, width, channels, out_height, out_width;
+    ptrdiff_t kernel[2], stride[2], padding[2], dilation[2]; /* vertical, horizontal */
+    int adaptive;
+    int count_include_pad; /* averages: padding counts as zeros */
+    ptrdiff_t divisor;     /* averages: what sums are divided by; 0 for the number of taps */
+};
+
+/* How max_pool2d says where a maximum was. */
+enum pyconv_pool_index {
+    PYCONV_NO_INDEX,
+    PYCONV_PLANE_INDEX, /* int64_t: row * width + column in the input's plane */
+    PYCONV_TAP_INDEX    /* uint8_t: kernel row * kernel[1] + kernel column; kernels of at most 256 taps */
+};
+
+/* input, grad_input: (images, height, width, channels); output, grad_output and the indices:
+ * (images, out_height, out_width, channels). */
+struct pyconv_max_pool_kernels {
+    /* indices: of the type that `form` says, or NULL */
+    int (*forward)(const struct pyconv_pool *pool, enum pyconv_pool_index form, const void *input, void *output,
+                   void *indices);
+    /* grad_input = the sum of grad_output over the windows whose maximum was there (tap indices) */
+    int (*backward)(const struct pyconv_pool *pool, const void *grad_output, const uint8_t *indices, void *grad_input);
+};
+
+struct pyconv_pool_index_kernels {
+    /* unpooled (images, plane, channels) is cleared; then for each i < count, in order,
+     * unpooled[n][indices[n][i][c]][c] += pooled[n][i][c], or = with `assign`. Indices outside the plane
+     * are left out, and the status is PYCONV_BAD_INDEX. */
+    int (*scatter)(ptrdiff_t images, ptrdiff_t plane, ptrdiff_t count, ptrdiff_t channels, int assign,
+                   const void *pooled, const int64_t *indices, void *unpooled);
+    /* pooled[n][i][c] = unpooled[n][indices[n][i][c]][c]: the gradient of the assigning scatter */
+    int (*gather)(ptrdiff_t images, ptrdiff_t plane, ptrdiff_t count, ptrdiff_t channels, const void *unpooled,
+                  const int64_t *indices, void *pooled);
+};
+
+struct pyconv_avg_pool_kernels {
+    int (*forward)(const struct pyconv_pool *pool, const void *input, void *output);
+    int (*backward)(const struct pyconv_pool *pool, const void *grad_output, void *grad_input);
 };
 
 /* ---- Memory layout: layout.c ---------------------------------------------------------------------- */
@@ -233,6 +279,9 @@ struct pyconv_kernels {
     const struct pyconv_activation_kernels *activation;
     const struct pyconv_softmax_kernels *softmax;
     const struct pyconv_loss_kernels *loss;
+    const struct pyconv_max_pool_kernels *max_pool;
+    const struct pyconv_pool_index_kernels *pool_index;
+    const struct pyconv_avg_pool_kernels *avg_pool;
     const struct pyconv_layout_kernels *layout;
     const struct pyconv_peak_kernels *peak;
     const struct pyconv_norm_kernels *norm, *norm_planes;

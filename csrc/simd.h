@@ -23,10 +23,12 @@
 #define PYCONV_IS(real) PYCONV_IS_(real)
 #if PYCONV_IS(PYCONV_REAL) == PYCONV_IS_f32
 #define REAL_IS_FLOAT 1
+#define PYCONV_REAL_BYTES 4
 typedef float real;
 typedef int32_t integer; /* as wide as real: what comparisons give */
 #else
 #define REAL_IS_FLOAT 0
+#define PYCONV_REAL_BYTES 8
 typedef double real;
 typedef int64_t integer;
 #endif
@@ -89,6 +91,34 @@ INLINE void store_first(real *p, vec v, ptrdiff_t n) {
     for (ptrdiff_t i = 0; i < n; i++) p[i] = v[i];
 }
 #endif
+
+/* The 2 LANES elements of a and b, taken apart into those at even and at odd places, and put together. */
+#if VECTOR_BYTES / PYCONV_REAL_BYTES == 16
+#define EVEN_LANES 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30
+#define ODD_LANES 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31
+#define ZIP_LOW 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
+#define ZIP_HIGH 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
+#elif VECTOR_BYTES / PYCONV_REAL_BYTES == 8
+#define EVEN_LANES 0, 2, 4, 6, 8, 10, 12, 14
+#define ODD_LANES 1, 3, 5, 7, 9, 11, 13, 15
+#define ZIP_LOW 0, 8, 1, 9, 2, 10, 3, 11
+#define ZIP_HIGH 4, 12, 5, 13, 6, 14, 7, 15
+#elif VECTOR_BYTES / PYCONV_REAL_BYTES == 4
+#define EVEN_LANES 0, 2, 4, 6
+#define ODD_LANES 1, 3, 5, 7
+#define ZIP_LOW 0, 4, 1, 5
+#define ZIP_HIGH 2, 6, 3, 7
+#else
+#define EVEN_LANES 0, 2
+#define ODD_LANES 1, 3
+#define ZIP_LOW 0, 2
+#define ZIP_HIGH 1, 3
+#endif
+INLINE vec even_lanes(vec a, vec b) { return __builtin_shufflevector(a, b, EVEN_LANES); }
+INLINE vec odd_lanes(vec a, vec b) { return __builtin_shufflevector(a, b, ODD_LANES); }
+/* a[0], b[0], a[1], b[1], ...: the first and the second half */
+INLINE vec zip_low(vec a, vec b) { return __builtin_shufflevector(a, b, ZIP_LOW); }
+INLINE vec zip_high(vec a, vec b) { return __builtin_shufflevector(a, b, ZIP_HIGH); }
 
 /* mask ? a : b, lane by lane; a mask is what a comparison of vectors gives */
 INLINE vec choose(ivec mask, vec a, vec b) { return (vec)((mask & (ivec)a) | (~mask & (ivec)b)); }

@@ -6,7 +6,7 @@ Nothing is validated here: `pyconv.functional` has done that. Arrays must have t
 
 import numpy as np
 
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint8_t
 
 from cpython.buffer cimport (
     PyBUF_STRIDES,
@@ -22,6 +22,7 @@ cdef extern from "pyconv.h" nogil:
     enum: PYCONV_F32
     enum: PYCONV_F64
     enum: PYCONV_NO_MEMORY
+    enum: PYCONV_BAD_INDEX
 
     enum pyconv_unary:
         PYCONV_RELU
@@ -63,6 +64,34 @@ cdef extern from "pyconv.h" nogil:
                               double *) noexcept nogil
         int (*pointwise_loss_backward)(pyconv_pointwise_loss, ptrdiff_t, const void *, double, const void *,
                                        const void *, double, void *) noexcept nogil
+
+    struct pyconv_pool:
+        ptrdiff_t images, height, width, channels, out_height, out_width
+        ptrdiff_t kernel[2]
+        ptrdiff_t stride[2]
+        ptrdiff_t padding[2]
+        ptrdiff_t dilation[2]
+        int adaptive
+        int count_include_pad
+        ptrdiff_t divisor
+
+    enum pyconv_pool_index:
+        PYCONV_NO_INDEX
+        PYCONV_PLANE_INDEX
+        PYCONV_TAP_INDEX
+
+    struct pyconv_max_pool_kernels:
+        int (*forward)(const pyconv_pool *, pyconv_pool_index, const void *, void *, void *) noexcept nogil
+        int (*backward)(const pyconv_pool *, const void *, const uint8_t *, void *) noexcept nogil
+
+    struct pyconv_pool_index_kernels:
+        int (*scatter)(ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t, int, const void *, const int64_t *,
+                       void *) noexcept nogil
+        int (*gather)(ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t, const void *, const int64_t *, void *) noexcept nogil
+
+    struct pyconv_avg_pool_kernels:
+        int (*forward)(const pyconv_pool *, const void *, void *) noexcept nogil
+        int (*backward)(const pyconv_pool *, const void *, void *) noexcept nogil
 
     struct pyconv_layout_kernels:
         int (*transpose)(ptrdiff_t, ptrdiff_t, ptrdiff_t, const void *, void *) noexcept nogil
@@ -158,6 +187,9 @@ cdef extern from "pyconv.h" nogil:
         const pyconv_activation_kernels *activation
         const pyconv_softmax_kernels *softmax
         const pyconv_loss_kernels *loss
+        const pyconv_max_pool_kernels *max_pool
+        const pyconv_pool_index_kernels *pool_index
+        const pyconv_avg_pool_kernels *avg_pool
         const pyconv_layout_kernels *layout
         const pyconv_peak_kernels *peak
         const pyconv_norm_kernels *norm
@@ -281,6 +313,8 @@ cdef const pyconv_kernels_table *kernels(array) except NULL:
 cdef int check(int status) except -1:
     if status == PYCONV_NO_MEMORY:
         raise MemoryError("pyconv: no memory for a kernel's workspace")
+    if status == PYCONV_BAD_INDEX:
+        raise IndexError("pyconv: an index lies outside the plane")
     return 0
 
 
@@ -755,4 +789,101 @@ def copy_columns(ptrdiff_t rows, ptrdiff_t columns, input, ptrdiff_t input_strid
     cdef int status
     with nogil:
         status = table.join.copy(rows, columns, x, input_stride, y, result_stride)
+    check(status)
+
+
+# ---- Pooling -----------------------------------------------------------------------------------------
+
+cdef pyconv_pool pool_of(dict windows):
+    """The C struct of windows: its sizes, and a (vertical, horizontal) pair of each option."""
+    cdef pyconv_pool pool
+    pool.images, pool.height, pool.width, pool.channels = windows["input"]
+    pool.out_height, pool.out_width = windows["output"]
+    pool.kernel = windows.get("kernel", (1, 1))
+    pool.stride = windows.get("stride", (1, 1))
+    pool.padding = windows.get("padding", (0, 0))
+    pool.dilation = windows.get("dilation", (1, 1))
+    pool.adaptive = windows.get("adaptive", False)
+    pool.count_include_pad = windows.get("count_include_pad", False)
+    pool.divisor = windows.get("divisor", 0)
+    return pool
+
+
+def max_pool(dict windows, input, result, indices=None):
+    """The maxima, and where they are: int64 places in the plane, or uint8 taps, as `indices` can hold."""
+    cdef const pyconv_kernels_table *table = kernels(input)
+    cdef pyconv_pool pool = pool_of(windows)
+    cdef pyconv_pool_index form = PYCONV_NO_INDEX
+    cdef int status
+    cdef const void *x = data(input)
+    cdef void *y = output(result)
+    cdef void *k = NULL
+    if indices is not None:
+        form = PYCONV_TAP_INDEX if indices.dtype.itemsize == 1 else PYCONV_PLANE_INDEX
+        k = output(indices)
+    with nogil:
+        status = table.max_pool.forward(&pool, form, x, y, k)
+    check(status)
+
+
+def max_pool_backward(dict windows, grad_output, taps, grad_input):
+    """grad_input, from the uint8 taps that `max_pool` wrote."""
+    cdef const pyconv_kernels_table *table = kernels(grad_output)
+    cdef pyconv_pool pool = pool_of(windows)
+    cdef int status
+    cdef const void *g = data(grad_output)
+    cdef const uint8_t *k = <const uint8_t *>data(taps)
+    cdef void *y = output(grad_input)
+    with nogil:
+        status = table.max_pool.backward(&pool, g, k, y)
+    check(status)
+
+
+def pool_scatter(tuple sizes, bint assign, pooled, indices, unpooled):
+    """unpooled[indices] += pooled, or =; sizes: images, elements of a plane, indices to a plane, channels."""
+    cdef const pyconv_kernels_table *table = kernels(pooled)
+    cdef ptrdiff_t images, plane, count, channels
+    images, plane, count, channels = sizes
+    cdef int status
+    cdef const void *p = data(pooled)
+    cdef const int64_t *k = <const int64_t *>data(indices)
+    cdef void *u = output(unpooled)
+    with nogil:
+        status = table.pool_index.scatter(images, plane, count, channels, assign, p, k, u)
+    check(status)
+
+
+def pool_gather(tuple sizes, unpooled, indices, pooled):
+    """pooled = unpooled[indices]; sizes as in `pool_scatter`."""
+    cdef const pyconv_kernels_table *table = kernels(unpooled)
+    cdef ptrdiff_t images, plane, count, channels
+    images, plane, count, channels = sizes
+    cdef int status
+    cdef const void *u = data(unpooled)
+    cdef const int64_t *k = <const int64_t *>data(indices)
+    cdef void *p = output(pooled)
+    with nogil:
+        status = table.pool_index.gather(images, plane, count, channels, u, k, p)
+    check(status)
+
+
+def avg_pool(dict windows, input, result):
+    cdef const pyconv_kernels_table *table = kernels(input)
+    cdef pyconv_pool pool = pool_of(windows)
+    cdef int status
+    cdef const void *x = data(input)
+    cdef void *y = output(result)
+    with nogil:
+        status = table.avg_pool.forward(&pool, x, y)
+    check(status)
+
+
+def avg_pool_backward(dict windows, grad_output, grad_input):
+    cdef const pyconv_kernels_table *table = kernels(grad_output)
+    cdef pyconv_pool pool = pool_of(windows)
+    cdef int status
+    cdef const void *g = data(grad_output)
+    cdef void *y = output(grad_input)
+    with nogil:
+        status = table.avg_pool.backward(&pool, g, y)
     check(status)

@@ -5,6 +5,9 @@
 extern const struct pyconv_activation_kernels KERNELS(activation);
 extern const struct pyconv_softmax_kernels KERNELS(softmax);
 extern const struct pyconv_loss_kernels KERNELS(loss);
+extern const struct pyconv_max_pool_kernels KERNELS(max_pool);
+extern const struct pyconv_pool_index_kernels KERNELS(pool_index);
+extern const struct pyconv_avg_pool_kernels KERNELS(avg_pool);
 extern const struct pyconv_layout_kernels KERNELS(layout);
 extern const struct pyconv_peak_kernels KERNELS(peak);
 extern const struct pyconv_norm_kernels KERNELS(norm), KERNELS(norm_planes);
@@ -17,6 +20,9 @@ const struct pyconv_kernels KERNELS(kernels) = {
     .activation = &KERNELS(activation),
     .softmax = &KERNELS(softmax),
     .loss = &KERNELS(loss),
+    .max_pool = &KERNELS(max_pool),
+    .pool_index = &KERNELS(pool_index),
+    .avg_pool = &KERNELS(avg_pool),
     .layout = &KERNELS(layout),
     .peak = &KERNELS(peak),
     .norm = &KERNELS(norm),

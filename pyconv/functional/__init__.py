@@ -66,6 +66,19 @@ from pyconv.functional.norm import (
     local_response_norm,
     local_response_norm_backward,
 )
+from pyconv.functional.pooling import (
+    adaptive_avg_pool2d,
+    adaptive_avg_pool2d_backward,
+    adaptive_max_pool2d,
+    adaptive_max_pool2d_backward,
+    avg_pool2d,
+    avg_pool2d_backward,
+    max_pool2d,
+    max_pool2d_backward,
+    max_unpool2d,
+    max_unpool2d_backward,
+)
+from pyconv.functional.shape import flatten, flatten_backward
 from pyconv.functional.softmax import (
     log_softmax,
     log_softmax_backward,
@@ -74,7 +87,13 @@ from pyconv.functional.softmax import (
 )
 
 __all__ = [
+    "adaptive_avg_pool2d",
+    "adaptive_avg_pool2d_backward",
+    "adaptive_max_pool2d",
+    "adaptive_max_pool2d_backward",
     "add",
+    "avg_pool2d",
+    "avg_pool2d_backward",
     "batch_norm",
     "batch_norm_backward",
     "binary_cross_entropy_with_logits",
@@ -91,6 +110,8 @@ __all__ = [
     "cross_entropy_backward",
     "elu",
     "elu_backward",
+    "flatten",
+    "flatten_backward",
     "gelu",
     "gelu_backward",
     "group_norm",
@@ -115,6 +136,10 @@ __all__ = [
     "local_response_norm_backward",
     "log_softmax",
     "log_softmax_backward",
+    "max_pool2d",
+    "max_pool2d_backward",
+    "max_unpool2d",
+    "max_unpool2d_backward",
     "mish",
     "mish_backward",
     "mse_loss",

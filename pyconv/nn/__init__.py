@@ -24,6 +24,7 @@ from pyconv.nn.activation import (
 )
 from pyconv.nn.container import Composed, Concat, ModuleList, Residual, Sequential
 from pyconv.nn.conv import Conv2d, ConvTranspose2d
+from pyconv.nn.flatten import Flatten
 from pyconv.nn.linear import Identity, Linear
 from pyconv.nn.loss import (
     BCEWithLogitsLoss,
@@ -42,8 +43,20 @@ from pyconv.nn.norm import (
     LayerNorm,
     LocalResponseNorm,
 )
+from pyconv.nn.pooling import (
+    AdaptiveAvgPool2d,
+    AdaptiveMaxPool2d,
+    AvgPool2d,
+    GlobalAvgPool2d,
+    GlobalMaxPool2d,
+    MaxPool2d,
+    MaxUnpool2d,
+)
 
 __all__ = [
+    "AdaptiveAvgPool2d",
+    "AdaptiveMaxPool2d",
+    "AvgPool2d",
     "BCEWithLogitsLoss",
     "BatchNorm1d",
     "BatchNorm2d",
@@ -54,7 +67,10 @@ __all__ = [
     "ConvTranspose2d",
     "CrossEntropyLoss",
     "ELU",
+    "Flatten",
     "GELU",
+    "GlobalAvgPool2d",
+    "GlobalMaxPool2d",
     "GroupNorm",
     "Hardsigmoid",
     "Hardswish",
@@ -68,6 +84,8 @@ __all__ = [
     "LocalResponseNorm",
     "LogSoftmax",
     "MSELoss",
+    "MaxPool2d",
+    "MaxUnpool2d",
     "Mish",
     "Module",
     "ModuleList",

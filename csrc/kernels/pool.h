@@ -1,0 +1,181 @@
+/* What maximum and average pooling share: which taps a window has, and which windows cover a pixel.
+ *
+ * A window of the plane is a vertical times a horizontal one, so two short tables per call describe all
+ * of them, adaptive ones included.
+ */
+#ifndef PYCONV_POOL_H
+#define PYCONV_POOL_H
+
+#include "pyconv.h"
+#include "simd.h"
+
+/* The taps begin, begin + dilation, ... of one window along one axis that lie in the input. */
+struct window {
+    ptrdiff_t begin, taps;
+    ptrdiff_t first_tap;    /* the number of the tap at `begin`, counting those in the padding */
+    ptrdiff_t divisor;      /* the vertical times the horizontal one is what an average divides by */
+    ptrdiff_t origin, last; /* the first and the last tap, were they all in the input; both grow with i */
+};
+
+/* The windows first <= i < last are those that may cover a pixel (with dilation they may skip it). */
+struct cover {
+    ptrdiff_t first, last;
+};
+
+struct pool_axis {
+    ptrdiff_t extent, windows, dilation;
+    struct window *window; /* [windows] */
+    struct cover *cover;   /* [extent] */
+};
+
+struct pool_axes {
+    struct pool_axis row, column;
+    void *memory;
+    size_t bytes;
+};
+
+INLINE struct window pool_window(const struct pyconv_pool *pool, int axis, ptrdiff_t extent,
+                                 ptrdiff_t windows, ptrdiff_t i) {
+    if (pool->adaptive) {
+        ptrdiff_t begin = i * extent / windows, end = ceil_div((i + 1) * extent, windows);
+        return (struct window){begin, end - begin, 0, end - begin, begin, end - 1};
+    }
+    ptrdiff_t kernel = pool->kernel[axis], dilation = pool->dilation[axis];
+    ptrdiff_t origin = i * pool->stride[axis] - pool->padding[axis];
+    ptrdiff_t first = origin < 0 ? ceil_div(-origin, dilation) : 0;
+    ptrdiff_t last = origin < extent ? min_size(kernel, ceil_div(extent - origin, dilation)) : 0;
+    ptrdiff_t taps = max_size(last - first, 0), divisor = taps;
+    if (pool->divisor)
+        divisor = axis == 0 ? pool->divisor : 1;
+    else if (pool->count_include_pad)
+        divisor = min_size(origin + kernel, extent + pool->padding[axis]) - origin;
+    return (struct window){origin + first * dilation,       taps, first, divisor, origin,
+                           origin + (kernel - 1) * dilation};
+}
+
+INLINE void fill_axis(const struct pyconv_pool *pool, int axis, struct pool_axis *line) {
+    for (ptrdiff_t i = 0; i < line->windows; i++)
+        line->window[i] = pool_window(pool, axis, line->extent, line->windows, i);
+    ptrdiff_t first = 0, last = 0;
+    for (ptrdiff_t x = 0; x < line->extent; x++) {
+        const struct window *w = line->window;
+        while (first < line->windows && w[first].last < x) first++;
+        while (last < line->windows && w[last].origin <= x) last++;
+        line->cover[x] = (struct cover){first, max_size(first, last)};
+    }
+}
+
+/* Fill the tables; free_axes gives them back. */
+static int make_axes(const struct pyconv_pool *pool, struct pool_axes *axes) {
+    axes->row = (struct pool_axis){pool->height, pool->out_height, pool->adaptive ? 1 : pool->dilation[0],
+                                   NULL, NULL};
+    axes->column =
+        (struct pool_axis){pool->width, pool->out_width, pool->adaptive ? 1 : pool->dilation[1], NULL, NULL};
+    size_t windows = (size_t)(pool->out_height + pool->out_width),
+           pixels = (size_t)(pool->height + pool->width);
+    axes->bytes = windows * sizeof(struct window) + pixels * sizeof(struct cover);
+    if (!(axes->memory = pyconv_alloc(axes->bytes))) return PYCONV_NO_MEMORY;
+    axes->row.window = axes->memory;
+    axes->column.window = axes->row.window + pool->out_height;
+    axes->row.cover = (struct cover *)(axes->column.window + pool->out_width);
+    axes->column.cover = axes->row.cover + pool->height;
+    fill_axis(pool, 0, &axes->row);
+    fill_axis(pool, 1, &axes->column);
+    return PYCONV_OK;
+}
+
+static void free_axes(struct pool_axes *axes) { pyconv_free(axes->memory, axes->bytes); }
+
+/* The number of the tap with which window i, one of those that may cover pixel x, does; -1 if it doesn't. */
+INLINE ptrdiff_t tap_at(const struct pool_axis *line, ptrdiff_t i, ptrdiff_t x) {
+    ptrdiff_t distance = x - line->window[i].origin;
+    if (line->dilation == 1) return distance;
+    return distance % line->dilation ? -1 : distance / line->dilation;
+}
+
+/* ---- How work is cut ----
+ *
+ * The rows of all images form one list, and a task is a run of them with about TASK_ELEMENTS elements.
+ * Where rows are few, a task is one of several blocks of channels of one row. */
+#define TASK_ELEMENTS 32768
+#define FEW_ROWS 16
+#define CHANNEL_BLOCK (128 / (ptrdiff_t)sizeof(real)) /* two cache lines, and a multiple of LANES */
+
+struct pool_cut {
+    ptrdiff_t rows, rows_per_task, row_tasks, channel_block, channel_tasks;
+};
+
+INLINE struct pool_cut cut_rows(ptrdiff_t rows, ptrdiff_t elements_per_row, ptrdiff_t channels) {
+    struct pool_cut cut = {rows, max_size(TASK_ELEMENTS / max_size(elements_per_row, 1), 1), 0,
+                           max_size(channels, 1), 1};
+    cut.row_tasks = ceil_div(rows, cut.rows_per_task);
+    if (rows < FEW_ROWS && elements_per_row > TASK_ELEMENTS && channels > CHANNEL_BLOCK) {
+        cut.channel_block = CHANNEL_BLOCK;
+        cut.channel_tasks = ceil_div(channels, CHANNEL_BLOCK);
+    }
+    return cut;
+}
+
+/* What one task does: rows [row, row_end) of the list, channels [channel, channel_end). */
+struct pool_part {
+    ptrdiff_t row, row_end, channel, channel_end;
+};
+
+INLINE struct pool_part task_part(const struct pool_cut *cut, ptrdiff_t task, ptrdiff_t channels) {
+    ptrdiff_t row = task / cut->channel_tasks * cut->rows_per_task;
+    ptrdiff_t channel = task % cut->channel_tasks * cut->channel_block;
+    return (struct pool_part){row, min_size(row + cut->rows_per_task, cut->rows), channel,
+                              min_size(channel + cut->channel_block, channels)};
+}
+
+/* ---- One channel only: a vector is LANES neighbouring outputs of a row ----
+ *
+ * Where each window of a row has all its taps in the input, the vectors are loaded from there. Otherwise
+ * the rows of taps are first copied to scratch, with padding around them. */
+
+/* LANES elements `step` apart; with step 2 from p - odd on, where 2 LANES elements are read. */
+INLINE vec load_step(const real *p, ptrdiff_t step, int odd) {
+    if (step == 1) return load(p);
+    if (step == 2) {
+        vec a = load(p - odd), b = load(p - odd + LANES);
+        return odd ? odd_lanes(a, b) : even_lanes(a, b);
+    }
+    real lanes[LANES];
+    for (int l = 0; l < LANES; l++) lanes[l] = p[l * step];
+    return load(lanes);
+}
+
+struct pool_line {
+    int in_place, one_by_one; /* the latter where vectors would be mostly empty, or windows differ */
+    ptrdiff_t padded;         /* elements of a padded row: a whole number of vectors of windows */
+};
+
+INLINE struct pool_line plan_line(const struct pyconv_pool *pool, const struct pool_axis *column) {
+    struct pool_line line = {0, 1, 0};
+    int narrow = pool->stride[1] > 2 && pool->out_width < LANES / 2;
+    if (pool->adaptive || pool->out_width == 0 || narrow || pool->kernel[1] >= 4 * LANES) return line;
+    line.one_by_one = 0;
+    ptrdiff_t last = pool->out_width - 1;
+    line.in_place =
+        column->window[0].origin >= 0 && column->window[last].last < pool->width && last >= LANES - 1;
+    ptrdiff_t windows = ceil_div(pool->out_width, LANES) * LANES;
+    line.padded = windows * pool->stride[1] + (pool->kernel[1] - 1) * column->dilation + 2 * LANES;
+    return line;
+}
+
+INLINE size_t line_scratch(const struct pyconv_pool *pool, struct pool_line line) {
+    return (size_t)(pool->kernel[0] * line.padded) * sizeof(real);
+}
+
+/* Copy the rows of taps that start at `input`, a whole row, to scratch; padding is filled with `fill`. */
+INLINE void pad_rows(const struct pyconv_pool *pool, ptrdiff_t padded, const real *input, ptrdiff_t rows,
+                     ptrdiff_t row_stride, real fill, real *scratch) {
+    ptrdiff_t left = pool->padding[1], width = min_size(pool->width, padded - left);
+    for (ptrdiff_t r = 0; r < rows; r++, scratch += padded) {
+        for (ptrdiff_t x = 0; x < left; x++) scratch[x] = fill;
+        memcpy(scratch + left, input + r * row_stride, (size_t)width * sizeof(real));
+        for (ptrdiff_t x = left + width; x < padded; x++) scratch[x] = fill;
+    }
+}
+
+#endif

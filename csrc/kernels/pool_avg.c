@@ -1,0 +1,350 @@
+/* Average pooling.
+ *
+ *     y[n, i, j, c] = sum over the taps (r, s) of x[n, i S - P + r, j S - P + s, c] / (D_i D_j)
+ *
+ * The divisor of a window is a product of one for its row and one for its column, so the gradient is
+ * separable: a row of grad_input is the sum of the rows of grad_output above it, divided (into scratch of
+ * one output row, which stays in L1), and then summed over the windows that cover each column. Sums run
+ * along a row of taps first, then over the rows, which also keeps the rounding error of large windows low.
+ * Four vectors of channels at a time hide the latency of additions: 8 accumulators of 16 registers.
+ * A division is exact as PyTorch's is; a product with the reciprocal replaces it where that is exact too.
+ */
+#include "parallel.h"
+#include "pool.h"
+
+#define NANOSECONDS(bytes) ((double)(bytes) / 10.0)
+
+struct avg_pool {
+    struct pyconv_pool pool;
+    struct pool_axes axes;
+    struct pool_cut cut;
+    struct pool_line line;
+    const real *input; /* grad_output in the backward pass */
+    real *output;
+};
+
+/* x / d, d being a power of two in most networks */
+struct divisor {
+    real value, reciprocal;
+    int exact;
+};
+
+INLINE struct divisor divide_by(ptrdiff_t vertical, ptrdiff_t horizontal) {
+    ptrdiff_t product = vertical * horizontal, size = product < 0 ? -product : product;
+    return (struct divisor){(real)product, 1 / (real)product, (size & (size - 1)) == 0 && size > 0};
+}
+INLINE vec divide(vec x, struct divisor d) { return d.exact ? x * d.reciprocal : x / d.value; }
+
+/* How the taps of one window lie in memory. */
+struct taps {
+    ptrdiff_t rows, columns, row_stride, column_stride;
+};
+
+/* ---- Many channels ---- */
+
+/* The sums of `vectors` vectors of channels over a window. */
+#define SUM_WINDOW(vectors, load_vector)                                                                     \
+    do {                                                                                                     \
+        vec total[vectors] = {{0}};                                                                          \
+        for (ptrdiff_t r = 0; r < rows; r++) {                                                               \
+            const real *x = input + r * taps.row_stride + c;                                                 \
+            vec sum[vectors] = {{0}};                                                                        \
+            for (ptrdiff_t s = 0; s < columns; s++, x += taps.column_stride)                                 \
+                for (int v = 0; v < vectors; v++) sum[v] += load_vector(x + v * LANES);                      \
+            for (int v = 0; v < vectors; v++) total[v] += sum[v];                                            \
+        }                                                                                                    \
+        for (int v = 0; v < vectors; v++) STORE(output + c + v * LANES, divide(total[v], divisor));          \
+    } while (0)
+
+/* One window, channels [0, channels); rows and columns are taps.rows and taps.columns, often constants. */
+INLINE void pool_pixel(const real *input, struct taps taps, ptrdiff_t rows, ptrdiff_t columns,
+                       struct divisor divisor, ptrdiff_t channels, real *output) {
+    ptrdiff_t c = 0;
+#define STORE store
+    for (; c + 4 * LANES <= channels; c += 4 * LANES) SUM_WINDOW(4, load);
+    for (; c + LANES <= channels; c += LANES) SUM_WINDOW(1, load);
+#undef STORE
+#define STORE(p, x) store_first(p, x, channels - c)
+#define LOAD(p) load_first(p, channels - c)
+    if (c < channels) SUM_WINDOW(1, LOAD);
+#undef LOAD
+#undef STORE
+}
+
+static void pool_row(const struct avg_pool *job, ptrdiff_t image, ptrdiff_t i, ptrdiff_t channel,
+                     ptrdiff_t channels) {
+    const struct pyconv_pool *pool = &job->pool;
+    const struct window *row = &job->axes.row.window[i];
+    const real *line =
+        job->input + (image * pool->height + row->begin) * pool->width * pool->channels + channel;
+    real *output = job->output + (image * pool->out_height + i) * pool->out_width * pool->channels + channel;
+    struct taps taps = {row->taps, 0, pool->width * pool->channels, pool->channels};
+    for (ptrdiff_t j = 0; j < pool->out_width; j++, output += pool->channels) {
+        const struct window *column = &job->axes.column.window[j];
+        struct divisor divisor = divide_by(row->divisor, column->divisor);
+        const real *input = line + column->begin * pool->channels;
+        taps.columns = column->taps;
+        if (taps.rows == 0 || taps.columns == 0)
+            memset(output, 0, (size_t)channels * sizeof(real)); /* all padding: 0, and not 0 / 0 */
+        else if (taps.rows == 2 && taps.columns == 2)
+            pool_pixel(input, taps, 2, 2, divisor, channels, output);
+        else if (taps.rows == 3 && taps.columns == 3)
+            pool_pixel(input, taps, 3, 3, divisor, channels, output);
+        else
+            pool_pixel(input, taps, taps.rows, taps.columns, divisor, channels, output);
+    }
+}
+
+static void run_forward(const void *context, ptrdiff_t task, void *scratch) {
+    (void)scratch;
+    const struct avg_pool *job = context;
+    struct pool_part part = task_part(&job->cut, task, job->pool.channels);
+    for (ptrdiff_t row = part.row; row < part.row_end; row++)
+        pool_row(job, row / job->pool.out_height, row % job->pool.out_height, part.channel,
+                 part.channel_end - part.channel);
+}
+
+/* ---- One channel ---- */
+
+INLINE real sum_of(const real *x, ptrdiff_t n) {
+    real sum = 0;
+    ptrdiff_t i = 0;
+    if (n >= 4 * LANES) {
+        vec sums[4] = {{0}};
+        for (; i + 4 * LANES <= n; i += 4 * LANES)
+            for (int v = 0; v < 4; v++) sums[v] += load(x + i + v * LANES);
+        vec all = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+        for (int l = 0; l < LANES; l++) sum += all[l];
+    }
+    for (; i < n; i++) sum += x[i];
+    return sum;
+}
+
+/* One window of a row whose windows differ, or are too large or too few for vectors. */
+static void pool_one(const struct avg_pool *job, const real *line, const struct window *row, ptrdiff_t j,
+                     real *output) {
+    const struct window *column = &job->axes.column.window[j];
+    real total = 0;
+    for (ptrdiff_t r = 0; r < row->taps; r++)
+        total += sum_of(line + column->begin + r * job->pool.width, column->taps);
+    int empty = row->taps == 0 || column->taps == 0; /* all padding: 0, and not 0 / 0 */
+    output[j] = empty ? 0 : total / (real)(row->divisor * column->divisor);
+}
+
+/* The sums of LANES windows of which the first begins at `input`, the next ones `step` further. */
+INLINE vec sum_neighbours(const real *input, ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t row_stride,
+                          ptrdiff_t step) {
+    vec total = {0};
+    for (ptrdiff_t r = 0; r < rows; r++) {
+        vec sum = {0};
+        for (ptrdiff_t s = 0; s < columns; s++)
+            sum += load_step(input + r * row_stride + s, step, (int)(s & 1));
+        total += sum;
+    }
+    return total;
+}
+
+/* Divide the n <= LANES sums of the windows j, j + 1, ... */
+INLINE void store_average(const struct avg_pool *job, const struct window *row, ptrdiff_t j, ptrdiff_t n,
+                          vec sum, real *output) {
+    const struct window *column = job->axes.column.window + j;
+    ptrdiff_t most = job->pool.divisor ? 1 : job->pool.kernel[1]; /* divisors grow up to this, then shrink */
+    if (n == LANES && column[0].divisor == most && column[n - 1].divisor == most) {
+        store(output + j, divide(sum, divide_by(row->divisor, most)));
+        return;
+    }
+    real divisors[LANES];
+    for (ptrdiff_t l = 0; l < LANES; l++) { /* where all is padding the average is 0, and not 0 / 0 */
+        ptrdiff_t divisor = l < n ? row->divisor * column[l].divisor : 1;
+        divisors[l] = (real)(divisor ? divisor : 1);
+    }
+    store_first(output + j, sum / load(divisors), n);
+}
+
+static void pool_line(const struct avg_pool *job, ptrdiff_t image, ptrdiff_t i, real *scratch) {
+    const struct pyconv_pool *pool = &job->pool;
+    const struct window *row = &job->axes.row.window[i];
+    const real *input = job->input + (image * pool->height + row->begin) * pool->width;
+    const real *end = job->input + pool->images * pool->height * pool->width;
+    real *output = job->output + (image * pool->out_height + i) * pool->out_width;
+    ptrdiff_t rows = row->taps, columns = pool->kernel[1], step = pool->stride[1], row_stride = pool->width;
+    if (job->line.one_by_one) {
+        for (ptrdiff_t j = 0; j < pool->out_width; j++) pool_one(job, input, row, j, output);
+        return;
+    }
+    /* With step 2 a load reads one element too many: at the very end of the input that is not there. */
+    ptrdiff_t reach = (rows - 1) * row_stride + columns - 1 + (pool->out_width - 1) * 2 + LANES;
+    int in_place = job->line.in_place && (step != 2 || input + reach <= end);
+    if (!in_place) {
+        pad_rows(pool, job->line.padded, input, rows, row_stride, 0, scratch);
+        input = scratch;
+        row_stride = job->line.padded;
+    }
+    for (ptrdiff_t j = 0; j < pool->out_width; j += LANES) {
+        if (in_place) j = min_size(j, pool->out_width - LANES); /* the last vector repeats some outputs */
+        const real *x = input + j * step;
+        vec sum = step == 2 && rows == 2 && columns == 2 ? sum_neighbours(x, 2, 2, row_stride, 2)
+                  : step == 2                            ? sum_neighbours(x, rows, columns, row_stride, 2)
+                  : step == 1                            ? sum_neighbours(x, rows, columns, row_stride, 1)
+                                                         : sum_neighbours(x, rows, columns, row_stride, step);
+        store_average(job, row, j, min_size(LANES, pool->out_width - j), sum, output);
+    }
+}
+
+static void run_forward_planes(const void *context, ptrdiff_t task, void *scratch) {
+    const struct avg_pool *job = context;
+    struct pool_part part = task_part(&job->cut, task, 1);
+    for (ptrdiff_t row = part.row; row < part.row_end; row++)
+        pool_line(job, row / job->pool.out_height, row % job->pool.out_height, scratch);
+}
+
+static int forward(const struct pyconv_pool *pool, const void *input, void *output) {
+    struct avg_pool job = {.pool = *pool, .input = input, .output = output};
+    int status = make_axes(pool, &job.axes);
+    if (status) return status;
+    ptrdiff_t rows = pool->images * pool->out_height, plane = pool->height * pool->width * pool->channels;
+    int planes = pool->channels == 1;
+    if (planes) job.line = plan_line(pool, &job.axes.column);
+    job.cut = cut_rows(rows, plane / max_size(pool->out_height, 1), pool->channels);
+    double cost = NANOSECONDS((double)pool->images * (double)plane * sizeof(real));
+    status = parallel_run(job.cut.row_tasks * job.cut.channel_tasks, cost, line_scratch(pool, job.line),
+                          planes ? run_forward_planes : run_forward, &job);
+    free_axes(&job.axes);
+    return status;
+}
+
+/* ---- Backward ---- */
+
+/* sum (+)= x / d over n elements of one output column or of a run of columns with the same divisor */
+INLINE void add_divided(real *sum, const real *x, ptrdiff_t n, struct divisor divisor, int add) {
+    ptrdiff_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        vec y = divide(load(x + i), divisor);
+        store(sum + i, add ? load(sum + i) + y : y);
+    }
+    for (; i < n; i++)
+        sum[i] = (add ? sum[i] : 0) + (divisor.exact ? x[i] * divisor.reciprocal : x[i] / divisor.value);
+}
+
+/* sum[j][c] = the sum over the windows of rows that cover h of grad_output / divisor */
+static void sum_rows(const struct avg_pool *job, ptrdiff_t image, ptrdiff_t h, real *sum) {
+    const struct pyconv_pool *pool = &job->pool;
+    const struct window *column = job->axes.column.window;
+    ptrdiff_t channels = pool->channels, first = job->axes.row.cover[h].first,
+              last = job->axes.row.cover[h].last;
+    if (first == last) memset(sum, 0, (size_t)(pool->out_width * channels) * sizeof(real));
+    for (ptrdiff_t i = first; i < last; i++) {
+        const real *row = job->input + (image * pool->out_height + i) * pool->out_width * channels;
+        for (ptrdiff_t j = 0, end; j < pool->out_width; j = end) {
+            for (end = j + 1; end < pool->out_width && column[end].divisor == column[j].divisor;) end++;
+            struct divisor divisor = divide_by(job->axes.row.window[i].divisor, column[j].divisor);
+            add_divided(sum + j * channels, row + j * channels, (end - j) * channels, divisor, i > first);
+        }
+    }
+}
+
+/* grad_input[c] = the sum of n runs of channels, which follow one another */
+INLINE void sum_columns(const real *sum, ptrdiff_t n, ptrdiff_t channels, real *grad_input) {
+    ptrdiff_t c = 0;
+    for (; c + LANES <= channels; c += LANES) {
+        vec total = {0};
+        for (ptrdiff_t i = 0; i < n; i++) total += load(sum + i * channels + c);
+        store(grad_input + c, total);
+    }
+    for (; c < channels; c++) {
+        real total = 0;
+        for (ptrdiff_t i = 0; i < n; i++) total += sum[i * channels + c];
+        grad_input[c] = total;
+    }
+}
+
+static void backward_row(const struct avg_pool *job, const real *sum, real *grad_input) {
+    ptrdiff_t channels = job->pool.channels;
+    for (ptrdiff_t w = 0; w < job->pool.width; w++, grad_input += channels) {
+        struct cover cover = job->axes.column.cover[w];
+        if (cover.last - cover.first == 1)
+            sum_columns(sum + cover.first * channels, 1, channels, grad_input);
+        else
+            sum_columns(sum + cover.first * channels, cover.last - cover.first, channels, grad_input);
+    }
+}
+
+/* Scratch for planes: `left_margin` zeros, the sums of a row, zeros up to `sum_elements`, a padded line. */
+INLINE ptrdiff_t left_margin(const struct pyconv_pool *pool) {
+    return ceil_div(pool->kernel[1], pool->stride[1]);
+}
+INLINE ptrdiff_t line_windows(const struct pyconv_pool *pool) {
+    return ceil_div(ceil_div(pool->width + pool->padding[1], pool->stride[1]), LANES) * LANES;
+}
+INLINE ptrdiff_t sum_elements(const struct pyconv_pool *pool) {
+    return max_size(pool->out_width, line_windows(pool));
+}
+
+/* One channel: the pixels w = m S + a - P of phase a are covered by the windows m, m - 1, ... with the taps
+ * a, a + S, ...; so a phase is a sum of shifted copies of `sum`, which has zeros on either side. `line` is
+ * the padded row, of which grad_input is a part. */
+static void backward_line(const struct avg_pool *job, const real *sum, real *line, real *grad_input) {
+    const struct pyconv_pool *pool = &job->pool;
+    ptrdiff_t kernel = pool->kernel[1], stride = pool->stride[1], phases = line_windows(pool);
+    for (ptrdiff_t m = 0; m < phases; m += LANES)
+        for (ptrdiff_t a = 0; a < stride; a++) {
+            vec total[2] = {{0}};
+            for (int odd = 0; odd < (stride == 2 ? 2 : 1); odd++)
+                for (ptrdiff_t t = (kernel - 1 - a - odd + stride) / stride - 1; t >= 0; t--)
+                    total[odd] += load(sum + m - t);
+            if (stride == 1) {
+                store(line + m, total[0]);
+            } else if (stride == 2) {
+                store(line + 2 * m, zip_low(total[0], total[1]));
+                store(line + 2 * m + LANES, zip_high(total[0], total[1]));
+                break;
+            } else {
+                for (int l = 0; l < LANES; l++) line[(m + l) * stride + a] = total[0][l];
+            }
+        }
+    memcpy(grad_input, line + pool->padding[1], (size_t)pool->width * sizeof(real));
+}
+
+static void run_backward(const void *context, ptrdiff_t task, void *scratch) {
+    const struct avg_pool *job = context;
+    const struct pyconv_pool *pool = &job->pool;
+    struct pool_part part = task_part(&job->cut, task, pool->channels);
+    int planes = pool->channels == 1 && !pool->adaptive;
+    ptrdiff_t margin = planes ? left_margin(pool) : 0;
+    real *sum = (real *)scratch + margin, *line = sum + (planes ? sum_elements(pool) : 0);
+    if (planes) {
+        memset(scratch, 0, (size_t)margin * sizeof(real));
+        memset(sum + pool->out_width, 0, (size_t)(sum_elements(pool) - pool->out_width) * sizeof(real));
+    }
+    for (ptrdiff_t row = part.row; row < part.row_end; row++) {
+        ptrdiff_t elements = pool->width * pool->channels, image = row / pool->height, h = row % pool->height;
+        real *grad_input = job->output + row * elements;
+        struct cover now = job->axes.row.cover[h], before = h ? job->axes.row.cover[h - 1] : now;
+        if (row > part.row && h > 0 && now.first == before.first && now.last == before.last) {
+            memcpy(grad_input, grad_input - elements, (size_t)elements * sizeof(real)); /* the same windows */
+            continue;
+        }
+        sum_rows(job, image, h, sum);
+        if (planes)
+            backward_line(job, sum, line, grad_input);
+        else
+            backward_row(job, sum, grad_input);
+    }
+}
+
+static int backward(const struct pyconv_pool *pool, const void *grad_output, void *grad_input) {
+    struct avg_pool job = {.pool = *pool, .input = grad_output, .output = grad_input};
+    int status = make_axes(pool, &job.axes);
+    if (status) return status;
+    ptrdiff_t rows = pool->images * pool->height, elements = pool->width * pool->channels;
+    job.cut = cut_rows(rows, elements, 1); /* all channels in one task */
+    double cost = NANOSECONDS((double)rows * (double)elements * sizeof(real));
+    size_t scratch = (size_t)(pool->out_width * pool->channels);
+    if (pool->channels == 1 && !pool->adaptive)
+        scratch = (size_t)(left_margin(pool) + sum_elements(pool) + line_windows(pool) * pool->stride[1]);
+    status = parallel_run(job.cut.row_tasks, cost, scratch * sizeof(real), run_backward, &job);
+    free_axes(&job.axes);
+    return status;
+}
+
+const struct pyconv_avg_pool_kernels KERNELS(avg_pool) = {forward, backward};

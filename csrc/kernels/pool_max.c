@@ -1,0 +1,375 @@
+/* Maximum pooling.
+ *
+ *     y[n, i, j, c] = max over the taps (r, s) of x[n, i S - P + r D, j S - P + s D, c]
+ *
+ * NaN counts as larger than anything. Of equal maxima the first is the one, of several NaN the last, as in
+ * PyTorch. A vector holds channels of one pixel, or, where there is one channel, neighbours of a row; with
+ * its maximum, its index, the tap and a mask it needs 5 registers, so the loads overlap. Both passes are
+ * bound by memory. The index of a maximum is an int64 place in the plane, or an 8-bit tap number, which
+ * costs an eighth of the traffic and lets the backward pass be a gather: each input pixel adds up the
+ * windows that cover it, and is written once.
+ */
+#include "parallel.h"
+#include "pool.h"
+
+#include <math.h>
+
+#define NANOSECONDS(bytes) ((double)(bytes) / 10.0)
+
+typedef int64_t wide_vec __attribute__((vector_size(LANES * 8)));
+typedef uint8_t byte_vec __attribute__((vector_size(LANES)));
+
+struct max_pool {
+    struct pyconv_pool pool;
+    struct pool_axes axes;
+    struct pool_cut cut;
+    struct pool_line line;
+    enum pyconv_pool_index form;
+    const real *input;
+    real *output;
+    void *indices;
+};
+
+/* ---- The best of a window so far, and where it was ---- */
+
+struct best {
+    vec value;
+    ivec at;
+};
+
+INLINE struct best better(struct best best, vec x, integer at) {
+    ivec take = (x > best.value) | (x != x);
+    return (struct best){choose(take, x, best.value), (take & (at - (ivec){0})) | (~take & best.at)};
+}
+
+INLINE struct best nothing(void) { return (struct best){splat((real)-INFINITY), (ivec){0}}; }
+
+/* Store base + at for the lanes before n <= LANES. */
+INLINE void store_index(enum pyconv_pool_index form, void *indices, ptrdiff_t i, int64_t base, ivec at,
+                        ptrdiff_t n) {
+    if (form == PYCONV_PLANE_INDEX) {
+        wide_vec wide = __builtin_convertvector(at, wide_vec) + base;
+        memcpy((int64_t *)indices + i, &wide, (size_t)n * 8);
+    } else if (form == PYCONV_TAP_INDEX) {
+        byte_vec bytes = __builtin_convertvector(at + (integer)base, byte_vec);
+        memcpy((uint8_t *)indices + i, &bytes, (size_t)n);
+    }
+}
+
+/* How the taps of one window lie in memory, and how their index grows. */
+struct taps {
+    ptrdiff_t rows, columns, row_stride, column_stride;
+    integer row_index, column_index;
+    int64_t base; /* the index of the first tap */
+};
+
+INLINE struct taps window_taps(const struct max_pool *job, const struct window *row,
+                               const struct window *column) {
+    const struct pyconv_pool *pool = &job->pool;
+    ptrdiff_t down = job->axes.row.dilation, right = job->axes.column.dilation;
+    struct taps taps = {
+        row->taps, column->taps, down * pool->width * pool->channels, right * pool->channels, 0, 0, 0};
+    if (job->form == PYCONV_TAP_INDEX) {
+        taps.row_index = (integer)pool->kernel[1];
+        taps.column_index = 1;
+        taps.base = row->first_tap * pool->kernel[1] + column->first_tap;
+    } else {
+        taps.row_index = (integer)(down * pool->width);
+        taps.column_index = (integer)right;
+        taps.base = row->begin * pool->width + column->begin;
+    }
+    return taps;
+}
+
+/* ---- Many channels ---- */
+
+/* One window, channels [0, channels); rows and columns are taps.rows and taps.columns, often constants. */
+INLINE void pool_pixel(const real *input, struct taps taps, ptrdiff_t rows, ptrdiff_t columns,
+                       ptrdiff_t channels, enum pyconv_pool_index form, real *output, void *indices,
+                       ptrdiff_t at) {
+    ptrdiff_t c = 0;
+    for (; c + LANES <= channels; c += LANES) {
+        struct best best = nothing();
+        for (ptrdiff_t r = 0; r < rows; r++)
+            for (ptrdiff_t s = 0; s < columns; s++)
+                best = better(best, load(input + r * taps.row_stride + s * taps.column_stride + c),
+                              (integer)r * taps.row_index + (integer)s * taps.column_index);
+        store(output + at + c, best.value);
+        store_index(form, indices, at + c, taps.base, best.at, LANES);
+    }
+    if (c == channels) return;
+    struct best best = nothing();
+    for (ptrdiff_t r = 0; r < rows; r++)
+        for (ptrdiff_t s = 0; s < columns; s++)
+            best = better(best,
+                          load_first(input + r * taps.row_stride + s * taps.column_stride + c, channels - c),
+                          (integer)r * taps.row_index + (integer)s * taps.column_index);
+    store_first(output + at + c, best.value, channels - c);
+    store_index(form, indices, at + c, taps.base, best.at, channels - c);
+}
+
+INLINE void pool_row(const struct max_pool *job, enum pyconv_pool_index form, ptrdiff_t image, ptrdiff_t i,
+                     ptrdiff_t channel, ptrdiff_t channels) {
+    const struct pyconv_pool *pool = &job->pool;
+    const struct window *row = &job->axes.row.window[i];
+    ptrdiff_t at = (image * pool->out_height + i) * pool->out_width * pool->channels + channel;
+    const real *line =
+        job->input + (image * pool->height + row->begin) * pool->width * pool->channels + channel;
+    for (ptrdiff_t j = 0; j < pool->out_width; j++, at += pool->channels) {
+        const struct window *column = &job->axes.column.window[j];
+        struct taps taps = window_taps(job, row, column);
+        const real *input = line + column->begin * pool->channels;
+        if (taps.rows == 2 && taps.columns == 2)
+            pool_pixel(input, taps, 2, 2, channels, form, job->output, job->indices, at);
+        else if (taps.rows == 3 && taps.columns == 3)
+            pool_pixel(input, taps, 3, 3, channels, form, job->output, job->indices, at);
+        else
+            pool_pixel(input, taps, taps.rows, taps.columns, channels, form, job->output, job->indices, at);
+    }
+}
+
+static void run_forward(const void *context, ptrdiff_t task, void *scratch) {
+    (void)scratch;
+    const struct max_pool *job = context;
+    struct pool_part part = task_part(&job->cut, task, job->pool.channels);
+    for (ptrdiff_t row = part.row; row < part.row_end; row++) {
+        ptrdiff_t image = row / job->pool.out_height, i = row % job->pool.out_height;
+        ptrdiff_t channels = part.channel_end - part.channel;
+        switch (job->form) {
+        case PYCONV_NO_INDEX: pool_row(job, PYCONV_NO_INDEX, image, i, part.channel, channels); break;
+        case PYCONV_PLANE_INDEX: pool_row(job, PYCONV_PLANE_INDEX, image, i, part.channel, channels); break;
+        case PYCONV_TAP_INDEX: pool_row(job, PYCONV_TAP_INDEX, image, i, part.channel, channels); break;
+        }
+    }
+}
+
+/* ---- One channel ---- */
+
+/* One window of a row whose windows differ, or are too large or too few for vectors. */
+static void pool_one(const struct max_pool *job, const real *line, const struct window *row, ptrdiff_t j,
+                     ptrdiff_t at) {
+    struct taps taps = window_taps(job, row, &job->axes.column.window[j]);
+    const real *input = line + job->axes.column.window[j].begin;
+    real best = (real)-INFINITY;
+    int64_t index = 0;
+    for (ptrdiff_t r = 0; r < taps.rows; r++)
+        for (ptrdiff_t s = 0; s < taps.columns; s++) {
+            real x = input[r * taps.row_stride + s * taps.column_stride];
+            if (x > best || x != x)
+                best = x, index = (int64_t)r * taps.row_index + (int64_t)s * taps.column_index;
+        }
+    job->output[at + j] = best;
+    if (job->form == PYCONV_PLANE_INDEX) ((int64_t *)job->indices)[at + j] = taps.base + index;
+    if (job->form == PYCONV_TAP_INDEX) ((uint8_t *)job->indices)[at + j] = (uint8_t)(taps.base + index);
+}
+
+/* n <= LANES neighbouring outputs, whose first windows begin at `input`, all their taps being there;
+ * `first` says with which tap each window begins in the input. */
+INLINE void pool_neighbours(const struct max_pool *job, const real *input, struct taps taps, ptrdiff_t rows,
+                            ptrdiff_t columns, ptrdiff_t step, enum pyconv_pool_index form, ivec first,
+                            ptrdiff_t at, ptrdiff_t n) {
+    struct best best = nothing();
+    best.at = first * taps.column_index;
+    for (ptrdiff_t r = 0; r < rows; r++)
+        for (ptrdiff_t s = 0; s < columns; s++)
+            best = better(best,
+                          load_step(input + r * taps.row_stride + s * taps.column_stride, step,
+                                    (int)(s * taps.column_stride & 1)),
+                          (integer)r * taps.row_index + (integer)s * taps.column_index);
+    if (n == LANES)
+        store(job->output + at, best.value);
+    else
+        store_first(job->output + at, best.value, n);
+    if (form == PYCONV_PLANE_INDEX) {
+        ivec lane;
+        for (int l = 0; l < LANES; l++) lane[l] = l;
+        best.at += lane * (integer)job->pool.stride[1];
+    }
+    store_index(form, job->indices, at, taps.base, best.at, n);
+}
+
+INLINE void pool_line(const struct max_pool *job, enum pyconv_pool_index form, ptrdiff_t image, ptrdiff_t i,
+                      real *scratch) {
+    const struct pyconv_pool *pool = &job->pool;
+    const struct window *row = &job->axes.row.window[i], *column = job->axes.column.window;
+    const real *input = job->input + (image * pool->height + row->begin) * pool->width;
+    const real *end = job->input + pool->images * pool->height * pool->width;
+    ptrdiff_t at = (image * pool->out_height + i) * pool->out_width, step = pool->stride[1];
+    if (job->line.one_by_one) {
+        for (ptrdiff_t j = 0; j < pool->out_width; j++) pool_one(job, input, row, j, at);
+        return;
+    }
+    struct window whole = {column->origin, pool->kernel[1], 0, 0, column->origin, 0};
+    struct taps taps = window_taps(job, row, &whole);
+    ptrdiff_t reach = (taps.rows - 1) * taps.row_stride + (taps.columns - 1) * taps.column_stride + 2 * LANES;
+    /* With step 2 a load reads one element too many: at the very end of the input that is not there. */
+    int in_place =
+        job->line.in_place && (step != 2 || input + (pool->out_width - 1) * 2 + reach - LANES <= end);
+    if (!in_place) {
+        pad_rows(pool, job->line.padded, input, taps.rows, taps.row_stride, (real)-INFINITY, scratch);
+        input = scratch;
+        taps.row_stride = job->line.padded;
+    }
+    int64_t base = taps.base;
+    for (ptrdiff_t j = 0; j < pool->out_width; j += LANES) {
+        if (in_place) j = min_size(j, pool->out_width - LANES); /* the last vector repeats some outputs */
+        ptrdiff_t n = min_size(LANES, pool->out_width - j);
+        ivec first = {0};
+        for (ptrdiff_t l = 0; l < n && column[j + l].first_tap; l++)
+            first[l] = (integer)column[j + l].first_tap;
+        if (form == PYCONV_PLANE_INDEX) taps.base = base + j * step;
+        const real *x = input + j * step;
+        if (step == 2 && taps.rows == 2 && taps.columns == 2)
+            pool_neighbours(job, x, taps, 2, 2, 2, form, first, at + j, n);
+        else if (step == 2)
+            pool_neighbours(job, x, taps, taps.rows, taps.columns, 2, form, first, at + j, n);
+        else if (step == 1)
+            pool_neighbours(job, x, taps, taps.rows, taps.columns, 1, form, first, at + j, n);
+        else
+            pool_neighbours(job, x, taps, taps.rows, taps.columns, step, form, first, at + j, n);
+    }
+}
+
+static void run_forward_planes(const void *context, ptrdiff_t task, void *scratch) {
+    const struct max_pool *job = context;
+    struct pool_part part = task_part(&job->cut, task, 1);
+    for (ptrdiff_t row = part.row; row < part.row_end; row++) {
+        ptrdiff_t image = row / job->pool.out_height, i = row % job->pool.out_height;
+        switch (job->form) {
+        case PYCONV_NO_INDEX: pool_line(job, PYCONV_NO_INDEX, image, i, scratch); break;
+        case PYCONV_PLANE_INDEX: pool_line(job, PYCONV_PLANE_INDEX, image, i, scratch); break;
+        case PYCONV_TAP_INDEX: pool_line(job, PYCONV_TAP_INDEX, image, i, scratch); break;
+        }
+    }
+}
+
+static int forward(const struct pyconv_pool *pool, enum pyconv_pool_index form, const void *input,
+                   void *output, void *indices) {
+    struct max_pool job = {.pool = *pool, .form = form, .input = input, .output = output, .indices = indices};
+    int status = make_axes(pool, &job.axes);
+    if (status) return status;
+    ptrdiff_t rows = pool->images * pool->out_height, plane = pool->height * pool->width * pool->channels;
+    int planes = pool->channels == 1;
+    if (planes) job.line = plan_line(pool, &job.axes.column);
+    job.cut = cut_rows(rows, plane / max_size(pool->out_height, 1), pool->channels);
+    double cost = NANOSECONDS((double)pool->images * (double)plane * sizeof(real));
+    status = parallel_run(job.cut.row_tasks * job.cut.channel_tasks, cost, line_scratch(pool, job.line),
+                          planes ? run_forward_planes : run_forward, &job);
+    free_axes(&job.axes);
+    return status;
+}
+
+/* ---- Backward from tap indices: a gather ---- */
+
+struct max_pool_backward {
+    struct pyconv_pool pool;
+    struct pool_axes axes;
+    struct pool_cut cut;
+    const real *grad_output;
+    const uint8_t *indices;
+    real *grad_input;
+};
+
+/* The windows that cover a pixel, seen along one axis: `count` neighbours, the first of which begins its
+ * outputs at `at` and sees the pixel with tap `tap`, the next ones `at_step` and `tap_step` further. */
+struct covering {
+    ptrdiff_t count, at, at_step;
+    integer tap, tap_step;
+};
+
+/* x: the pixel's place; at_step: elements of the output from one window to the next; tap: numbers from one
+ * tap to the next. With dilation only every few windows see the pixel, `stride` of the axis being theirs. */
+INLINE struct covering covering_windows(const struct pyconv_pool *pool, int axis,
+                                        const struct pool_axis *line, ptrdiff_t x, ptrdiff_t at_step,
+                                        ptrdiff_t tap) {
+    struct cover cover = line->cover[x];
+    ptrdiff_t skip = 1, stride = pool->stride[axis], first = cover.first;
+    if (line->dilation > 1) {
+        while (skip * stride % line->dilation) skip++;
+        while (first < cover.last && tap_at(line, first, x) < 0) first++;
+    }
+    if (first >= cover.last) return (struct covering){0, 0, 0, 0, 0};
+    return (struct covering){ceil_div(cover.last - first, skip), first * at_step, skip * at_step,
+                             (integer)(tap_at(line, first, x) * tap),
+                             (integer)(-skip * stride / line->dilation * tap)};
+}
+
+INLINE vec gradient_of(const struct max_pool_backward *job, ptrdiff_t at, integer tap, ptrdiff_t n) {
+    byte_vec bytes = {0};
+    if (n == LANES)
+        memcpy(&bytes, job->indices + at, LANES);
+    else
+        for (ptrdiff_t l = 0; l < n; l++) bytes[l] = job->indices[at + l];
+    ivec hit = __builtin_convertvector(bytes, ivec) == tap - (ivec){0};
+    vec gradient = n == LANES ? load(job->grad_output + at) : load_first(job->grad_output + at, n);
+    return (vec)(hit & (ivec)gradient);
+}
+
+/* One input pixel; rows and columns are down.count and right.count, often constants. */
+INLINE void backward_pixel(const struct max_pool_backward *job, struct covering down, struct covering right,
+                           ptrdiff_t rows, ptrdiff_t columns, real *grad_input) {
+    ptrdiff_t channels = job->pool.channels, at = down.at + right.at;
+    for (ptrdiff_t c = 0; c < channels; c += LANES) {
+        ptrdiff_t n = min_size(LANES, channels - c);
+        vec sum = {0};
+        if (n == LANES) {
+            for (ptrdiff_t i = 0; i < rows; i++)
+                for (ptrdiff_t j = 0; j < columns; j++)
+                    sum += gradient_of(job, at + c + i * down.at_step + j * right.at_step,
+                                       down.tap + right.tap + (integer)i * down.tap_step +
+                                           (integer)j * right.tap_step,
+                                       LANES);
+            store(grad_input + c, sum);
+        } else {
+            for (ptrdiff_t i = 0; i < rows; i++)
+                for (ptrdiff_t j = 0; j < columns; j++)
+                    sum += gradient_of(
+                        job, at + c + i * down.at_step + j * right.at_step,
+                        down.tap + right.tap + (integer)i * down.tap_step + (integer)j * right.tap_step, n);
+            store_first(grad_input + c, sum, n);
+        }
+    }
+}
+
+static void run_backward(const void *context, ptrdiff_t task, void *scratch) {
+    (void)scratch;
+    const struct max_pool_backward *job = context;
+    const struct pyconv_pool *pool = &job->pool;
+    struct pool_part part = task_part(&job->cut, task, pool->channels);
+    ptrdiff_t channels = pool->channels, out_row = pool->out_width * channels;
+    for (ptrdiff_t row = part.row; row < part.row_end; row++) {
+        ptrdiff_t image = row / pool->height, h = row % pool->height;
+        real *grad_input = job->grad_input + row * pool->width * channels;
+        struct covering down = covering_windows(pool, 0, &job->axes.row, h, out_row, pool->kernel[1]);
+        down.at += image * pool->out_height * out_row;
+        for (ptrdiff_t w = 0; w < pool->width; w++, grad_input += channels) {
+            struct covering right = covering_windows(pool, 1, &job->axes.column, w, channels, 1);
+            if (down.count == 1 && right.count == 1)
+                backward_pixel(job, down, right, 1, 1, grad_input);
+            else if (down.count == 1 && right.count == 2)
+                backward_pixel(job, down, right, 1, 2, grad_input);
+            else if (down.count == 2 && right.count == 1)
+                backward_pixel(job, down, right, 2, 1, grad_input);
+            else if (down.count == 2 && right.count == 2)
+                backward_pixel(job, down, right, 2, 2, grad_input);
+            else
+                backward_pixel(job, down, right, down.count, right.count, grad_input);
+        }
+    }
+}
+
+static int backward(const struct pyconv_pool *pool, const void *grad_output, const uint8_t *indices,
+                    void *grad_input) {
+    struct max_pool_backward job = {
+        .pool = *pool, .grad_output = grad_output, .indices = indices, .grad_input = grad_input};
+    int status = make_axes(pool, &job.axes);
+    if (status) return status;
+    ptrdiff_t rows = pool->images * pool->height, elements = pool->width * pool->channels;
+    job.cut = cut_rows(rows, elements, 1); /* all channels in one task */
+    double cost = NANOSECONDS((double)rows * (double)elements * sizeof(real));
+    status = parallel_run(job.cut.row_tasks, cost, 0, run_backward, &job);
+    free_axes(&job.axes);
+    return status;
+}
+
+const struct pyconv_max_pool_kernels KERNELS(max_pool) = {forward, backward};

@@ -1,0 +1,561 @@
+"""Pooling: maxima and averages over windows, their gradients, and the inverse of maximum pooling.
+
+A channels-last input is pooled as it is. Any other is pooled as a batch of planes of one channel each, for
+which the kernels have a path of their own, so nothing is converted on the way in or out.
+"""
+
+import numpy as np
+
+from pyconv import _kernels
+from pyconv.functional._arguments import LIMIT, is_int, pair
+from pyconv.functional._arrays import channels_last, check_array, contiguous, wants_channels_last
+
+MOST_TAPS = 256  # what an 8-bit tap number can tell apart
+
+
+# ---- Images at the door ----------------------------------------------------------------------------
+
+
+class _Batch:
+    """A 3-D or 4-D shape as the kernels see it: (images, height, width, channels)."""
+
+    def __init__(self, op, name, shape, is_channels_last):
+        if len(shape) not in (3, 4):
+            raise ValueError(f"{op}: {name} must have 3 or 4 dimensions; got shape {shape}")
+        self.unbatched = len(shape) == 3
+        n, c, self.height, self.width = (1, *shape) if self.unbatched else shape
+        self.leading, self.is_channels_last = (n, c), is_channels_last
+        self.images, self.channels = (n, c) if is_channels_last else (n * c, 1)
+
+    @classmethod
+    def of(cls, op, name, array):
+        check_array(op, name, array, (3, 4))
+        return cls(op, name, array.shape, array.ndim == 4 and wants_channels_last(array))
+
+    @property
+    def sizes(self):
+        return self.images, self.height, self.width, self.channels
+
+    def check_not_empty(self, op, name):
+        if 0 in (self.leading[1], self.height, self.width):
+            shape = (*self.leading, self.height, self.width)[self.unbatched :]
+            raise ValueError(f"{op}: {name} must have no empty dimension except the batch; got shape {shape}")
+
+    def dense(self, array):
+        """An array of this batch's images, in this batch's memory format."""
+        if self.is_channels_last:
+            return channels_last(array)
+        return contiguous(array)
+
+    def empty(self, height, width, dtype):
+        """A fresh (N, C, height, width) in this batch's memory format."""
+        return _kernels.empty((*self.leading, height, width), dtype, self.is_channels_last)
+
+    def result(self, array):
+        return array[0] if self.unbatched else array
+
+
+def _check_indices(op, indices, shape, name):
+    if not isinstance(indices, np.ndarray):
+        raise TypeError(f"{op}: indices must be a numpy.ndarray; got {type(indices).__name__}")
+    if indices.dtype != np.int64 or not indices.dtype.isnative:
+        raise TypeError(f"{op}: indices must have dtype int64; got {indices.dtype}")
+    if indices.shape != shape:
+        raise ValueError(f"{op}: indices must have the shape of {name}, {shape}; got {indices.shape}")
+
+
+def _check_shape(op, array, wanted):
+    if array.shape != wanted:
+        raise ValueError(f"{op}: grad_output must have the shape of the output, {wanted}; got {array.shape}")
+
+
+def _input_shape(op, shape):
+    if not isinstance(shape, (tuple, list)) or len(shape) not in (3, 4):
+        raise TypeError(f"{op}: input_shape must be the shape of a 3-D or 4-D input; got {shape!r}")
+    if not all(is_int(extent) and extent >= 0 for extent in shape):
+        raise ValueError(f"{op}: input_shape must be non-negative ints; got {shape!r}")
+    return tuple(map(int, shape))
+
+
+# ---- Windows ---------------------------------------------------------------------------------------
+
+
+def _windows(op, batch, kernel_size, stride, padding, dilation, ceil_mode, average=None):
+    """The windows that the kernels are told of; average: (count_include_pad, divisor_override)."""
+    kernel = pair(op, "kernel_size", kernel_size, 1)
+    stride = kernel if stride is None or stride in ((), []) else pair(op, "stride", stride, 1)
+    padding = pair(op, "padding", padding, 0)
+    dilation = pair(op, "dilation", dilation, 1)
+    batch.check_not_empty(op, "input")
+    if any(2 * p > k for p, k in zip(padding, kernel)):
+        raise ValueError(
+            f"{op}: padding must be at most half of kernel_size; got padding={padding}, kernel_size={kernel}"
+        )
+    output = []
+    for extent, k, s, p, d in zip((batch.height, batch.width), kernel, stride, padding, dilation):
+        room = extent + 2 * p - d * (k - 1) - 1 + (s - 1 if ceil_mode else 0)
+        size = room // s + 1
+        if ceil_mode and (size - 1) * s >= extent + p:
+            size -= 1  # a window must begin in the input or in its left padding
+        if size < 1:
+            raise ValueError(
+                f"{op}: the output must have at least one pixel; got an input of {batch.height} x {batch.width} "
+                f"with kernel_size={kernel}, stride={stride}, padding={padding}, dilation={dilation}"
+            )
+        if d > 1 and p and any(_is_empty(i * s - p, k, d, extent) for i in (*range(-(-p // s)), size - 1)):
+            raise ValueError(
+                f"{op}: every window must hold a pixel; got an input of {batch.height} x {batch.width} "
+                f"with kernel_size={kernel}, stride={stride}, padding={padding}, dilation={dilation}"
+            )
+        output.append(size)
+    windows = {"input": batch.sizes, "output": tuple(output), "kernel": kernel, "stride": stride}
+    windows |= {"padding": padding, "dilation": dilation}
+    if average is not None:
+        windows["count_include_pad"], windows["divisor"] = average
+    return windows
+
+
+def _is_empty(origin, kernel, dilation, extent):
+    first = -(-max(-origin, 0) // dilation)
+    return first >= kernel or origin + first * dilation >= extent
+
+
+def _adaptive_windows(op, batch, output_size):
+    """The windows of adaptive pooling; ordinary ones where the sizes divide evenly."""
+    values = output_size if isinstance(output_size, (tuple, list)) else (output_size, output_size)
+    if len(values) == 1:
+        values = (values[0], values[0])
+    if len(values) != 2 or not all(v is None or is_int(v) for v in values):
+        raise TypeError(f"{op}: output_size must be an int, None or a pair of these; got {output_size!r}")
+    extents = batch.height, batch.width
+    output = tuple(extent if v is None else int(v) for v, extent in zip(values, extents))
+    if any(not 0 <= v < LIMIT for v in output):
+        raise ValueError(f"{op}: output_size must be non-negative; got {output_size!r}")
+    batch.check_not_empty(op, "input")
+    windows = {"input": batch.sizes, "output": output}
+    if all(v and extent % v == 0 for v, extent in zip(output, extents)):
+        kernel = tuple(extent // v for v, extent in zip(output, extents))
+        return windows | {"kernel": kernel, "stride": kernel}
+    return windows | {"adaptive": True}
+
+
+# ---- Maximum pooling -------------------------------------------------------------------------------
+
+
+def _max_pool(batch, windows, input, index_dtype):
+    """output, and the indices of the maxima: int64 places, uint8 taps, or None for None."""
+    output = batch.empty(*windows["output"], input.dtype)
+    indices = None if index_dtype is None else batch.empty(*windows["output"], np.dtype(index_dtype))
+    x = input[None] if batch.unbatched else input
+    _kernels.max_pool(windows, batch.dense(x), output, indices)
+    return output, indices
+
+
+def max_pool2d(input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False):
+    """Maximum over the windows of each H x W plane.
+
+    Parameters
+    ----------
+    input : ndarray, (N, C, H, W) or (C, H, W)
+        float32 or float64, any strides.
+    kernel_size : int or pair
+        Height and width of a window.
+    stride : int or pair, optional
+        Distance of neighbouring windows; the kernel size when None.
+    padding : int or pair
+        Pixels of -infinity added on each side, at most half of the kernel.
+    dilation : int or pair
+        Distance of neighbouring taps within a window.
+    ceil_mode : bool
+        Whether the last windows may reach beyond the padded input.
+    return_indices : bool
+        Whether to return the places of the maxima as well.
+
+    Returns
+    -------
+    output : ndarray, (N, C, OH, OW) or (C, OH, OW)
+        OH = floor((H + 2 padding - dilation (kernel_size - 1) - 1) / stride) + 1, or with ceil. NaN is
+        larger than any number.
+    indices : ndarray of int64, only with `return_indices`
+        row * W + column of each maximum in its plane: the first of equal ones.
+
+    Raises
+    ------
+    ValueError
+        If a size is not positive, padding is more than half of the kernel, or the output has no pixel.
+
+    Examples
+    --------
+    >>> import numpy as np, pyconv.functional as F
+    >>> x = np.arange(16.0).reshape(1, 4, 4)
+    >>> F.max_pool2d(x, 2)
+    array([[[ 5.,  7.],
+            [13., 15.]]])
+    >>> F.max_pool2d(x, 2, return_indices=True)[1]
+    array([[[ 5,  7],
+            [13, 15]]])
+    """
+    batch = _Batch.of("max_pool2d", "input", input)
+    windows = _windows("max_pool2d", batch, kernel_size, stride, padding, dilation, ceil_mode)
+    output, indices = _max_pool(batch, windows, input, np.int64 if return_indices else None)
+    return (batch.result(output), batch.result(indices)) if return_indices else batch.result(output)
+
+
+def max_pool2d_saving(input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False):
+    """output, and what `max_pool2d_restoring` makes the gradient from: what a layer keeps.
+
+    Channels-last, that is the 8-bit number of each window's winning tap where the windows have at most 256,
+    an eighth of the memory of `max_pool2d`'s indices; otherwise those.
+    """
+    op = "max_pool2d"
+    batch = _Batch.of(op, "input", input)
+    windows = _windows(op, batch, kernel_size, stride, padding, dilation, ceil_mode)
+    kernel = windows["kernel"]
+    few_taps = batch.is_channels_last and kernel[0] * kernel[1] <= MOST_TAPS
+    output, indices = _max_pool(batch, windows, input, np.uint8 if few_taps else np.int64)
+    return batch.result(output), (batch, windows, input.shape, indices)
+
+
+def max_pool2d_restoring(grad_output, saved):
+    """grad_input of `max_pool2d_saving`."""
+    op = "max_pool2d_backward"
+    batch, windows, input_shape, indices = saved
+    check_array(op, "grad_output", grad_output)
+    _check_shape(op, grad_output, (*input_shape[:-2], *windows["output"]))
+    if indices.dtype == np.int64:
+        return _scatter(op, grad_output, batch.result(indices), batch, False)
+    grad_input = batch.empty(batch.height, batch.width, grad_output.dtype)
+    _kernels.max_pool_backward(windows, batch.dense(grad_output), indices, grad_input)
+    return grad_input
+
+
+def _scatter(op, pooled, indices, batch, assign):
+    """Zeros of the batch's size, with `pooled` added (or assigned) at `indices`."""
+    result = batch.empty(batch.height, batch.width, pooled.dtype)
+    if batch.unbatched:
+        pooled, indices = pooled[None], indices[None]
+    count = pooled.shape[2] * pooled.shape[3]
+    sizes = (batch.images, batch.height * batch.width, count, batch.channels)
+    try:
+        _kernels.pool_scatter(sizes, assign, batch.dense(pooled), batch.dense(indices), result)
+    except IndexError:
+        _raise_bad_index(op, indices, batch.height, batch.width)
+    return batch.result(result)
+
+
+def _raise_bad_index(op, indices, height, width):
+    bad = indices[(indices < 0) | (indices >= height * width)][0]
+    raise ValueError(f"{op}: indices must be places in the plane, 0 to {height} * {width} - 1; got {bad}") from None
+
+
+def _index_backward(op, grad_output, indices, input_shape):
+    check_array(op, "grad_output", grad_output, (3, 4))
+    input_shape = _input_shape(op, input_shape)
+    if len(input_shape) != grad_output.ndim or input_shape[:-2] != grad_output.shape[:-2]:
+        raise ValueError(
+            f"{op}: input_shape must have the batch and channels of grad_output, of shape "
+            f"{grad_output.shape}; got {input_shape}"
+        )
+    _check_indices(op, indices, grad_output.shape, "grad_output")
+    batch = _Batch(op, "input", input_shape, grad_output.ndim == 4 and wants_channels_last(grad_output))
+    return _scatter(op, grad_output, indices, batch, False)
+
+
+def max_pool2d_backward(grad_output, indices, input_shape):
+    """Gradient of `max_pool2d`: each element of grad_output is added where its maximum was.
+
+    Parameters
+    ----------
+    grad_output : ndarray, (N, C, OH, OW) or (C, OH, OW)
+    indices : ndarray of int64, the shape of grad_output
+        What ``max_pool2d(..., return_indices=True)`` returned, in any memory layout.
+    input_shape : tuple of int
+        (N, C, H, W) or (C, H, W).
+
+    Returns
+    -------
+    ndarray
+        grad_input, of shape `input_shape`, in the memory format of grad_output. Windows that overlap are
+        summed in a fixed order.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit, or an index lies outside the plane.
+
+    Examples
+    --------
+    >>> import numpy as np, pyconv.functional as F
+    >>> F.max_pool2d_backward(np.array([[[1.0, 2.0]]]), np.array([[[1, 1]]]), (1, 1, 3))
+    array([[[0., 3., 0.]]])
+    """
+    return _index_backward("max_pool2d_backward", grad_output, indices, input_shape)
+
+
+def adaptive_max_pool2d(input, output_size, return_indices=False):
+    """Maximum over windows that cut each plane into an output of the size asked for.
+
+    Parameters
+    ----------
+    input : ndarray, (N, C, H, W) or (C, H, W)
+        float32 or float64, any strides.
+    output_size : int, None or a pair of these
+        OH and OW; None is the input's own. Output i sees the rows floor(i H / OH) up to
+        ceil((i + 1) H / OH).
+    return_indices : bool
+        Whether to return the places of the maxima as well, as `max_pool2d` does.
+
+    Returns
+    -------
+    output : ndarray, (N, C, OH, OW) or (C, OH, OW)
+    indices : ndarray of int64, only with `return_indices`
+
+    Examples
+    --------
+    >>> import numpy as np, pyconv.functional as F
+    >>> F.adaptive_max_pool2d(np.arange(6.0).reshape(1, 2, 3), (1, 2))
+    array([[[4., 5.]]])
+    """
+    op = "adaptive_max_pool2d"
+    batch = _Batch.of(op, "input", input)
+    windows = _adaptive_windows(op, batch, output_size)
+    output, indices = _max_pool(batch, windows, input, np.int64 if return_indices else None)
+    return (batch.result(output), batch.result(indices)) if return_indices else batch.result(output)
+
+
+def adaptive_max_pool2d_backward(grad_output, indices, input_shape):
+    """Gradient of `adaptive_max_pool2d`; see `max_pool2d_backward`."""
+    return _index_backward("adaptive_max_pool2d_backward", grad_output, indices, input_shape)
+
+
+# ---- Average pooling -------------------------------------------------------------------------------
+
+
+def _average_options(op, count_include_pad, divisor_override):
+    if divisor_override is None:
+        return bool(count_include_pad), 0
+    if not is_int(divisor_override):
+        raise TypeError(f"{op}: divisor_override must be an int or None; got {divisor_override!r}")
+    if divisor_override == 0 or abs(divisor_override) >= LIMIT:
+        raise ValueError(f"{op}: divisor_override must not be zero; got {divisor_override}")
+    return bool(count_include_pad), int(divisor_override)
+
+
+def _avg_pool(batch, windows, input):
+    output = batch.empty(*windows["output"], input.dtype)
+    _kernels.avg_pool(windows, batch.dense(input[None] if batch.unbatched else input), output)
+    return batch.result(output)
+
+
+def _avg_pool_backward(op, grad_output, input_shape, make_windows):
+    check_array(op, "grad_output", grad_output, (3, 4))
+    input_shape = _input_shape(op, input_shape)
+    batch = _Batch(op, "input", input_shape, grad_output.ndim == 4 and wants_channels_last(grad_output))
+    windows = make_windows(batch)
+    _check_shape(op, grad_output, (*input_shape[:-2], *windows["output"]))
+    grad_input = batch.empty(batch.height, batch.width, grad_output.dtype)
+    grad = batch.dense(grad_output[None] if batch.unbatched else grad_output)
+    _kernels.avg_pool_backward(windows, grad, grad_input)
+    return batch.result(grad_input)
+
+
+def avg_pool2d(
+    input,
+    kernel_size,
+    stride=None,
+    padding=0,
+    ceil_mode=False,
+    count_include_pad=True,
+    divisor_override=None,
+):
+    """Average over the windows of each H x W plane.
+
+    Parameters
+    ----------
+    input : ndarray, (N, C, H, W) or (C, H, W)
+        float32 or float64, any strides.
+    kernel_size, stride, padding, ceil_mode
+        As in `max_pool2d`, but the padding is zeros.
+    count_include_pad : bool
+        Whether the zeros of the padding count, or only the pixels of the input do.
+    divisor_override : int, optional
+        What the sums are divided by instead of the number of pixels; not zero.
+
+    Returns
+    -------
+    ndarray, (N, C, OH, OW) or (C, OH, OW)
+
+    Raises
+    ------
+    ValueError
+        If a size is not positive, padding is more than half of the kernel, or the output has no pixel.
+
+    Examples
+    --------
+    >>> import numpy as np, pyconv.functional as F
+    >>> F.avg_pool2d(np.arange(16.0).reshape(1, 4, 4), 2)
+    array([[[ 2.5,  4.5],
+            [10.5, 12.5]]])
+    """
+    op = "avg_pool2d"
+    batch = _Batch.of(op, "input", input)
+    average = _average_options(op, count_include_pad, divisor_override)
+    return _avg_pool(batch, _windows(op, batch, kernel_size, stride, padding, 1, ceil_mode, average), input)
+
+
+def avg_pool2d_backward(
+    grad_output,
+    input_shape,
+    kernel_size,
+    stride=None,
+    padding=0,
+    ceil_mode=False,
+    count_include_pad=True,
+    divisor_override=None,
+):
+    """Gradient of `avg_pool2d`: each element of grad_output is shared out evenly over its window.
+
+    Parameters
+    ----------
+    grad_output : ndarray, (N, C, OH, OW) or (C, OH, OW)
+    input_shape : tuple of int
+        (N, C, H, W) or (C, H, W).
+    kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
+        As the forward pass had them.
+
+    Returns
+    -------
+    ndarray
+        grad_input, of shape `input_shape`, in the memory format of grad_output.
+    """
+    op = "avg_pool2d_backward"
+    average = _average_options(op, count_include_pad, divisor_override)
+    return _avg_pool_backward(
+        op,
+        grad_output,
+        input_shape,
+        lambda batch: _windows(op, batch, kernel_size, stride, padding, 1, ceil_mode, average),
+    )
+
+
+def adaptive_avg_pool2d(input, output_size):
+    """Average over windows that cut each plane into an output of the size asked for.
+
+    Parameters
+    ----------
+    input : ndarray, (N, C, H, W) or (C, H, W)
+        float32 or float64, any strides.
+    output_size : int, None or a pair of these
+        OH and OW, as in `adaptive_max_pool2d`; 1 averages each plane.
+
+    Returns
+    -------
+    ndarray, (N, C, OH, OW) or (C, OH, OW)
+
+    Examples
+    --------
+    >>> import numpy as np, pyconv.functional as F
+    >>> F.adaptive_avg_pool2d(np.arange(6.0).reshape(1, 2, 3), 1)
+    array([[[2.5]]])
+    """
+    batch = _Batch.of("adaptive_avg_pool2d", "input", input)
+    return _avg_pool(batch, _adaptive_windows("adaptive_avg_pool2d", batch, output_size), input)
+
+
+def adaptive_avg_pool2d_backward(grad_output, input_shape):
+    """Gradient of `adaptive_avg_pool2d`; the output size is grad_output's."""
+    op = "adaptive_avg_pool2d_backward"
+    return _avg_pool_backward(
+        op, grad_output, input_shape, lambda batch: _adaptive_windows(op, batch, grad_output.shape[-2:])
+    )
+
+
+# ---- The inverse of maximum pooling ------------------------------------------------------------------
+
+
+def _unpool_size(op, input, kernel_size, stride, padding, output_size):
+    kernel = pair(op, "kernel_size", kernel_size, 1)
+    stride = kernel if stride is None or stride in ((), []) else pair(op, "stride", stride, 1)
+    padding = pair(op, "padding", padding, 0)
+    default = tuple((x - 1) * s + k - 2 * p for x, k, s, p in zip(input.shape[-2:], kernel, stride, padding))
+    if output_size is None:
+        size = default
+    else:
+        size = tuple(output_size)[-2:]
+        if len(output_size) not in (2, 4) or not all(map(is_int, size)):
+            raise ValueError(f"{op}: output_size must have 2 or 4 ints; got {output_size!r}")
+        if any(abs(v - d) >= s for v, d, s in zip(size, default, stride)):
+            raise ValueError(f"{op}: output_size must differ by less than stride={stride} from {default}; got {size}")
+    if any(not 0 < v < LIMIT for v in size):
+        raise ValueError(f"{op}: the output must have at least one pixel; got {size}")
+    return tuple(map(int, size))
+
+
+def max_unpool2d(input, indices, kernel_size, stride=None, padding=0, output_size=None):
+    """Put each element back where `max_pool2d` found it, among zeros.
+
+    Parameters
+    ----------
+    input : ndarray, (N, C, H, W) or (C, H, W)
+        float32 or float64, any strides.
+    indices : ndarray of int64, the shape of input
+        What ``max_pool2d(..., return_indices=True)`` returned. Of equal ones the last element stays.
+    kernel_size, stride, padding
+        Those of the pooling: they give the output's size where `output_size` does not.
+    output_size : sequence of int, optional
+        (OH, OW) or (N, C, OH, OW), less than a stride from the default.
+
+    Returns
+    -------
+    ndarray, (N, C, OH, OW) or (C, OH, OW)
+
+    Raises
+    ------
+    ValueError
+        If an index lies outside the output's planes, or a size is not possible.
+
+    Examples
+    --------
+    >>> import numpy as np, pyconv.functional as F
+    >>> pooled, indices = F.max_pool2d(np.arange(16.0).reshape(1, 4, 4), 2, return_indices=True)
+    >>> F.max_unpool2d(pooled, indices, 2)
+    array([[[ 0.,  0.,  0.,  0.],
+            [ 0.,  5.,  0.,  7.],
+            [ 0.,  0.,  0.,  0.],
+            [ 0., 13.,  0., 15.]]])
+    """
+    op = "max_unpool2d"
+    check_array(op, "input", input, (3, 4))
+    _Batch.of(op, "input", input).check_not_empty(op, "input")
+    _check_indices(op, indices, input.shape, "input")
+    size = _unpool_size(op, input, kernel_size, stride, padding, output_size)
+    batch = _Batch(op, "output", (*input.shape[:-2], *size), input.ndim == 4 and wants_channels_last(input))
+    return _scatter(op, input, indices, batch, True)
+
+
+def max_unpool2d_backward(grad_output, indices):
+    """Gradient of `max_unpool2d`: grad_output at the indices.
+
+    Parameters
+    ----------
+    grad_output : ndarray, (N, C, OH, OW) or (C, OH, OW)
+    indices : ndarray of int64, (N, C, H, W) or (C, H, W)
+
+    Returns
+    -------
+    ndarray
+        grad_input, of the shape of `indices`, in the memory format of grad_output.
+    """
+    op = "max_unpool2d_backward"
+    batch = _Batch.of(op, "grad_output", grad_output)
+    _check_indices(op, indices, (*grad_output.shape[:-2], *np.shape(indices)[-2:]), "the input")
+    if batch.unbatched:
+        grad_output, indices = grad_output[None], indices[None]
+    height, width = indices.shape[-2:]
+    grad_input = batch.empty(height, width, grad_output.dtype)
+    sizes = (batch.images, batch.height * batch.width, height * width, batch.channels)
+    try:
+        _kernels.pool_gather(sizes, batch.dense(grad_output), batch.dense(indices), grad_input)
+    except IndexError:
+        _raise_bad_index(op, indices, batch.height, batch.width)
+    return batch.result(grad_input)

@@ -1,0 +1,81 @@
+"""Pooling layers and Flatten beside torch.nn: values, gradients, repr."""
+
+import numpy as np
+import pytest
+import torch
+
+import pyconv
+from oracle import LAYOUTS, assert_close, to_torch
+from pyconv import nn
+
+LAYERS = [
+    ("MaxPool2d", (2,), {}),
+    ("MaxPool2d", (3,), {"stride": 2, "padding": 1}),
+    ("MaxPool2d", ((3, 2),), {"stride": (1, 2), "padding": (1, 0), "dilation": (1, 2), "ceil_mode": True}),
+    ("AvgPool2d", (2,), {}),
+    ("AvgPool2d", (3, 2, 1), {"count_include_pad": False, "ceil_mode": True}),
+    ("AvgPool2d", (2, 1), {"divisor_override": 3}),
+    ("AdaptiveAvgPool2d", (1,), {}),
+    ("AdaptiveAvgPool2d", ((3, None),), {}),
+    ("AdaptiveMaxPool2d", ((4, 3),), {}),
+    ("Flatten", (), {}),
+    ("Flatten", (0, 1), {}),
+]
+
+
+@pytest.mark.parametrize("memory_format", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("name, arguments, options", LAYERS, ids=str)
+@pytest.mark.parametrize("batch", [(2,), (), (0,)], ids=["batch", "unbatched", "empty"])
+def test_layer_beside_torch(name, arguments, options, batch, memory_format, dtype, isa, rng):
+    ours, theirs = getattr(nn, name)(*arguments, **options), getattr(torch.nn, name)(*arguments, **options)
+    assert repr(ours) == repr(theirs)
+    x = LAYOUTS[memory_format](rng.standard_normal((*batch, 5, 8, 7)).astype(dtype))
+    tx = to_torch(x, requires_grad=True)
+    expected = theirs(tx)
+    grad = rng.standard_normal(tuple(expected.shape)).astype(dtype)
+    expected.backward(to_torch(grad))
+    assert_close(ours(x), expected)
+    assert_close(ours.backward(grad), tx.grad)
+    with pytest.raises(RuntimeError, match="call forward first"):
+        ours.backward(grad)
+    with pyconv.no_grad():
+        assert_close(ours(x), expected)
+    with pytest.raises(RuntimeError, match="call forward first"):
+        ours.backward(grad)
+    ours(x)
+    ours.needs_input_grad = False
+    assert ours.backward(grad) is None
+
+
+def test_indices_unpool(dtype, rng):
+    x = rng.standard_normal((2, 3, 8, 6)).astype(dtype)
+    pool, unpool = nn.MaxPool2d(2, return_indices=True), nn.MaxUnpool2d(2)
+    tx = to_torch(x, requires_grad=True)
+    t_pooled, t_indices = torch.nn.MaxPool2d(2, return_indices=True)(tx)
+    expected = torch.nn.MaxUnpool2d(2)(t_pooled, t_indices)
+    output = unpool(*pool(x))
+    assert_close(output, expected)
+    grad = rng.standard_normal(output.shape).astype(dtype)
+    expected.backward(to_torch(grad))
+    assert_close(pool.backward(unpool.backward(grad)), tx.grad)
+
+
+def test_adaptive_indices(dtype, rng):
+    x = rng.standard_normal((2, 3, 8, 6)).astype(dtype)
+    output, indices = nn.AdaptiveMaxPool2d((3, 4), return_indices=True)(x)
+    expected, places = torch.nn.AdaptiveMaxPool2d((3, 4), return_indices=True)(to_torch(x))
+    assert_close(output, expected)
+    assert_close(indices, places)
+
+
+def test_global_pools(dtype, rng):
+    x = rng.standard_normal((2, 3, 8, 6)).astype(dtype)
+    assert_close(nn.GlobalAvgPool2d()(x), x.mean((2, 3), keepdims=True))
+    assert_close(nn.GlobalMaxPool2d()(x), x.max((2, 3), keepdims=True))
+
+
+def test_gradient_of_the_wrong_shape(rng):
+    layer = nn.MaxPool2d(2)
+    layer(np.zeros((1, 1, 4, 4), np.float32))
+    with pytest.raises(ValueError, match="max_pool2d_backward: grad_output must have the shape of the output"):
+        layer.backward(np.zeros((1, 1, 4, 4), np.float32))
