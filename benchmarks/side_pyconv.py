@@ -111,11 +111,24 @@ def linear(name, x, options):
 
 def cross_entropy(name, x, options):
     target = data.labels(*x.shape)
-    return lambda: F.cross_entropy(x, target), lambda: F.cross_entropy_backward(x, target)
+    return lambda: F.cross_entropy(x, target), lambda: F.cross_entropy_backward(np.float32(1), x, target)
+
+
+def normalisation(name, x, options):
+    channels = x.shape[1]
+    weight, bias = np.ones(channels, np.float32), np.zeros(channels, np.float32)
+    mean, variance = np.zeros(channels, np.float32), np.ones(channels, np.float32)
+    forward, backward = getattr(F, name), getattr(F, f"{name}_backward")
+    arguments = {"batch_norm": (mean, variance, weight, bias, True),
+                 "group_norm": (options.get("num_groups"), weight, bias),
+                 "layer_norm": (x.shape[1:],)}[name]  # fmt: skip
+    grad = gradient(forward(x, *arguments))
+    return lambda: forward(x, *arguments), lambda: backward(grad, x, *arguments)[0]
 
 
 OPERATORS = {"max_pool2d": max_pool2d, "avg_pool2d": pooling, "adaptive_avg_pool2d": pooling, "interpolate": pooling,
-             "pad": pooling, "linear": linear, "cross_entropy": cross_entropy}  # fmt: skip
+             "pad": pooling, "linear": linear, "cross_entropy": cross_entropy, "batch_norm": normalisation,
+             "group_norm": normalisation, "layer_norm": normalisation}  # fmt: skip
 
 
 def network(case):
