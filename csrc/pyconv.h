@@ -146,7 +146,7 @@ struct pyconv_peak_kernels {
     int (*memory)(ptrdiff_t count, double factor, const void *x, void *y);
 };
 
-/* ---- Normalisation: norm.c (channels-last memory) and norm_planes.c (channels-first) ------------------ */
+/* ---- Normalisation: norm.c (channels-last memory) and norm_planes.c (channels-first) ---------------- */
 
 /* Each of batch x channels runs of `rows` elements is normalised by itself. Memory is batch x rows x channels
  * for the table `norm` and batch x channels x rows for `norm_planes`; every double array is batch x channels.
@@ -169,6 +169,19 @@ struct pyconv_norm_kernels {
     /* dx = a * g + b * (x - mean) + c, with g masked likewise */
     int (*gradient)(const struct pyconv_norm *norm, const void *g, const void *x, const void *y,
                     const double *a, const double *b, const double *c, void *dx);
+};
+
+/* Local response norm, norm_response.c, with the shapes of pyconv_norm; planes: channels-first memory. */
+struct pyconv_response {
+    ptrdiff_t batch, rows, channels;
+    int planes;
+    ptrdiff_t before, after; /* the window's channels on either side of a channel */
+    double scale, beta, k;   /* y = x / (k + scale * sum(x^2)) ^ beta */
+};
+
+struct pyconv_response_kernels {
+    int (*forward)(const struct pyconv_response *response, const void *x, void *y);
+    int (*backward)(const struct pyconv_response *response, const void *g, const void *x, void *dx);
 };
 
 /* ---- Optimisers: optim.c --------------------------------------------------------------------------- */
@@ -285,6 +298,7 @@ struct pyconv_kernels {
     const struct pyconv_layout_kernels *layout;
     const struct pyconv_peak_kernels *peak;
     const struct pyconv_norm_kernels *norm, *norm_planes;
+    const struct pyconv_response_kernels *norm_response;
     const struct pyconv_optim_kernels *optim;
     const struct pyconv_conv_kernels *conv;
     const struct pyconv_linear_kernels *linear;

@@ -115,6 +115,16 @@ cdef extern from "pyconv.h" nogil:
         int (*gradient)(const pyconv_norm *, const void *, const void *, const void *, const double *,
                         const double *, const double *, void *) noexcept nogil
 
+    struct pyconv_response:
+        ptrdiff_t batch, rows, channels
+        int planes
+        ptrdiff_t before, after
+        double scale, beta, k
+
+    struct pyconv_response_kernels:
+        int (*forward)(const pyconv_response *, const void *, void *) noexcept nogil
+        int (*backward)(const pyconv_response *, const void *, const void *, void *) noexcept nogil
+
     struct pyconv_update:
         void *param
         const void *grad
@@ -194,6 +204,7 @@ cdef extern from "pyconv.h" nogil:
         const pyconv_peak_kernels *peak
         const pyconv_norm_kernels *norm
         const pyconv_norm_kernels *norm_planes
+        const pyconv_response_kernels *norm_response
         const pyconv_optim_kernels *optim
         const pyconv_conv_kernels *conv
         const pyconv_linear_kernels *linear
@@ -571,6 +582,28 @@ cdef class Norm:
         with nogil:
             status = table.gradient(&self.norm, gradient, source, other, pa, pb, pc, target)
         check(status)
+
+
+def local_response_norm(tuple sizes, bint planes, tuple window, double scale, double beta, double k, g, x, result):
+    """result = x / (k + scale * sum(x^2)) ^ beta, or its gradient where g is not None.
+
+    sizes: (batch, rows, channels); window: channels (before, after) each.
+    """
+    cdef const pyconv_kernels_table *table = kernels(x)
+    cdef pyconv_response response
+    cdef int status
+    response.batch, response.rows, response.channels = sizes
+    response.before, response.after = window
+    response.planes, response.scale, response.beta, response.k = planes, scale, beta, k
+    cdef const void *gradient = data(g) if g is not None else NULL
+    cdef const void *source = data(x)
+    cdef void *target = output(result)
+    with nogil:
+        if gradient == NULL:
+            status = table.norm_response.forward(&response, source, target)
+        else:
+            status = table.norm_response.backward(&response, gradient, source, target)
+    check(status)
 
 
 # ---- Optimisers --------------------------------------------------------------------------------------

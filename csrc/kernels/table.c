@@ -11,6 +11,7 @@ extern const struct pyconv_avg_pool_kernels KERNELS(avg_pool);
 extern const struct pyconv_layout_kernels KERNELS(layout);
 extern const struct pyconv_peak_kernels KERNELS(peak);
 extern const struct pyconv_norm_kernels KERNELS(norm), KERNELS(norm_planes);
+extern const struct pyconv_response_kernels KERNELS(norm_response);
 extern const struct pyconv_optim_kernels KERNELS(optim);
 extern const struct pyconv_conv_kernels KERNELS(conv);
 extern const struct pyconv_linear_kernels KERNELS(linear);
@@ -27,6 +28,7 @@ const struct pyconv_kernels KERNELS(kernels) = {
     .peak = &KERNELS(peak),
     .norm = &KERNELS(norm),
     .norm_planes = &KERNELS(norm_planes),
+    .norm_response = &KERNELS(norm_response),
     .optim = &KERNELS(optim),
     .conv = &KERNELS(conv),
     .linear = &KERNELS(linear),

@@ -542,16 +542,16 @@ def _check_local_response_norm(op, input, size):
         raise ValueError(f"{op}: size must be at least 1; got {size}")
 
 
-def _window_sum(x, before, after):
-    """The sum over the channels from c - before to c + after, for each channel c."""
-    result = x.copy(order="K")
-    for step in range(1, max(before, after) + 1):
-        if step >= x.shape[1]:
-            break
-        if step <= before:
-            result[:, step:] += x[:, :-step]
-        if step <= after:
-            result[:, :-step] += x[:, step:]
+def _local_response_norm(grad_output, input, size, alpha, beta, k):
+    """The output, or where grad_output is not None the gradient of the input."""
+    x = dense(input)
+    g = None if grad_output is None else like(grad_output, x)
+    batch, channels = x.shape[:2]
+    channels_last = x.ndim == 4 and wants_channels_last(x)
+    window = (min(size // 2, channels), min((size - 1) // 2, channels))
+    result = empty_like(x)
+    sizes = (batch, math.prod(x.shape[2:]), channels)
+    _kernels.local_response_norm(sizes, not channels_last, window, alpha / size, beta, k, g, x, result)
     return result
 
 
@@ -582,18 +582,7 @@ def local_response_norm(input, size, alpha=1e-4, beta=0.75, k=1.0):
     array([[[0.66666667]]])
     """
     _check_local_response_norm("local_response_norm", input, size)
-    x = dense(input)
-    divisor = _divisor(x, size, alpha, k)
-    output = empty_like(x)
-    np.multiply(x, divisor**-beta, out=output)
-    return output
-
-
-def _divisor(x, size, alpha, k):
-    divisor = _window_sum(x * x, size // 2, (size - 1) // 2)
-    divisor *= alpha / size
-    divisor += k
-    return divisor
+    return _local_response_norm(None, input, size, alpha, beta, k)
 
 
 def local_response_norm_backward(grad_output, input, size, alpha=1e-4, beta=0.75, k=1.0):
@@ -601,12 +590,4 @@ def local_response_norm_backward(grad_output, input, size, alpha=1e-4, beta=0.75
     op = "local_response_norm_backward"
     _check_local_response_norm(op, input, size)
     _check_gradient(op, grad_output, input)
-    x = dense(input)
-    g = like(grad_output, x)
-    divisor = _divisor(x, size, alpha, k)
-    power = divisor**-beta
-    inner = _window_sum(g * x * power / divisor, (size - 1) // 2, size // 2)
-    grad_input = empty_like(x)
-    np.multiply(g, power, out=grad_input)
-    grad_input -= (2 * alpha * beta / size) * x * inner
-    return grad_input
+    return _local_response_norm(grad_output, input, size, alpha, beta, k)

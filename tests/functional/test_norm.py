@@ -314,3 +314,11 @@ def test_a_read_only_running_mean_is_an_error():
     with pytest.raises(ValueError, match="running_mean must be writeable"):
         F.batch_norm(X, mean, V.copy(), training=True)
     F.batch_norm(X, mean, V)
+
+
+def test_local_response_norm_of_zero_and_negative_divisors(isa, dtype):
+    x = np.array([0.0, 1.0, -2.0, np.nan, np.inf], dtype).reshape(1, 5, 1)
+    for options in [(1, 1.0, 0.75, 0.0), (1, -3.0, 0.5, 1.0), (3, 1.0, 0.0, 0.0), (1, 1.0, -1.0, 0.0)]:
+        expected = torch.nn.functional.local_response_norm(to_torch(x)[:, None], *options)[:, 0]
+        ours = F.local_response_norm(x.reshape(1, 1, 5, 1), *options)
+        assert_close(ours[:, 0], expected)
