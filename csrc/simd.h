@@ -81,6 +81,21 @@ INLINE vec load_first(const real *p, ptrdiff_t n) {
 INLINE void store_first(real *p, vec v, ptrdiff_t n) {
     _mm512_mask_storeu_pd(p, (__mmask8)((1u << n) - 1), (__m512d)v);
 }
+#elif defined(__AVX2__)
+INLINE __m256i lane_mask(ptrdiff_t n) {
+#if REAL_IS_FLOAT
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+#else
+    return _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), _mm256_setr_epi64x(0, 1, 2, 3));
+#endif
+}
+#if REAL_IS_FLOAT
+INLINE vec load_first(const real *p, ptrdiff_t n) { return (vec)_mm256_maskload_ps(p, lane_mask(n)); }
+INLINE void store_first(real *p, vec v, ptrdiff_t n) { _mm256_maskstore_ps(p, lane_mask(n), (__m256)v); }
+#else
+INLINE vec load_first(const real *p, ptrdiff_t n) { return (vec)_mm256_maskload_pd(p, lane_mask(n)); }
+INLINE void store_first(real *p, vec v, ptrdiff_t n) { _mm256_maskstore_pd(p, lane_mask(n), (__m256d)v); }
+#endif
 #else
 INLINE vec load_first(const real *p, ptrdiff_t n) {
     vec v = {0};
