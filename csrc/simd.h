@@ -107,6 +107,29 @@ INLINE void store_first(real *p, vec v, ptrdiff_t n) {
 }
 #endif
 
+/* LANES bytes as integers. The compiler's own conversion of byte vectors goes lane by lane. */
+#if defined(__AVX512F__) && REAL_IS_FLOAT
+INLINE ivec load_bytes(const uint8_t *p) { return (ivec)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p)); }
+#elif defined(__AVX512F__)
+INLINE ivec load_bytes(const uint8_t *p) { return (ivec)_mm512_cvtepu8_epi64(_mm_loadl_epi64((const __m128i *)p)); }
+#elif defined(__AVX2__) && REAL_IS_FLOAT
+INLINE ivec load_bytes(const uint8_t *p) { return (ivec)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p)); }
+#elif defined(__AVX2__)
+INLINE ivec load_bytes(const uint8_t *p) {
+    int32_t four;
+    memcpy(&four, p, sizeof four);
+    return (ivec)_mm256_cvtepu8_epi64(_mm_cvtsi32_si128(four));
+}
+#else
+INLINE ivec load_bytes(const uint8_t *p) {
+    integer lanes[LANES];
+    for (int l = 0; l < LANES; l++) lanes[l] = p[l];
+    ivec v;
+    memcpy(&v, lanes, sizeof v);
+    return v;
+}
+#endif
+
 /* The 2 LANES elements of a and b, taken apart into those at even and at odd places, and put together. */
 #if VECTOR_BYTES / PYCONV_REAL_BYTES == 16
 #define EVEN_LANES 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30

@@ -37,7 +37,8 @@ INLINE void transpose_square(vec *square) {
 }
 
 /* One square, of which `rows` x `columns` elements are there. */
-INLINE void square(const struct transpose *job, const real *input, real *output, ptrdiff_t rows, ptrdiff_t columns) {
+INLINE void square(const struct transpose *job, const real *input, real *output, ptrdiff_t rows,
+                   ptrdiff_t columns) {
     vec square[LANES] = {{0}};
     if (rows == LANES && columns == LANES) {
         UNROLL for (int i = 0; i < LANES; i++) square[i] = load(input + i * job->columns);
@@ -45,9 +46,11 @@ INLINE void square(const struct transpose *job, const real *input, real *output,
         UNROLL for (int j = 0; j < LANES; j++) store(output + j * job->rows, square[j]);
         return;
     }
-    UNROLL for (int i = 0; i < LANES; i++) if (i < rows) square[i] = load_first(input + i * job->columns, columns);
+    UNROLL for (int i = 0; i < LANES; i++) if (i < rows) square[i] =
+        load_first(input + i * job->columns, columns);
     transpose_square(square);
-    UNROLL for (int j = 0; j < LANES; j++) if (j < columns) store_first(output + j * job->rows, square[j], rows);
+    UNROLL for (int j = 0; j < LANES; j++) if (j < columns)
+        store_first(output + j * job->rows, square[j], rows);
 }
 
 static void run_transpose(const void *context, ptrdiff_t task, void *scratch) {
@@ -55,7 +58,8 @@ static void run_transpose(const void *context, ptrdiff_t task, void *scratch) {
     const struct transpose *job = context;
     ptrdiff_t block = task % (job->row_blocks * job->column_blocks);
     ptrdiff_t matrix = task / (job->row_blocks * job->column_blocks) * job->rows * job->columns;
-    ptrdiff_t row = block / job->column_blocks * job->row_block, column = block % job->column_blocks * job->column_block;
+    ptrdiff_t row = block / job->column_blocks * job->row_block,
+              column = block % job->column_blocks * job->column_block;
     ptrdiff_t row_end = min_size(row + job->row_block, job->rows);
     ptrdiff_t column_end = min_size(column + job->column_block, job->columns);
     for (ptrdiff_t j = column; j < column_end; j += LANES)
@@ -67,11 +71,13 @@ static void run_transpose(const void *context, ptrdiff_t task, void *scratch) {
 /* ---- Few channels ---- */
 
 /* Pixels [begin, end) of `channels` planes into NHWC, or out of it. */
-INLINE void interleave(const real *input, real *output, ptrdiff_t pixels, ptrdiff_t begin, ptrdiff_t end, int channels) {
+INLINE void interleave(const real *input, real *output, ptrdiff_t pixels, ptrdiff_t begin, ptrdiff_t end,
+                       int channels) {
     for (ptrdiff_t p = begin; p < end; p++)
         for (int c = 0; c < channels; c++) output[p * channels + c] = input[c * pixels + p];
 }
-INLINE void separate(const real *input, real *output, ptrdiff_t pixels, ptrdiff_t begin, ptrdiff_t end, int channels) {
+INLINE void separate(const real *input, real *output, ptrdiff_t pixels, ptrdiff_t begin, ptrdiff_t end,
+                     int channels) {
     for (ptrdiff_t p = begin; p < end; p++)
         for (int c = 0; c < channels; c++) output[c * pixels + p] = input[p * channels + c];
 }
@@ -80,7 +86,8 @@ static void run_few(const void *context, ptrdiff_t task, void *scratch) {
     (void)scratch;
     const struct transpose *job = context;
     int from_planes = job->rows <= FEW_CHANNELS;
-    ptrdiff_t channels = from_planes ? job->rows : job->columns, pixels = from_planes ? job->columns : job->rows;
+    ptrdiff_t channels = from_planes ? job->rows : job->columns,
+              pixels = from_planes ? job->columns : job->rows;
     ptrdiff_t blocks = job->row_blocks * job->column_blocks, matrix = task / blocks * pixels * channels;
     ptrdiff_t block = from_planes ? job->column_block : job->row_block;
     ptrdiff_t begin = task % blocks * block, end = min_size(begin + block, pixels);
@@ -104,9 +111,11 @@ static void cut(struct transpose *job) {
     ptrdiff_t rows = job->rows, columns = job->columns;
     job->row_block = max_size(rows, 1);
     job->column_block = max_size(columns, 1);
-    if (columns > SHORT) job->column_block = max_size(TASK_ELEMENTS / max_size(min_size(rows, SHORT), 1) / LANES, 1) * LANES;
+    if (columns > SHORT)
+        job->column_block = max_size(TASK_ELEMENTS / max_size(min_size(rows, SHORT), 1) / LANES, 1) * LANES;
     if (rows > SHORT)
-        job->row_block = columns > SHORT ? SHORT : max_size(TASK_ELEMENTS / max_size(columns, 1) / LANES, 1) * LANES;
+        job->row_block =
+            columns > SHORT ? SHORT : max_size(TASK_ELEMENTS / max_size(columns, 1) / LANES, 1) * LANES;
     job->row_blocks = ceil_div(rows, job->row_block);
     job->column_blocks = ceil_div(columns, job->column_block);
 }
@@ -114,9 +123,11 @@ static void cut(struct transpose *job) {
 static int transpose(ptrdiff_t batch, ptrdiff_t rows, ptrdiff_t columns, const void *input, void *output) {
     struct transpose job = {.rows = rows, .columns = columns, .input = input, .output = output};
     cut(&job);
-    double nanoseconds = (double)batch * (double)rows * (double)columns * sizeof(real) / 5.0; /* 10 bytes each way */
+    double nanoseconds =
+        (double)batch * (double)rows * (double)columns * sizeof(real) / 5.0; /* 10 bytes each way */
     int few = min_size(rows, columns) <= FEW_CHANNELS;
-    return parallel_run(batch * job.row_blocks * job.column_blocks, nanoseconds, 0, few ? run_few : run_transpose, &job);
+    return parallel_run(batch * job.row_blocks * job.column_blocks, nanoseconds, 0,
+                        few ? run_few : run_transpose, &job);
 }
 
 const struct pyconv_layout_kernels KERNELS(layout) = {transpose};

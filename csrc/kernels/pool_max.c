@@ -295,12 +295,13 @@ INLINE struct covering covering_windows(const struct pyconv_pool *pool, int axis
 }
 
 INLINE vec gradient_of(const struct max_pool_backward *job, ptrdiff_t at, integer tap, ptrdiff_t n) {
-    byte_vec bytes = {0};
-    if (n == LANES)
-        memcpy(&bytes, job->indices + at, LANES);
-    else
-        for (ptrdiff_t l = 0; l < n; l++) bytes[l] = job->indices[at + l];
-    ivec hit = __builtin_convertvector(bytes, ivec) == tap - (ivec){0};
+    const uint8_t *bytes = job->indices + at;
+    uint8_t some[LANES] = {0};
+    if (n < LANES) {
+        for (ptrdiff_t l = 0; l < n; l++) some[l] = bytes[l];
+        bytes = some;
+    }
+    ivec hit = load_bytes(bytes) == tap - (ivec){0};
     vec gradient = n == LANES ? load(job->grad_output + at) : load_first(job->grad_output + at, n);
     return (vec)(hit & (ivec)gradient);
 }
