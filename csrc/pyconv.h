@@ -55,6 +55,30 @@ struct pyconv_softmax_kernels {
                             const void *output, int log, void *grad_input);
 };
 
+/* ---- Dropout: dropout.c ----------------------------------------------------------------------------- */
+
+struct pyconv_dropout_kernels {
+    /* mask[count]: 1 where an element is kept, which `seed` decides, and 0, with probability p < 1;
+     * output[i] = input[i] mask[i] / (1 - p) */
+    int (*dropout)(ptrdiff_t count, const void *input, uint64_t seed, double p, uint8_t *mask, void *output);
+    int (*dropout_backward)(ptrdiff_t count, const void *grad_output, const uint8_t *mask, double p,
+                            void *grad_input);
+};
+
+/* ---- Operators with a number for each channel: channel.c --------------------------------------------- */
+
+struct pyconv_channel_kernels {
+    /* output = input factor, input[outer][channels][inner], factor[outer / period][channels] */
+    int (*scale)(ptrdiff_t outer, ptrdiff_t channels, ptrdiff_t inner, ptrdiff_t period, const void *input,
+                 const void *factor, void *output);
+    /* output = input > 0 ? input : weight input, input[outer][channels][inner], weight[channels] */
+    int (*prelu)(ptrdiff_t outer, ptrdiff_t channels, ptrdiff_t inner, const void *input, const void *weight,
+                 void *output);
+    /* grad_input as input or NULL, grad_weight[channels] or NULL */
+    int (*prelu_backward)(ptrdiff_t outer, ptrdiff_t channels, ptrdiff_t inner, const void *grad_output,
+                          const void *input, const void *weight, void *grad_input, void *grad_weight);
+};
+
 /* ---- Losses: loss.c -------------------------------------------------------------------------------- */
 
 /* x: input, t: target, a: the parameter */
@@ -295,6 +319,8 @@ struct pyconv_kernels {
     const struct pyconv_max_pool_kernels *max_pool;
     const struct pyconv_pool_index_kernels *pool_index;
     const struct pyconv_avg_pool_kernels *avg_pool;
+    const struct pyconv_dropout_kernels *dropout;
+    const struct pyconv_channel_kernels *channel;
     const struct pyconv_layout_kernels *layout;
     const struct pyconv_peak_kernels *peak;
     const struct pyconv_norm_kernels *norm, *norm_planes;

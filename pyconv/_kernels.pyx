@@ -6,7 +6,7 @@ Nothing is validated here: `pyconv.functional` has done that. Arrays must have t
 
 import numpy as np
 
-from libc.stdint cimport int64_t, uint8_t
+from libc.stdint cimport int64_t, uint8_t, uint64_t
 
 from cpython.buffer cimport (
     PyBUF_STRIDES,
@@ -92,6 +92,16 @@ cdef extern from "pyconv.h" nogil:
     struct pyconv_avg_pool_kernels:
         int (*forward)(const pyconv_pool *, const void *, void *) noexcept nogil
         int (*backward)(const pyconv_pool *, const void *, void *) noexcept nogil
+
+    struct pyconv_dropout_kernels:
+        int (*dropout)(ptrdiff_t, const void *, uint64_t, double, uint8_t *, void *) noexcept nogil
+        int (*dropout_backward)(ptrdiff_t, const void *, const uint8_t *, double, void *) noexcept nogil
+
+    struct pyconv_channel_kernels:
+        int (*scale)(ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t, const void *, const void *, void *) noexcept nogil
+        int (*prelu)(ptrdiff_t, ptrdiff_t, ptrdiff_t, const void *, const void *, void *) noexcept nogil
+        int (*prelu_backward)(ptrdiff_t, ptrdiff_t, ptrdiff_t, const void *, const void *, const void *, void *,
+                              void *) noexcept nogil
 
     struct pyconv_layout_kernels:
         int (*transpose)(ptrdiff_t, ptrdiff_t, ptrdiff_t, const void *, void *) noexcept nogil
@@ -200,6 +210,8 @@ cdef extern from "pyconv.h" nogil:
         const pyconv_max_pool_kernels *max_pool
         const pyconv_pool_index_kernels *pool_index
         const pyconv_avg_pool_kernels *avg_pool
+        const pyconv_dropout_kernels *dropout
+        const pyconv_channel_kernels *channel
         const pyconv_layout_kernels *layout
         const pyconv_peak_kernels *peak
         const pyconv_norm_kernels *norm
@@ -411,6 +423,75 @@ def softmax_backward(ptrdiff_t outer, ptrdiff_t dim, ptrdiff_t inner, grad_outpu
     cdef void *result = output(grad_input)
     with nogil:
         status = table.softmax.softmax_backward(outer, dim, inner, g, y, log, result)
+    check(status)
+
+
+# ---- Dropout -----------------------------------------------------------------------------------------
+
+def dropout(input, uint64_t seed, double p, mask, result):
+    """Fill mask and result = input mask / (1 - p); all of one dense memory layout."""
+    cdef const pyconv_kernels_table *table = kernels(input)
+    cdef ptrdiff_t count = input.size
+    cdef int status
+    cdef const void *x = data(input)
+    cdef void *m = output(mask)
+    cdef void *y = output(result)
+    with nogil:
+        status = table.dropout.dropout(count, x, seed, p, <uint8_t *>m, y)
+    check(status)
+
+
+def dropout_backward(grad_output, mask, double p, grad_input):
+    """grad_input = grad_output mask / (1 - p); all of one dense memory layout."""
+    cdef const pyconv_kernels_table *table = kernels(grad_output)
+    cdef ptrdiff_t count = grad_output.size
+    cdef int status
+    cdef const void *g = data(grad_output)
+    cdef const void *m = data(mask)
+    cdef void *y = output(grad_input)
+    with nogil:
+        status = table.dropout.dropout_backward(count, g, <const uint8_t *>m, p, y)
+    check(status)
+
+
+# ---- Channels ----------------------------------------------------------------------------------------
+
+def channel_scale(ptrdiff_t outer, ptrdiff_t channels, ptrdiff_t inner, ptrdiff_t period, input, factor, result):
+    """result = input factor; input is [outer][channels][inner], factor [outer / period][channels]."""
+    cdef const pyconv_kernels_table *table = kernels(input)
+    cdef int status
+    cdef const void *x = data(input)
+    cdef const void *f = data(factor)
+    cdef void *y = output(result)
+    with nogil:
+        status = table.channel.scale(outer, channels, inner, period, x, f, y)
+    check(status)
+
+
+def prelu(ptrdiff_t outer, ptrdiff_t channels, ptrdiff_t inner, input, weight, result):
+    """input is [outer][channels][inner], weight [channels]."""
+    cdef const pyconv_kernels_table *table = kernels(input)
+    cdef int status
+    cdef const void *x = data(input)
+    cdef const void *w = data(weight)
+    cdef void *y = output(result)
+    with nogil:
+        status = table.channel.prelu(outer, channels, inner, x, w, y)
+    check(status)
+
+
+def prelu_backward(ptrdiff_t outer, ptrdiff_t channels, ptrdiff_t inner, grad_output, input, weight, grad_input,
+                   grad_weight):
+    """Gradients of prelu; either may be None."""
+    cdef const pyconv_kernels_table *table = kernels(input)
+    cdef int status
+    cdef const void *g = data(grad_output)
+    cdef const void *x = data(input)
+    cdef const void *w = data(weight)
+    cdef void *gx = NULL if grad_input is None else output(grad_input)
+    cdef void *gw = NULL if grad_weight is None else output(grad_weight)
+    with nogil:
+        status = table.channel.prelu_backward(outer, channels, inner, g, x, w, gx, gw)
     check(status)
 
 

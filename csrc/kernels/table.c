@@ -8,6 +8,8 @@ extern const struct pyconv_loss_kernels KERNELS(loss);
 extern const struct pyconv_max_pool_kernels KERNELS(max_pool);
 extern const struct pyconv_pool_index_kernels KERNELS(pool_index);
 extern const struct pyconv_avg_pool_kernels KERNELS(avg_pool);
+extern const struct pyconv_dropout_kernels KERNELS(dropout);
+extern const struct pyconv_channel_kernels KERNELS(channel);
 extern const struct pyconv_layout_kernels KERNELS(layout);
 extern const struct pyconv_peak_kernels KERNELS(peak);
 extern const struct pyconv_norm_kernels KERNELS(norm), KERNELS(norm_planes);
@@ -24,6 +26,8 @@ const struct pyconv_kernels KERNELS(kernels) = {
     .max_pool = &KERNELS(max_pool),
     .pool_index = &KERNELS(pool_index),
     .avg_pool = &KERNELS(avg_pool),
+    .dropout = &KERNELS(dropout),
+    .channel = &KERNELS(channel),
     .layout = &KERNELS(layout),
     .peak = &KERNELS(peak),
     .norm = &KERNELS(norm),

@@ -20,6 +20,8 @@ from pyconv.functional.activation import (
     leaky_relu_backward,
     mish,
     mish_backward,
+    prelu,
+    prelu_backward,
     relu,
     relu6,
     relu6_backward,
@@ -38,6 +40,12 @@ from pyconv.functional.activation import (
     tanh_backward,
 )
 from pyconv.functional.conv import conv2d, conv2d_backward, conv_transpose2d, conv_transpose2d_backward
+from pyconv.functional.dropout import (
+    dropout,
+    dropout2d,
+    dropout2d_backward,
+    dropout_backward,
+)
 from pyconv.functional.join import add, cat, cat_backward
 from pyconv.functional.linear import linear, linear_backward
 from pyconv.functional.loss import (
@@ -108,6 +116,10 @@ __all__ = [
     "conv_transpose2d_backward",
     "cross_entropy",
     "cross_entropy_backward",
+    "dropout",
+    "dropout2d",
+    "dropout2d_backward",
+    "dropout_backward",
     "elu",
     "elu_backward",
     "flatten",
@@ -146,6 +158,8 @@ __all__ = [
     "mse_loss_backward",
     "nll_loss",
     "nll_loss_backward",
+    "prelu",
+    "prelu_backward",
     "relu",
     "relu6",
     "relu6_backward",

@@ -5,10 +5,11 @@ format. `inplace` is accepted for PyTorch's sake and ignored: inputs are never w
 Each ``*_backward`` takes the forward's input, which the derivative is computed from.
 """
 
+import math
 import numbers
 
 from pyconv import _kernels
-from pyconv.functional._arrays import check_array, dense, empty_like, like
+from pyconv.functional._arrays import check_array, contiguous, dense, empty_like, is_channels_last, like
 
 
 def _number(op, name, value):
@@ -313,3 +314,58 @@ def gelu(input, approximate="none"):
 def gelu_backward(grad_output, input, approximate="none"):
     """Gradient of `gelu`."""
     return _unary_backward("gelu", grad_output, input, kernel=_gelu_kernel("gelu_backward", approximate))
+
+
+def _prelu_view(op, input, weight):
+    """`input` dense, and its sizes (outer, channels, inner) in memory order."""
+    check_array(op, "input", input)
+    check_array(op, "weight", weight, (0, 1), input.dtype)
+    channels = input.shape[1] if input.ndim > 1 else 1
+    if weight.size not in (1, channels):
+        raise ValueError(
+            f"{op}: weight must have 1 or {channels} elements for input of shape {input.shape}; got {weight.size}"
+        )
+    x = dense(input)
+    if weight.size == 1:
+        return x, (1, 1, x.size)
+    if x.ndim == 4 and is_channels_last(x):
+        n, c, h, w = x.shape
+        return x, (n * h * w, c, 1)
+    return x, (*x.shape[:2], math.prod(x.shape[2:]))
+
+
+def prelu(input, weight):
+    """x where x > 0, else weight x, with a weight for all or for each channel.
+
+    Parameters
+    ----------
+    input : ndarray (N, C, ...), or of any shape for a single weight
+        float32 or float64.
+    weight : ndarray (C,) or (1,)
+        Of the dtype of input.
+
+    Examples
+    --------
+    >>> import numpy as np, pyconv.functional as F
+    >>> F.prelu(np.array([[-1.0, -1.0, 3.0]]), np.array([0.5, 0.25, 0.0]))
+    array([[-0.5 , -0.25,  3.  ]])
+
+    He et al., Delving Deep into Rectifiers, 2015.
+    """
+    x, view = _prelu_view("prelu", input, weight)
+    output = empty_like(x)
+    _kernels.prelu(*view, x, contiguous(weight), output)
+    return output
+
+
+def prelu_backward(grad_output, input, weight, *, needs=(True, True)):
+    """Gradients of `prelu`: (grad_input, grad_weight), None for what is not needed."""
+    op = "prelu_backward"
+    x, view = _prelu_view(op, input, weight)
+    check_array(op, "grad_output", grad_output, dtype=input.dtype)
+    if grad_output.shape != input.shape:
+        raise ValueError(f"{op}: grad_output must have shape {input.shape}; got {grad_output.shape}")
+    grad_input = empty_like(x) if needs[0] else None
+    grad_weight = _kernels.empty(weight.shape, weight.dtype) if needs[1] else None
+    _kernels.prelu_backward(*view, like(grad_output, x), x, contiguous(weight), grad_input, grad_weight)
+    return grad_input, grad_weight

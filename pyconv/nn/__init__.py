@@ -13,6 +13,7 @@ from pyconv.nn.activation import (
     LeakyReLU,
     LogSoftmax,
     Mish,
+    PReLU,
     ReLU,
     ReLU6,
     Sigmoid,
@@ -24,16 +25,10 @@ from pyconv.nn.activation import (
 )
 from pyconv.nn.container import Composed, Concat, ModuleList, Residual, Sequential
 from pyconv.nn.conv import Conv2d, ConvTranspose2d
+from pyconv.nn.dropout import Dropout, Dropout2d
 from pyconv.nn.flatten import Flatten
 from pyconv.nn.linear import Identity, Linear
-from pyconv.nn.loss import (
-    BCEWithLogitsLoss,
-    CrossEntropyLoss,
-    L1Loss,
-    MSELoss,
-    NLLLoss,
-    SmoothL1Loss,
-)
+from pyconv.nn.loss import BCEWithLogitsLoss, CrossEntropyLoss, L1Loss, MSELoss, NLLLoss, SmoothL1Loss
 from pyconv.nn.module import Module, Parameter
 from pyconv.nn.norm import (
     BatchNorm1d,
@@ -66,6 +61,8 @@ __all__ = [
     "Conv2d",
     "ConvTranspose2d",
     "CrossEntropyLoss",
+    "Dropout",
+    "Dropout2d",
     "ELU",
     "Flatten",
     "GELU",
@@ -90,6 +87,7 @@ __all__ = [
     "Module",
     "ModuleList",
     "NLLLoss",
+    "PReLU",
     "Parameter",
     "ReLU",
     "ReLU6",

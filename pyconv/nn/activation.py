@@ -3,9 +3,11 @@
 `inplace` is accepted for PyTorch's sake and ignored: a layer never writes to its input.
 """
 
+import numpy as np
+
 from pyconv import functional as F
 from pyconv.functional.softmax import _softmax_backward_from_output
-from pyconv.nn.module import Module
+from pyconv.nn.module import Module, Parameter
 
 
 class _Activation(Module):
@@ -189,6 +191,50 @@ class Tanh(_Activation):
 
     _function = staticmethod(F.tanh)
     _function_backward = staticmethod(F.tanh_backward)
+
+
+class PReLU(Module):
+    """x, or weight x below 0. See `pyconv.functional.prelu`.
+
+    Parameters
+    ----------
+    num_parameters : int
+        1, or the number of channels.
+    init : float
+        The first value of the weight.
+    dtype : float32 or float64, optional
+        Of the weight; float32 by default.
+
+    Attributes
+    ----------
+    weight : Parameter (num_parameters,)
+    """
+
+    def __init__(self, num_parameters=1, init=0.25, dtype=None):
+        super().__init__()
+        if isinstance(num_parameters, bool) or not hasattr(num_parameters, "__index__"):
+            raise TypeError(f"PReLU: num_parameters must be an int; got {num_parameters!r}")
+        if num_parameters < 1:
+            raise ValueError(f"PReLU: num_parameters must be at least 1; got {num_parameters}")
+        self.num_parameters = int(num_parameters)
+        self.init = init
+        self.weight = Parameter(np.full(self.num_parameters, init, np.dtype(dtype or np.float32)))
+
+    def forward(self, input):
+        output = F.prelu(input, self.weight.data)
+        self._save(input)
+        return output
+
+    def backward(self, grad_output):
+        (input,) = self._take()
+        needs = (self.needs_input_grad, self.weight.requires_grad)
+        grad_input, grad_weight = F.prelu_backward(grad_output, input, self.weight.data, needs=needs)
+        if grad_weight is not None:
+            self._accumulate(self.weight, grad_weight)
+        return grad_input
+
+    def extra_repr(self):
+        return f"num_parameters={self.num_parameters}"
 
 
 class Softmax(Module):

@@ -186,9 +186,7 @@ def test_pointwise(name, options, reduction, layout, dtype, rng):
     check(name, layout(x), layout(target), reduction, **options)
 
 
-@pytest.mark.parametrize(
-    "name", ["mse_loss", "l1_loss", "smooth_l1_loss", "binary_cross_entropy_with_logits"]
-)
+@pytest.mark.parametrize("name", ["mse_loss", "l1_loss", "smooth_l1_loss", "binary_cross_entropy_with_logits"])
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("size", [(), 0, 1, 15, 16, 17, 16384 + 16 * 64 + 5])
 def test_pointwise_sizes(name, reduction, size, isa, dtype, rng):
@@ -196,9 +194,7 @@ def test_pointwise_sizes(name, reduction, size, isa, dtype, rng):
     check(name, x, target, reduction)
 
 
-@pytest.mark.parametrize(
-    "name", ["mse_loss", "l1_loss", "smooth_l1_loss", "binary_cross_entropy_with_logits"]
-)
+@pytest.mark.parametrize("name", ["mse_loss", "l1_loss", "smooth_l1_loss", "binary_cross_entropy_with_logits"])
 def test_pointwise_nan_and_infinity(name, isa, dtype):
     x = np.array([np.nan, np.inf, -np.inf, 1.0, 200.0, -200.0] * 10, dtype)
     target = np.full_like(x, 0.5)

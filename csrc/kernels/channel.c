@@ -1,0 +1,165 @@
+/* Operators with one number for each channel: y = f x (dropout of whole channels), and PReLU,
+ *
+ *     y = x > 0 ? x : w x,   dL/dx = x > 0 ? g : w g,   dL/dw = sum over x <= 0 of x g.
+ *
+ * An array is seen as [outer][channels][inner]: channels-last images have inner = 1, planes have more. A task
+ * is about CHUNK elements: whole rows of channels, or a group of planes, or a piece of one plane. Each task
+ * sums up its part of dL/dw apart, and these are added in order.
+ */
+#include "parallel.h"
+#include "pyconv.h"
+#include "simd.h"
+
+#define CHUNK ((ptrdiff_t)16384)
+#define NANOSECONDS_PER_ELEMENT 0.6
+
+enum operation { SCALE, PRELU, PRELU_BACKWARD };
+
+struct channel {
+    enum operation operation;
+    ptrdiff_t outer, channels, inner;
+    ptrdiff_t period; /* factor is [outer / period][channels] */
+    ptrdiff_t rows;   /* to a task: outer indices where inner is 1, otherwise planes */
+    ptrdiff_t pieces; /* to a plane */
+    const real *grad_output, *input, *factor;
+    real *result;
+    double *sums; /* [outer / rows][channels] where inner is 1, otherwise [outer][channels][pieces] */
+};
+
+INLINE vec load_some(const real *x, ptrdiff_t n) { return n >= LANES ? load(x) : load_first(x, n); }
+INLINE void store_some(real *y, vec v, ptrdiff_t n) {
+    if (n >= LANES)
+        store(y, v);
+    else
+        store_first(y, v, n);
+}
+
+/* One vector at `offset`, of which n lanes exist; returns its part of dL/dw. */
+INLINE vec apply(const struct channel *job, enum operation operation, ptrdiff_t offset, vec factor,
+                 ptrdiff_t n) {
+    vec x = load_some(job->input + offset, n), part = {0};
+    if (operation == SCALE) {
+        store_some(job->result + offset, x * factor, n);
+    } else if (operation == PRELU) {
+        store_some(job->result + offset, choose(x > 0, x, x * factor), n);
+    } else {
+        vec g = load_some(job->grad_output + offset, n);
+        if (job->result) store_some(job->result + offset, choose(x > 0, g, g * factor), n);
+        part = choose(x > 0, part, x * g);
+    }
+    return part;
+}
+
+INLINE void channel_rows(const struct channel *job, enum operation operation, ptrdiff_t task) {
+    ptrdiff_t begin = task * job->rows, end = min_size(begin + job->rows, job->outer);
+    for (ptrdiff_t c = 0; c < job->channels; c += LANES) {
+        ptrdiff_t n = job->channels - c;
+        double sums[LANES] = {0};
+        for (ptrdiff_t block = begin; block < end; block += 64) { /* a lane sums up 64 numbers at most */
+            vec sum = {0};
+            for (ptrdiff_t row = block; row < min_size(block + 64, end); row++) {
+                vec factor = load_some(job->factor + row / job->period * job->channels + c, n);
+                sum += apply(job, operation, row * job->channels + c, factor, n);
+            }
+            for (int i = 0; i < LANES; i++) sums[i] += (double)sum[i];
+        }
+        if (job->sums)
+            for (ptrdiff_t i = 0; i < min_size(n, LANES); i++)
+                job->sums[task * job->channels + c + i] = sums[i];
+    }
+}
+
+INLINE void channel_planes(const struct channel *job, enum operation operation, ptrdiff_t task) {
+    ptrdiff_t group = task / job->pieces, piece = task % job->pieces;
+    ptrdiff_t begin = job->inner * piece / job->pieces, end = job->inner * (piece + 1) / job->pieces;
+    ptrdiff_t last = min_size((group + 1) * job->rows, job->outer * job->channels);
+    for (ptrdiff_t plane = group * job->rows; plane < last; plane++) {
+        ptrdiff_t outer = plane / job->channels, channel = plane % job->channels;
+        vec factor = splat(job->factor[outer / job->period * job->channels + channel]);
+        double total = 0;
+        for (ptrdiff_t block = begin; block < end; block += 64 * LANES) {
+            vec sum = {0};
+            ptrdiff_t block_end = min_size(block + 64 * LANES, end);
+            for (ptrdiff_t i = block; i < block_end; i += LANES)
+                sum += apply(job, operation, plane * job->inner + i, factor, block_end - i);
+            total += (double)sum_lanes(sum);
+        }
+        if (job->sums) job->sums[plane * job->pieces + piece] = total;
+    }
+}
+
+static void run_task(const void *context, ptrdiff_t task, void *scratch) {
+    (void)scratch;
+    const struct channel *job = context;
+#define RUN(operation)                                                                                       \
+    do {                                                                                                     \
+        if (job->inner == 1)                                                                                 \
+            channel_rows(job, operation, task);                                                              \
+        else                                                                                                 \
+            channel_planes(job, operation, task);                                                            \
+    } while (0)
+    switch (job->operation) {
+    case SCALE: RUN(SCALE); break;
+    case PRELU: RUN(PRELU); break;
+    case PRELU_BACKWARD: RUN(PRELU_BACKWARD); break;
+    }
+#undef RUN
+}
+
+/* How the work is cut into tasks, and how many there are. */
+static ptrdiff_t cut(struct channel *job) {
+    if (job->inner == 1) {
+        job->pieces = 1;
+        job->rows = max_size(1, CHUNK / max_size(1, job->channels));
+        return ceil_div(job->outer, job->rows);
+    }
+    job->pieces = max_size(1, ceil_div(job->inner, CHUNK));
+    job->rows = job->pieces > 1 ? 1 : CHUNK / max_size(1, job->inner);
+    return ceil_div(job->outer * job->channels, job->rows) * job->pieces;
+}
+
+static int run(struct channel *job, ptrdiff_t tasks) {
+    double elements = (double)job->outer * (double)job->channels * (double)job->inner;
+    return parallel_run(tasks, elements * NANOSECONDS_PER_ELEMENT, 0, run_task, job);
+}
+
+static int scale(ptrdiff_t outer, ptrdiff_t channels, ptrdiff_t inner, ptrdiff_t period, const void *input,
+                 const void *factor, void *output) {
+    struct channel job = {SCALE, outer,  channels, inner, max_size(1, period), 0, 0, NULL,
+                          input, factor, output,   NULL};
+    return run(&job, cut(&job));
+}
+
+static int prelu(ptrdiff_t outer, ptrdiff_t channels, ptrdiff_t inner, const void *input, const void *weight,
+                 void *output) {
+    struct channel job = {PRELU, outer,  channels, inner, max_size(1, outer), 0, 0, NULL,
+                          input, weight, output,   NULL};
+    return run(&job, cut(&job));
+}
+
+static int prelu_backward(ptrdiff_t outer, ptrdiff_t channels, ptrdiff_t inner, const void *grad_output,
+                          const void *input, const void *weight, void *grad_input, void *grad_weight) {
+    struct channel job = {PRELU_BACKWARD, outer,  channels,   inner, max_size(1, outer), 0, 0, grad_output,
+                          input,          weight, grad_input, NULL};
+    ptrdiff_t tasks = cut(&job);
+    real *result = grad_weight;
+    size_t bytes = 0;
+    if (result) {
+        size_t partial = (size_t)(inner == 1 ? tasks * channels : outer * channels * job.pieces);
+        bytes = partial * sizeof(double);
+        if (!(job.sums = pyconv_alloc(bytes))) return PYCONV_NO_MEMORY;
+    }
+    int status = run(&job, tasks);
+    ptrdiff_t parts = inner == 1 ? tasks : outer;
+    for (ptrdiff_t c = 0; result && c < channels; c++) {
+        double sum = 0;
+        for (ptrdiff_t part = 0; part < parts; part++)
+            for (ptrdiff_t piece = 0; piece < job.pieces; piece++)
+                sum += job.sums[(part * channels + c) * job.pieces + piece];
+        result[c] = (real)sum;
+    }
+    if (job.sums) pyconv_free(job.sums, bytes);
+    return status;
+}
+
+const struct pyconv_channel_kernels KERNELS(channel) = {scale, prelu, prelu_backward};
