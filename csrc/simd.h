@@ -157,6 +157,23 @@ INLINE vec odd_lanes(vec a, vec b) { return __builtin_shufflevector(a, b, ODD_LA
 /* a[0], b[0], a[1], b[1], ...: the first and the second half */
 INLINE vec zip_low(vec a, vec b) { return __builtin_shufflevector(a, b, ZIP_LOW); }
 INLINE vec zip_high(vec a, vec b) { return __builtin_shufflevector(a, b, ZIP_HIGH); }
+INLINE void copy_elements(const real *from, ptrdiff_t count, real *to) {
+    ptrdiff_t i = 0;
+    for (; i + LANES <= count; i += LANES) store(to + i, load(from + i));
+    if (i < count) store_first(to + i, load_first(from + i, count - i), count - i);
+}
+
+/* Transpose the LANES x LANES matrix whose rows these are: log2(LANES) perfect shuffles of its rows. */
+INLINE void transpose_lanes(vec *row) {
+    UNROLL for (int round = 1; round < LANES; round *= 2) {
+        vec mixed[LANES];
+        UNROLL for (int i = 0; i < LANES / 2; i++) {
+            mixed[2 * i] = zip_low(row[i], row[i + LANES / 2]);
+            mixed[2 * i + 1] = zip_high(row[i], row[i + LANES / 2]);
+        }
+        UNROLL for (int i = 0; i < LANES; i++) row[i] = mixed[i];
+    }
+}
 
 /* mask ? a : b, lane by lane; a mask is what a comparison of vectors gives */
 INLINE vec choose(ivec mask, vec a, vec b) { return (vec)((mask & (ivec)a) | (~mask & (ivec)b)); }

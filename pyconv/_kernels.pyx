@@ -176,6 +176,7 @@ cdef extern from "pyconv.h" nogil:
         PYCONV_CONV_AUTO
         PYCONV_CONV_DIRECT
         PYCONV_CONV_DEPTHWISE
+        PYCONV_CONV_SCATTER
         PYCONV_CONV_WINOGRAD
 
     enum pyconv_conv_pass:
@@ -772,6 +773,7 @@ CONV_ALGORITHMS = {
     "auto": PYCONV_CONV_AUTO,
     "direct": PYCONV_CONV_DIRECT,
     "depthwise": PYCONV_CONV_DEPTHWISE,
+    "scatter": PYCONV_CONV_SCATTER,
     "winograd": PYCONV_CONV_WINOGRAD,
 }
 CONV_PASSES = {"forward": PYCONV_FORWARD, "grad_input": PYCONV_GRAD_INPUT, "grad_weight": PYCONV_GRAD_WEIGHT}

@@ -13,9 +13,18 @@ static int fits_winograd(const struct pyconv_conv2d *g) {
            (g->kernel_height == 3 || g->kernel_height == 5);
 }
 
+/* Scattering pays where a correlation would leave most lanes of the input's channels empty. */
+static int fits_scatter(const struct pyconv_conv2d *g) {
+    ptrdiff_t area = g->kernel_height * g->kernel_width, c = g->in_channels, k = g->out_channels;
+    if (g->groups != 1 || g->dilation_width != 1 || !c || !k || !g->batch || !g->out_height || !g->out_width) return 0;
+    double gather = (double)(area * k * ceil_div(c, LANES));
+    double scatter = (double)(ceil_div(area * c, LANES) * k + 4 * g->kernel_height * ceil_div(g->kernel_width * c, LANES));
+    return g->kernel_width > 1 && scatter < gather;
+}
+
 static enum pyconv_conv_algorithm choose_algorithm(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass) {
-    (void)pass;
     if (is_depthwise(g)) return PYCONV_CONV_DEPTHWISE;
+    if (pass == PYCONV_GRAD_INPUT && fits_scatter(g)) return PYCONV_CONV_SCATTER;
     if (fits_winograd(g) && g->in_channels >= 16 && g->out_channels >= 16) return PYCONV_CONV_WINOGRAD;
     return PYCONV_CONV_DIRECT;
 }
@@ -56,6 +65,7 @@ static int forward(const struct pyconv_conv2d *g, const void *input, const void 
 static int grad_input(const struct pyconv_conv2d *g, const void *grad_output, const void *weight, void *result,
                       enum pyconv_conv_algorithm algorithm) {
     algorithm = resolve(g, PYCONV_GRAD_INPUT, algorithm);
+    if (algorithm == PYCONV_CONV_SCATTER) return VARIANT(grad_input_scatter)(g, grad_output, weight, result);
     size_t bytes;
     struct tap *tap = alloc_taps(g, &bytes);
     if (!tap) return PYCONV_NO_MEMORY;

@@ -38,6 +38,9 @@ INLINE struct weight_parts weight_parts(const struct pyconv_conv2d *g, ptrdiff_t
 int VARIANT(sum_weight_parts)(const struct weight_parts *, real *grad_weight);
 int VARIANT(grad_weight_direct)(const struct pyconv_conv2d *, const real *grad_output, const real *input,
                                 real *grad_weight);
+/* conv_scatter.c: one group, dilation 1 across. */
+int VARIANT(grad_input_scatter)(const struct pyconv_conv2d *, const real *grad_output, const real *weight,
+                                real *grad_input);
 /* conv_depthwise.c: one input and one output channel to a group. */
 int VARIANT(correlate_depthwise)(const struct correlation *);
 int VARIANT(grad_weight_depthwise)(const struct pyconv_conv2d *, const real *grad_output, const real *input,

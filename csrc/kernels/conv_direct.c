@@ -18,6 +18,8 @@
 #define SOURCE_BYTES ((ptrdiff_t)256 << 10)
 #define TASKS_WANTED 64 /* enough for 16 threads to share evenly */
 #define FEWEST_PIXELS (4 * TILE)
+#define SHORT_RUN 24     /* shorter runs cost more to set up (some 20 cycles) than a list of offsets to read */
+#define MOST_STEPS 512   /* 4 KiB of offsets */
 
 struct direct {
     const struct correlation *c;
@@ -27,8 +29,10 @@ struct direct {
     ptrdiff_t chunks;                 /* tasks to an image */
     ptrdiff_t splits;                 /* shares that the groups' blocks are cut into */
     int padded;                       /* some tap reads outside of the image */
+    ptrdiff_t pointwise;              /* one tap: elements from one copied pixel to the next, else 0 */
     ptrdiff_t scratch_source;         /* elements of the padded rows */
     ptrdiff_t most_runs;
+    ptrdiff_t steps; /* elements of the reduction where it is a list of offsets, else 0 */
 };
 
 /* ---- Packing: weight[k][c][tap] to [block][tap][c][BLOCK] ---- */
@@ -105,18 +109,52 @@ static ptrdiff_t merge_runs(const struct correlation *c, const struct source *so
     return cut_runs(merged, runs, run);
 }
 
-#define GATHER_2(m) tile_gather(m, 2, src, src_offset, run, runs, weight, to, dst_offset)
-#define GATHER_1(m) tile_gather(m, 1, src, src_offset, run, runs, weight, to, dst_offset)
-
-static void gather_2(ptrdiff_t size, const real *src, const ptrdiff_t *src_offset, const struct run *run,
-                     ptrdiff_t runs, const real *weight, const struct destination *to, const ptrdiff_t *dst_offset) {
-    DISPATCH_TILE(size, GATHER_2)
+/* The pixels that a single tap reads, copied one after the other at a pitch that is odd in cache lines:
+ * channels in powers of two would put all TILE pixels on the same few sets of L1, and rows of pixels far
+ * apart are not prefetched. */
+static void gather_pixels(const struct direct *d, struct source *source, ptrdiff_t *src_offset, ptrdiff_t pixels,
+                          real *to) {
+    ptrdiff_t channels = d->c->groups * d->c->src_channels;
+    for (ptrdiff_t p = 0; p < pixels; p++) {
+        copy_elements(source->base + src_offset[p], channels, to + p * d->pointwise);
+        src_offset[p] = p * d->pointwise;
+    }
+    source->base = to;
 }
 
-static void gather_1(ptrdiff_t size, const real *src, const ptrdiff_t *src_offset, const struct run *run,
-                     ptrdiff_t runs, const real *weight, const struct destination *to, const ptrdiff_t *dst_offset) {
-    DISPATCH_TILE(size, GATHER_1)
+/* One offset for each element of the reduction, in the order of the packed weights; chunks as runs. */
+static ptrdiff_t list_steps(const struct correlation *c, const struct source *source, struct run *run,
+                            ptrdiff_t *step) {
+    for (ptrdiff_t t = 0; t < c->taps; t++)
+        for (ptrdiff_t i = 0; i < c->src_channels; i++)
+            *step++ = (c->tap[t].y - c->y_min) * source->row + (c->tap[t].x - c->x_min) * source->column + i;
+    return cut_runs(&(struct run){0, c->taps * c->src_channels, 0}, 1, run);
 }
+
+struct reduction {
+    const struct run *run;
+    ptrdiff_t runs;
+    const ptrdiff_t *step; /* NULL where the runs are contiguous */
+};
+
+#define GATHER(m, vectors, indexed)                                                                          \
+    tile_gather(m, vectors, indexed, src, src_offset, r->run, r->runs, r->step, weight, to, dst_offset)
+#define GATHER_2(m) GATHER(m, 2, 0)
+#define GATHER_1(m) GATHER(m, 1, 0)
+#define GATHER_2_INDEXED(m) GATHER(m, 2, 1)
+#define GATHER_1_INDEXED(m) GATHER(m, 1, 1)
+
+#define GATHER_FUNCTION(name, CALL)                                                                          \
+    static void name(ptrdiff_t size, const real *src, const ptrdiff_t *src_offset, const struct reduction *r, \
+                     const real *weight, const struct destination *to, const ptrdiff_t *dst_offset) {        \
+        DISPATCH_TILE(size, CALL)                                                                            \
+    }
+typedef void gather_function(ptrdiff_t size, const real *src, const ptrdiff_t *src_offset, const struct reduction *r,
+                             const real *weight, const struct destination *to, const ptrdiff_t *dst_offset);
+GATHER_FUNCTION(gather_2, GATHER_2)
+GATHER_FUNCTION(gather_1, GATHER_1)
+GATHER_FUNCTION(gather_2_indexed, GATHER_2_INDEXED)
+GATHER_FUNCTION(gather_1_indexed, GATHER_1_INDEXED)
 
 static void run_direct(const void *context, ptrdiff_t task, void *scratch) {
     const struct direct *d = context;
@@ -127,15 +165,24 @@ static void run_direct(const void *context, ptrdiff_t task, void *scratch) {
 
     real *rows = scratch;
     ptrdiff_t *src_offset = (ptrdiff_t *)(rows + d->scratch_source), *dst_offset = src_offset + d->pixels;
-    struct run *merged = (struct run *)(dst_offset + d->pixels), *run = merged + c->taps;
+    ptrdiff_t *step = dst_offset + d->pixels;
+    struct run *merged = (struct run *)(step + d->steps), *run = merged + c->taps;
     struct source source =
         gather_source(d, image, begin / c->dst_width, (end - 1) / c->dst_width + 1, rows);
-    ptrdiff_t runs = merge_runs(c, &source, run, merged);
-    for (ptrdiff_t p = 0, i = begin / c->dst_width, j = begin % c->dst_width; p < pixels; p++) {
-        src_offset[p] = (i - source.first_row) * c->step_height * source.row + j * c->step_width * source.column;
-        dst_offset[p] = image * c->dst_image + i * c->dst_row + j * c->dst_column;
-        if (++j == c->dst_width) i++, j = 0;
+    struct reduction r = {run, 0, d->steps ? step : NULL};
+    r.runs = d->steps ? list_steps(c, &source, run, step) : merge_runs(c, &source, run, merged);
+    ptrdiff_t src_step = c->step_width * source.column;
+    for (ptrdiff_t p = 0, i = begin / c->dst_width, j = begin % c->dst_width; p < pixels; i++, j = 0) {
+        ptrdiff_t count = min_size(c->dst_width - j, pixels - p);
+        ptrdiff_t from = (i - source.first_row) * c->step_height * source.row + j * src_step;
+        ptrdiff_t to = image * c->dst_image + i * c->dst_row + j * c->dst_column;
+        for (ptrdiff_t k = 0; k < count; k++, p++) {
+            src_offset[p] = from + k * src_step;
+            dst_offset[p] = to + k * c->dst_column;
+        }
     }
+
+    if (d->pointwise) gather_pixels(d, &source, src_offset, pixels, rows);
 
     ptrdiff_t all = c->groups * d->blocks, tiles = ceil_div(pixels, TILE);
     for (ptrdiff_t b = all * split / d->splits; b < all * (split + 1) / d->splits; b++) {
@@ -145,10 +192,11 @@ static void run_direct(const void *context, ptrdiff_t task, void *scratch) {
         const real *residual = c->epilogue.residual;
         struct destination to = {c->dst + channel, residual ? residual + channel : NULL, d->bias + b * BLOCK,
                                  c->epilogue.relu, filters > LANES ? filters - LANES : filters};
+        gather_function *gather = filters > LANES ? (d->steps ? gather_2_indexed : gather_2)
+                                                  : (d->steps ? gather_1_indexed : gather_1);
         for (ptrdiff_t t = 0; t < tiles; t++) { /* tiles of nearly equal size: no small remainder */
             ptrdiff_t p = pixels * t / tiles, size = pixels * (t + 1) / tiles - p;
-            if (filters > LANES) gather_2(size, src, src_offset + p, run, runs, weight, &to, dst_offset + p);
-            else gather_1(size, src, src_offset + p, run, runs, weight, &to, dst_offset + p);
+            gather(size, src, src_offset + p, &r, weight, &to, dst_offset + p);
         }
     }
 }
@@ -192,7 +240,10 @@ static void plan(struct direct *d) {
     d->chunks = ceil_div(total, d->pixels);
     d->splits = min_size(c->groups * d->blocks, ceil_div(TASKS_WANTED, c->batch * d->chunks));
     ptrdiff_t most_rows = min_size((d->pixels - 2) / c->dst_width + 2, c->dst_height);
-    d->scratch_source = d->padded ? ((most_rows - 1) * c->step_height + c->y_max - c->y_min + 1) * width * pitch : 0;
+    d->pointwise = c->taps == 1 && !d->padded && c->dst_channels >= BLOCK ? ceil_div(pitch, LANES) * LANES + LANES : 0;
+    d->scratch_source = d->pointwise ? d->pixels * d->pointwise : d->padded ? ((most_rows - 1) * c->step_height + c->y_max - c->y_min + 1) * width * pitch : 0;
+    ptrdiff_t elements = c->taps * c->src_channels, row = c->x_max - c->x_min + 1;
+    d->steps = c->src_channels * (c->groups == 1 ? row : 1) < SHORT_RUN && elements <= MOST_STEPS ? elements : 0;
     d->most_runs = c->taps + c->taps * c->src_channels / CHUNK;
     d->scratch_source = (d->scratch_source + 7) & ~(ptrdiff_t)7;
 }
@@ -230,7 +281,7 @@ int VARIANT(correlate_direct)(const struct correlation *correlation) {
         pack_bias(&d, bias);
         status = parallel_run(blocks, (double)(blocks * d.block_elements), 0, pack_block, &d);
         double work = (double)c.batch * (double)(c.dst_height * c.dst_width) * (double)(blocks * d.block_elements);
-        size_t scratch = (size_t)d.scratch_source * sizeof(real) + 2 * (size_t)d.pixels * sizeof(ptrdiff_t) +
+        size_t scratch = (size_t)d.scratch_source * sizeof(real) + (size_t)(2 * d.pixels + d.steps) * sizeof(ptrdiff_t) +
                          (size_t)(c.taps + d.most_runs) * sizeof(struct run);
         if (status == PYCONV_OK)
             status = parallel_run(c.batch * d.chunks * d.splits, work / MULTIPLY_ADDS_PER_NANOSECOND, scratch,

@@ -17,24 +17,33 @@
 #define BAND_PIXELS ((ptrdiff_t)128)
 #define PART_PIXELS ((ptrdiff_t)1024) /* fewer would spend more on adding parts than on making them */
 #define MOST_PARTS ((ptrdiff_t)32)
-#define TASKS_WANTED 32
+#define TASKS_WANTED 16
+#define MOST_INDEXED 512
 
 struct weight_gradient {
     struct pyconv_conv2d g;
     const real *grad_output, *input;
     struct weight_parts parts;
     ptrdiff_t band_rows, bands;     /* output rows to a band, bands to an image */
-    ptrdiff_t splits;               /* shares of the groups' blocks */
+    ptrdiff_t shares, splits;       /* what tasks of one part divide: blocks of filters, or channel tiles; by how many */
     int padded;                     /* some tap reads outside of the image */
+    int pointwise;                  /* a 1x1 kernel without padding */
+    int indexed;                    /* runs are so short that tiles span several */
     ptrdiff_t width, scratch_input; /* padded columns; elements of the padded rows */
 };
 
-/* The input rows that output rows [p0, p1) read, with their padding; where row 0, column 0 of it lies. */
-static const real *gather_input(const struct weight_gradient *w, ptrdiff_t image, ptrdiff_t p0, ptrdiff_t p1,
-                                real *scratch, ptrdiff_t *row_elements) {
+/* Output rows [p0, p0 + rows) of an image. */
+struct band {
+    ptrdiff_t image, p0, rows;
+};
+
+/* The input rows that a band reads, with their padding; where row 0, column 0 of it lies. */
+static const real *gather_input(const struct weight_gradient *w, const struct band *band, real *scratch,
+                                ptrdiff_t *row_elements) {
+    ptrdiff_t p0 = band->p0, p1 = p0 + band->rows;
     const struct pyconv_conv2d *g = &w->g;
     ptrdiff_t pitch = g->in_channels, row = g->in_width * pitch;
-    const real *input = w->input + image * g->in_height * row;
+    const real *input = w->input + band->image * g->in_height * row;
     ptrdiff_t y0 = p0 * g->stride_height - g->pad_top;
     *row_elements = row;
     if (!w->padded) return input + y0 * row;
@@ -66,60 +75,112 @@ static ptrdiff_t merge_runs(const struct weight_gradient *w, ptrdiff_t row_eleme
     return runs;
 }
 
-static void pack_gradient(const real *from, ptrdiff_t pitch, ptrdiff_t pixels, ptrdiff_t filters, real *to) {
-    for (; pixels > 0; pixels--, from += pitch, to += BLOCK)
+/* [pixel][BLOCK] of the band's gradients, one block of filters; returns how many filters that is. */
+static ptrdiff_t pack_gradient(const struct weight_gradient *w, const struct band *band, ptrdiff_t block, real *to) {
+    const struct pyconv_conv2d *g = &w->g;
+    ptrdiff_t group = block / w->parts.blocks, first = block % w->parts.blocks * BLOCK;
+    ptrdiff_t filters = min_size(BLOCK, w->parts.filters - first), pixels = band->rows * g->out_width;
+    const real *from = w->grad_output + (band->image * g->out_height + band->p0) * g->out_width * g->out_channels +
+                       group * w->parts.filters + first;
+    for (; pixels > 0; pixels--, from += g->out_channels, to += BLOCK)
         for (ptrdiff_t k = 0; k < BLOCK; k += LANES)
             store(to + k, k + LANES <= filters ? load(from + k)
                           : k < filters        ? load_first(from + k, filters - k)
                                                : (vec){0});
+    return filters;
 }
 
-#define OUTER_2(m) tile_outer(m, 2, segment, segments, x_offset, x_step, BLOCK, acc)
-#define OUTER_1(m) tile_outer(m, 1, segment, segments, x_offset, x_step, BLOCK, acc)
+#define OUTER(m, vectors, indexed) tile_outer(m, vectors, indexed, segment, segments, offset, x_step, BLOCK, acc)
+#define OUTER_2(m) OUTER(m, 2, 0)
+#define OUTER_1(m) OUTER(m, 1, 0)
+#define OUTER_2_INDEXED(m) OUTER(m, 2, 1)
+#define OUTER_1_INDEXED(m) OUTER(m, 1, 1)
 
-static void outer_2(ptrdiff_t size, const struct segment *segment, ptrdiff_t segments, ptrdiff_t x_offset,
-                    ptrdiff_t x_step, real *acc) {
-    DISPATCH_TILE(size, OUTER_2)
+typedef void outer_function(ptrdiff_t size, const struct segment *segment, ptrdiff_t segments, const ptrdiff_t *offset,
+                            ptrdiff_t x_step, real *acc);
+#define OUTER_FUNCTION(name, CALL)                                                                           \
+    static void name(ptrdiff_t size, const struct segment *segment, ptrdiff_t segments, const ptrdiff_t *offset, \
+                     ptrdiff_t x_step, real *acc) {                                                          \
+        DISPATCH_TILE(size, CALL)                                                                            \
+    }
+OUTER_FUNCTION(outer_2, OUTER_2)
+OUTER_FUNCTION(outer_1, OUTER_1)
+OUTER_FUNCTION(outer_2_indexed, OUTER_2_INDEXED)
+OUTER_FUNCTION(outer_1_indexed, OUTER_1_INDEXED)
+
+/* All rows j of one block: tile by tile within each run, or, where runs are shorter than a tile, over the
+ * list of their offsets. */
+static void add_block(const struct weight_gradient *w, ptrdiff_t filters, const struct segment *segment,
+                      ptrdiff_t segments, const struct run *run, ptrdiff_t runs, ptrdiff_t x_step, real *acc) {
+    if (w->indexed) {
+        ptrdiff_t offset[MOST_INDEXED], elements = 0;
+        for (ptrdiff_t t = 0; t < runs; t++)
+            for (ptrdiff_t j = 0; j < run[t].length; j++) offset[elements++] = run[t].offset + j;
+        outer_function *outer = filters > LANES ? outer_2_indexed : outer_1_indexed;
+        ptrdiff_t tiles = ceil_div(elements, TILE);
+        for (ptrdiff_t i = 0; i < tiles; i++) {
+            ptrdiff_t j = elements * i / tiles, size = elements * (i + 1) / tiles - j;
+            outer(size, segment, segments, offset + j, x_step, acc + j * BLOCK);
+        }
+        return;
+    }
+    outer_function *outer = filters > LANES ? outer_2 : outer_1;
+    for (ptrdiff_t t = 0; t < runs; t++) {
+        ptrdiff_t tiles = ceil_div(run[t].length, TILE);
+        for (ptrdiff_t i = 0; i < tiles; i++) {
+            ptrdiff_t j = run[t].length * i / tiles, size = run[t].length * (i + 1) / tiles - j;
+            ptrdiff_t offset = run[t].offset + j;
+            outer(size, segment, segments, &offset, x_step, acc);
+            acc += size * BLOCK;
+        }
+    }
 }
 
-static void outer_1(ptrdiff_t size, const struct segment *segment, ptrdiff_t segments, ptrdiff_t x_offset,
-                    ptrdiff_t x_step, real *acc) {
-    DISPATCH_TILE(size, OUTER_1)
-}
-
-static void add_band(const struct weight_gradient *w, ptrdiff_t band, ptrdiff_t first_block, ptrdiff_t end_block,
-                     real *part, char *scratch) {
+/* A window's share: blocks [begin, end) of filters, all rows j. */
+static void add_window_band(const struct weight_gradient *w, struct band *band, ptrdiff_t begin, ptrdiff_t end,
+                            real *part, real *scratch) {
     const struct pyconv_conv2d *g = &w->g;
-    ptrdiff_t image = band / w->bands, p0 = band % w->bands * w->band_rows;
-    ptrdiff_t p1 = min_size(p0 + w->band_rows, g->out_height), rows = p1 - p0, pixels = rows * g->out_width;
-    real *padded = (real *)scratch, *packed = padded + w->scratch_input;
+    real *padded = scratch, *packed = padded + w->scratch_input;
     struct segment *segment = (struct segment *)(packed + w->band_rows * g->out_width * BLOCK);
     struct run *run = (struct run *)(segment + w->band_rows);
-
     ptrdiff_t row_elements, x_step = g->stride_width * g->in_channels;
-    const real *input = gather_input(w, image, p0, p1, padded, &row_elements);
+    const real *input = gather_input(w, band, padded, &row_elements);
     ptrdiff_t runs = merge_runs(w, row_elements, run);
-    const real *gradient = w->grad_output + (image * g->out_height + p0) * g->out_width * g->out_channels;
-
-    for (ptrdiff_t b = first_block; b < end_block; b++) {
-        ptrdiff_t group = b / w->parts.blocks, first = b % w->parts.blocks * BLOCK;
-        ptrdiff_t filters = min_size(BLOCK, w->parts.filters - first);
-        pack_gradient(gradient + group * w->parts.filters + first, g->out_channels, pixels, filters, packed);
-        ptrdiff_t segments = 0;
-        for (ptrdiff_t i = 0; i < rows; i++) {
+    for (ptrdiff_t b = begin; b < end; b++) {
+        ptrdiff_t group = b / w->parts.blocks;
+        ptrdiff_t filters = pack_gradient(w, band, b, packed), segments = 0;
+        for (ptrdiff_t i = 0; i < band->rows; i++) {
             const real *x = input + group * w->parts.channels + i * g->stride_height * row_elements;
             struct segment *last = segment + segments - 1;
             if (segments && x == last->x + last->count * x_step) last->count += g->out_width;
             else segment[segments++] = (struct segment){x, packed + i * g->out_width * BLOCK, g->out_width};
         }
-        real *acc = part + b * w->parts.block_elements;
-        for (ptrdiff_t t = 0; t < runs; t++) {
-            ptrdiff_t tiles = ceil_div(run[t].length, TILE);
-            for (ptrdiff_t i = 0; i < tiles; i++) {
-                ptrdiff_t j = run[t].length * i / tiles, size = run[t].length * (i + 1) / tiles - j;
-                if (filters > LANES) outer_2(size, segment, segments, run[t].offset + j, x_step, acc);
-                else outer_1(size, segment, segments, run[t].offset + j, x_step, acc);
-                acc += size * BLOCK;
+        add_block(w, filters, segment, segments, run, runs, x_step, part + b * w->parts.block_elements);
+    }
+}
+
+/* A 1x1 kernel's share: channel tiles [begin, end) of each group, all blocks of filters. The band's pixels are
+ * packed tile by tile, [tile][pixel][TILE]: pixels of many channels lie on few sets of L1, a page apart. */
+static void add_pointwise_band(const struct weight_gradient *w, struct band *band, ptrdiff_t begin, ptrdiff_t end,
+                               real *part, real *scratch) {
+    const struct pyconv_conv2d *g = &w->g;
+    ptrdiff_t channels = w->parts.channels;
+    ptrdiff_t pixels = band->rows * g->out_width, panel = pixels * TILE + LANES, row = g->in_width * g->in_channels;
+    real *panels = scratch, *packed = panels + w->scratch_input;
+    for (ptrdiff_t group = 0; group < g->groups; group++) {
+        for (ptrdiff_t p = 0; p < pixels; p++) {
+            ptrdiff_t y = (band->p0 + p / g->out_width) * g->stride_height, x = p % g->out_width * g->stride_width;
+            const real *from = w->input + (band->image * g->in_height + y) * row + x * g->in_channels + group * channels;
+            for (ptrdiff_t t = begin, j = begin * TILE; t < end; t++, j += TILE)
+                copy_elements(from + j, min_size(TILE, channels - j), panels + (t - begin) * panel + p * TILE);
+        }
+        for (ptrdiff_t b = group * w->parts.blocks; b < (group + 1) * w->parts.blocks; b++) {
+            ptrdiff_t filters = pack_gradient(w, band, b, packed), offset = 0;
+            outer_function *outer = filters > LANES ? outer_2 : outer_1;
+            for (ptrdiff_t t = begin; t < end; t++) {
+                ptrdiff_t j = t * TILE, size = min_size(TILE, channels - j);
+                struct segment segment = {panels + (t - begin) * panel, packed, pixels};
+                outer(size, &segment, 1, &offset, TILE, part + b * w->parts.block_elements + j * BLOCK);
             }
         }
     }
@@ -127,14 +188,23 @@ static void add_band(const struct weight_gradient *w, ptrdiff_t band, ptrdiff_t 
 
 static void run_part(const void *context, ptrdiff_t task, void *scratch) {
     const struct weight_gradient *w = context;
-    ptrdiff_t split = task % w->splits, part = task / w->splits, all = w->g.groups * w->parts.blocks;
-    ptrdiff_t first_block = all * split / w->splits, end_block = all * (split + 1) / w->splits;
-    ptrdiff_t bands = w->g.batch * w->bands;
+    const struct pyconv_conv2d *g = &w->g;
+    ptrdiff_t split = task % w->splits, part = task / w->splits;
+    ptrdiff_t begin = w->shares * split / w->splits, end = w->shares * (split + 1) / w->splits;
     real *sums = w->parts.sums + part * w->parts.part_elements;
-    memset(sums + first_block * w->parts.block_elements, 0,
-           (size_t)((end_block - first_block) * w->parts.block_elements) * sizeof(real));
-    for (ptrdiff_t band = bands * part / w->parts.count; band < bands * (part + 1) / w->parts.count; band++)
-        add_band(w, band, first_block, end_block, sums, scratch);
+    if (!w->pointwise)
+        memset(sums + begin * w->parts.block_elements, 0, (size_t)((end - begin) * w->parts.block_elements) * sizeof(real));
+    for (ptrdiff_t b = 0; w->pointwise && b < g->groups * w->parts.blocks; b++) {
+        ptrdiff_t first = begin * TILE, last = min_size(end * TILE, w->parts.channels);
+        memset(sums + b * w->parts.block_elements + first * BLOCK, 0, (size_t)((last - first) * BLOCK) * sizeof(real));
+    }
+    ptrdiff_t bands = g->batch * w->bands;
+    for (ptrdiff_t i = bands * part / w->parts.count; i < bands * (part + 1) / w->parts.count; i++) {
+        ptrdiff_t p0 = i % w->bands * w->band_rows;
+        struct band band = {i / w->bands, p0, min_size(w->band_rows, g->out_height - p0)};
+        if (w->pointwise) add_pointwise_band(w, &band, begin, end, sums, scratch);
+        else add_window_band(w, &band, begin, end, sums, scratch);
+    }
 }
 
 /* ---- The sum of the parts, which Winograd's weight gradient uses as well ---- */
@@ -180,14 +250,19 @@ static void plan(struct weight_gradient *w) {
         g->batch = 1;
     }
     w->width = used_width;
+    ptrdiff_t run = g->in_channels / g->groups * (g->groups == 1 && g->dilation_width == 1 ? g->kernel_width : 1);
+    w->indexed = run < 2 * TILE && run % TILE && area * (g->in_channels / g->groups) <= MOST_INDEXED;
     w->band_rows = min_size(max_size(BAND_PIXELS / g->out_width, 1), g->out_height);
     w->bands = ceil_div(g->out_height, w->band_rows);
     ptrdiff_t pixels = g->batch * g->out_height * g->out_width;
     ptrdiff_t parts = min_size(min_size(MOST_PARTS, g->batch * w->bands), ceil_div(pixels, PART_PIXELS));
     w->parts = weight_parts(g, parts);
-    w->splits = min_size(g->groups * w->parts.blocks, ceil_div(TASKS_WANTED, w->parts.count));
+    w->pointwise = area == 1 && !w->padded;
+    w->shares = w->pointwise ? ceil_div(w->parts.channels, TILE) : g->groups * w->parts.blocks;
+    w->splits = min_size(w->shares, ceil_div(TASKS_WANTED, w->parts.count));
     ptrdiff_t rows = (w->band_rows - 1) * g->stride_height + (g->kernel_height - 1) * g->dilation_height + 1;
-    w->scratch_input = w->padded ? ((rows * w->width * g->in_channels) + 15) & ~(ptrdiff_t)15 : 0;
+    ptrdiff_t panel = w->band_rows * g->out_width * TILE + LANES;
+    w->scratch_input = w->pointwise ? ceil_div(w->shares, w->splits) * panel : w->padded ? ((rows * w->width * g->in_channels) + 15) & ~(ptrdiff_t)15 : 0;
 }
 
 int VARIANT(grad_weight_direct)(const struct pyconv_conv2d *geometry, const real *grad_output, const real *input,

@@ -31,27 +31,37 @@ struct winograd {
     ptrdiff_t blocks, pitch;             /* of filters; elements from one tile of V[p] to the next */
     int filters_inside;                  /* tasks make their own U, and V is made once */
     real *shared;                        /* U of all blocks, or V of all groups */
+    ptrdiff_t v_plane, u_plane, m_plane; /* elements from one point to the next, odd in cache lines as well */
     ptrdiff_t v_elements, u_elements;    /* of one group; of one block */
     const real *zeros;                   /* `pitch` of them: what lies outside of the image */
 };
 
 /* ---- U: the filters ---- */
 
+/* One filter tap by tap, g[t], for the channels of one vector: LANES filters (`count` of them real) that
+ * lie weight_dst apart, their taps side by side, are read as rows and transposed. */
+INLINE void read_filters(const int taps, const struct correlation *c, const real *from, ptrdiff_t count, vec *g) {
+    vec by_index[2 * LANES + 25];
+    const int area = taps * taps;
+    for (int part = 0; part < area; part += LANES) {
+        vec *row = by_index + part;
+        const ptrdiff_t here = min_size(LANES, area - part);
+        for (ptrdiff_t k = 0; k < LANES; k++)
+            row[k] = k < count ? load_first(from + k * c->weight_dst + part, here) : (vec){0};
+        transpose_lanes(row);
+    }
+    for (int t = 0; t < area; t++) g[t] = by_index[c->tap[t].index];
+}
+
 INLINE void transform_filters(const int taps, const struct winograd *w, ptrdiff_t block, real *u) {
     const struct correlation *c = w->c;
     ptrdiff_t first = block * BLOCK, count = min_size(BLOCK, c->dst_channels - first);
-    ptrdiff_t vectors = ceil_div(count, LANES);
-    for (ptrdiff_t i = 0; i < c->src_channels; i++)
-        for (ptrdiff_t v = 0; v < vectors; v++) {
+    for (ptrdiff_t v = 0; v < count; v += LANES)
+        for (ptrdiff_t i = 0; i < c->src_channels; i++) {
             vec g[25], out[AREA];
-            real *lanes = (real *)g;
-            const real *from = c->weight + (first + v * LANES) * c->weight_dst + i * c->weight_src;
-            ptrdiff_t filters = min_size(LANES, count - v * LANES);
-            for (ptrdiff_t k = 0; k < LANES; k++)
-                for (int t = 0; t < taps * taps; t++)
-                    lanes[t * LANES + k] = k < filters ? from[k * c->weight_dst + c->tap[t].index] : 0;
+            read_filters(taps, c, c->weight + (first + v) * c->weight_dst + i * c->weight_src, count - v, g);
             transform_filter_2d(taps, g, out);
-            for (int p = 0; p < AREA; p++) store(u + (p * c->src_channels + i) * BLOCK + v * LANES, out[p]);
+            for (int p = 0; p < AREA; p++) store(u + p * w->u_plane + i * BLOCK + v, out[p]);
         }
 }
 
@@ -62,7 +72,7 @@ static void make_filters(const struct winograd *w, ptrdiff_t block, real *u) {
 
 /* ---- V: the input tiles ---- */
 
-static void make_tile(const struct winograd *w, ptrdiff_t tile, real *v, ptrdiff_t tiles) {
+static void make_tile(const struct winograd *w, ptrdiff_t tile, real *v) {
     const struct correlation *c = w->c;
     ptrdiff_t column = tile % w->tile_columns, row = tile / w->tile_columns % w->tile_rows;
     ptrdiff_t image = tile / w->tile_columns / w->tile_rows, channels = c->src_channels;
@@ -82,18 +92,18 @@ static void make_tile(const struct winograd *w, ptrdiff_t tile, real *v, ptrdiff
         else
             for (int p = 0; p < AREA; p++) d[p] = load_first(from[p] + k, channels - k);
         transform_input_2d(d, out);
-        for (int p = 0; p < AREA; p++) store(v + p * tiles * w->pitch + k, out[p]);
+        for (int p = 0; p < AREA; p++) store(v + p * w->v_plane + k, out[p]);
     }
 }
 
 static void make_group(const struct winograd *w, ptrdiff_t first, ptrdiff_t tiles, real *v) {
-    for (ptrdiff_t t = 0; t < tiles; t++) make_tile(w, first + t, v + t * w->pitch, tiles);
+    for (ptrdiff_t t = 0; t < tiles; t++) make_tile(w, first + t, v + t * w->pitch);
 }
 
 /* ---- M: the products ---- */
 
-#define PRODUCT_2(m) tile_product(m, 2, x, pitch, depth, weight, out)
-#define PRODUCT_1(m) tile_product(m, 1, x, pitch, depth, weight, out)
+#define PRODUCT_2(m) tile_product(m, 2, x, pitch, depth, weight, out, BLOCK)
+#define PRODUCT_1(m) tile_product(m, 1, x, pitch, depth, weight, out, BLOCK)
 
 static void product_2(ptrdiff_t size, const real *x, ptrdiff_t pitch, ptrdiff_t depth, const real *weight, real *out) {
     DISPATCH_TILE(size, PRODUCT_2)
@@ -106,7 +116,7 @@ static void product_1(ptrdiff_t size, const real *x, ptrdiff_t pitch, ptrdiff_t 
 static void multiply(const struct winograd *w, ptrdiff_t tiles, ptrdiff_t filters, const real *v, const real *u,
                      real *m) {
     ptrdiff_t depth = w->c->src_channels, parts = ceil_div(tiles, TILE);
-    for (ptrdiff_t p = 0; p < AREA; p++, v += tiles * w->pitch, u += depth * BLOCK, m += tiles * BLOCK)
+    for (ptrdiff_t p = 0; p < AREA; p++, v += w->v_plane, u += w->u_plane, m += w->m_plane)
         for (ptrdiff_t part = 0; part < parts; part++) {
             ptrdiff_t t = tiles * part / parts, size = tiles * (part + 1) / parts - t;
             if (filters > LANES) product_2(size, v + t * w->pitch, w->pitch, depth, u, m + t * BLOCK);
@@ -116,13 +126,13 @@ static void multiply(const struct winograd *w, ptrdiff_t tiles, ptrdiff_t filter
 
 /* ---- The output tiles ---- */
 
-INLINE void put_tile(const int outputs, const struct winograd *w, ptrdiff_t tile, ptrdiff_t tiles, ptrdiff_t channel,
+INLINE void put_tile(const int outputs, const struct winograd *w, ptrdiff_t tile, ptrdiff_t channel,
                      ptrdiff_t lanes, const real *m) {
     const struct correlation *c = w->c;
     ptrdiff_t column = tile % w->tile_columns * outputs, row = tile / w->tile_columns % w->tile_rows * outputs;
     ptrdiff_t image = tile / w->tile_columns / w->tile_rows;
     vec y[AREA], out[LARGEST_OUTPUT * LARGEST_OUTPUT];
-    for (int p = 0; p < AREA; p++) y[p] = load(m + p * tiles * BLOCK);
+    for (int p = 0; p < AREA; p++) y[p] = load(m + p * w->m_plane);
     transform_output_2d(outputs, y, out);
 
     const real *bias = c->epilogue.bias, *residual = c->epilogue.residual;
@@ -146,8 +156,8 @@ static void put_group(const struct winograd *w, ptrdiff_t first, ptrdiff_t tiles
         for (ptrdiff_t k = begin; k < end; k += LANES) {
             const real *from = m + t * BLOCK + (k - begin);
             ptrdiff_t lanes = min_size(LANES, end - k);
-            if (w->outputs == 4) put_tile(4, w, first + t, tiles, k, lanes, from);
-            else put_tile(2, w, first + t, tiles, k, lanes, from);
+            if (w->outputs == 4) put_tile(4, w, first + t, k, lanes, from);
+            else put_tile(2, w, first + t, k, lanes, from);
         }
 }
 
@@ -201,14 +211,17 @@ static void plan(struct winograd *w, const struct correlation *c) {
     w->tiles = c->batch * w->tile_rows * w->tile_columns;
     w->blocks = ceil_div(c->dst_channels, BLOCK);
     w->pitch = ceil_div(c->src_channels, LANES) * LANES + LANES; /* odd in lines: no two tiles on one L1 set */
-    w->u_elements = AREA * c->src_channels * BLOCK;
+    w->u_plane = c->src_channels * BLOCK + LANES;
+    w->u_elements = AREA * w->u_plane;
     /* As many whole register tiles as GROUP_BYTES hold; all groups of nearly equal size. */
     ptrdiff_t fit = GROUP_BYTES / (AREA * w->pitch * (ptrdiff_t)sizeof(real)) / TILE * TILE;
     ptrdiff_t most = max_size(min_size(fit, 4 * TILE), TILE);
     w->filters_inside = w->tiles <= 8 * TILE && c->src_channels >= 128;
     w->groups = ceil_div(w->tiles, most);
     w->group = ceil_div(w->tiles, w->groups);
-    w->v_elements = AREA * w->group * w->pitch;
+    w->v_plane = w->group * w->pitch + (w->group % 2 ? 0 : LANES);
+    w->m_plane = w->group * BLOCK + LANES;
+    w->v_elements = AREA * w->v_plane;
 }
 
 int VARIANT(correlate_winograd)(const struct correlation *c) {
@@ -224,7 +237,7 @@ int VARIANT(correlate_winograd)(const struct correlation *c) {
 
     double filters = (double)w.blocks * (double)w.u_elements * 0.2, tiles = (double)w.groups * (double)w.v_elements * 0.2;
     double products = (double)w.blocks * BLOCK * (double)w.tiles * AREA * (double)c->src_channels;
-    size_t m = (size_t)(AREA * w.group * BLOCK);
+    size_t m = (size_t)(AREA * w.m_plane);
     int status = w.filters_inside ? parallel_run(w.groups, tiles, 0, share_tiles, &w)
                                   : parallel_run(w.blocks, filters, 0, share_filters, &w);
     if (status == PYCONV_OK)

@@ -28,6 +28,7 @@ struct winograd_weight {
     ptrdiff_t tile_rows, tile_columns, tiles;
     ptrdiff_t channel_blocks, filter_blocks, channels, filters; /* channels, filters: of the largest block */
     ptrdiff_t v_pitch, d_pitch;
+    ptrdiff_t v_plane, d_plane, m_plane; /* elements from one point to the next: odd in cache lines */
 };
 
 struct tile_place {
@@ -50,7 +51,7 @@ INLINE void find_pixels(const int side, const real *image, ptrdiff_t height, ptr
         }
 }
 
-static void make_input_tile(const struct winograd_weight *w, ptrdiff_t tile, ptrdiff_t begin, ptrdiff_t end, real *v) {
+static __attribute__((noinline)) void make_input_tile(const struct winograd_weight *w, ptrdiff_t tile, ptrdiff_t begin, ptrdiff_t end, real *v) {
     const struct pyconv_conv2d *g = w->g;
     struct tile_place at = place(w, tile);
     const real *from[AREA];
@@ -61,7 +62,7 @@ static void make_input_tile(const struct winograd_weight *w, ptrdiff_t tile, ptr
         if (c + LANES <= end) for (int p = 0; p < AREA; p++) d[p] = load(from[p] + c);
         else for (int p = 0; p < AREA; p++) d[p] = load_first(from[p] + c, end - c);
         transform_input_2d(d, out);
-        for (int p = 0; p < AREA; p++) store(v + p * TILES * w->v_pitch + (c - begin), out[p]);
+        for (int p = 0; p < AREA; p++) store(v + p * w->v_plane + (c - begin), out[p]);
     }
 }
 
@@ -77,12 +78,12 @@ INLINE void make_gradient_tile(const int side, const struct winograd_weight *w, 
         if (k + LANES <= end) for (int p = 0; p < side * side; p++) tile_in[p] = load(from[p] + k);
         else for (int p = 0; p < side * side; p++) tile_in[p] = load_first(from[p] + k, end - k);
         transform_filter_2d(side, tile_in, out);
-        for (int p = 0; p < AREA; p++) store(d + p * TILES * w->d_pitch + (k - begin), out[p]);
+        for (int p = 0; p < AREA; p++) store(d + p * w->d_plane + (k - begin), out[p]);
     }
 }
 
-#define OUTER_2(m) tile_outer(m, 2, segment, 1, x_offset, x_step, g_step, acc)
-#define OUTER_1(m) tile_outer(m, 1, segment, 1, x_offset, x_step, g_step, acc)
+#define OUTER_2(m) tile_outer(m, 2, 0, segment, 1, &x_offset, x_step, g_step, acc)
+#define OUTER_1(m) tile_outer(m, 1, 0, segment, 1, &x_offset, x_step, g_step, acc)
 
 static void outer_2(ptrdiff_t size, const struct segment *segment, ptrdiff_t x_offset, ptrdiff_t x_step,
                     ptrdiff_t g_step, real *acc) {
@@ -95,16 +96,17 @@ static void outer_1(ptrdiff_t size, const struct segment *segment, ptrdiff_t x_o
 }
 
 /* M[p][block of filters][c][BLOCK] += V[p]^T D[p] over `tiles` */
-static void multiply(const struct winograd_weight *w, ptrdiff_t tiles, ptrdiff_t channels, ptrdiff_t filters,
+static __attribute__((noinline)) void multiply(const struct winograd_weight *w, ptrdiff_t tiles, ptrdiff_t channels, ptrdiff_t filters,
                      const real *v, const real *d, real *m) {
     ptrdiff_t parts = ceil_div(channels, TILE);
-    for (ptrdiff_t p = 0; p < AREA; p++, v += TILES * w->v_pitch, d += TILES * w->d_pitch)
-        for (ptrdiff_t k = 0; k < filters; k += BLOCK, m += channels * BLOCK) {
+    for (ptrdiff_t p = 0; p < AREA; p++, v += w->v_plane, d += w->d_plane)
+        for (ptrdiff_t k = 0; k < filters; k += BLOCK) {
+            real *acc = m + p * w->m_plane + k / BLOCK * channels * BLOCK;
             struct segment segment = {v, d + k, tiles};
             for (ptrdiff_t part = 0; part < parts; part++) {
                 ptrdiff_t c = channels * part / parts, size = channels * (part + 1) / parts - c;
-                if (filters - k > LANES) outer_2(size, &segment, c, w->v_pitch, w->d_pitch, m + c * BLOCK);
-                else outer_1(size, &segment, c, w->v_pitch, w->d_pitch, m + c * BLOCK);
+                if (filters - k > LANES) outer_2(size, &segment, c, w->v_pitch, w->d_pitch, acc + c * BLOCK);
+                else outer_1(size, &segment, c, w->v_pitch, w->d_pitch, acc + c * BLOCK);
             }
         }
 }
@@ -118,7 +120,7 @@ INLINE void put_weights(const int taps, const struct winograd_weight *w, ptrdiff
         for (ptrdiff_t c = 0; c < channels; c++)
             for (ptrdiff_t k = 0; k < min_size(BLOCK, filters - b * BLOCK); k += LANES) {
                 vec y[AREA], out[25];
-                for (int p = 0; p < AREA; p++) y[p] = load(m + ((p * blocks + b) * channels + c) * BLOCK + k);
+                for (int p = 0; p < AREA; p++) y[p] = load(m + p * w->m_plane + (b * channels + c) * BLOCK + k);
                 transform_output_2d(taps, y, out);
                 for (int t = 0; t < taps * taps; t++)
                     store(to + (t * w->parts.channels + first_channel + c) * BLOCK + k, out[t]);
@@ -132,8 +134,8 @@ static void run_winograd_weight(const void *context, ptrdiff_t task, void *scrat
     ptrdiff_t part = task / w->filter_blocks / w->channel_blocks;
     ptrdiff_t c0 = channel_block * CHANNELS, c1 = min_size(c0 + CHANNELS, w->g->in_channels), channels = c1 - c0;
     ptrdiff_t k0 = filter_block * FILTERS, k1 = min_size(k0 + FILTERS, w->g->out_channels), filters = k1 - k0;
-    real *v = scratch, *d = v + AREA * TILES * w->v_pitch, *m = d + AREA * TILES * w->d_pitch;
-    memset(m, 0, (size_t)(AREA * channels * ceil_div(filters, BLOCK) * BLOCK) * sizeof(real));
+    real *v = scratch, *d = v + AREA * w->v_plane, *m = d + AREA * w->d_plane;
+    memset(m, 0, (size_t)(AREA * w->m_plane) * sizeof(real));
 
     ptrdiff_t begin = w->tiles * part / w->parts.count, end = w->tiles * (part + 1) / w->parts.count;
     for (ptrdiff_t groups = ceil_div(end - begin, TILES), group = 0; group < groups; group++) {
@@ -162,6 +164,9 @@ static void plan(struct winograd_weight *w) {
     w->filters = min_size(ceil_div(g->out_channels, BLOCK) * BLOCK, FILTERS);
     w->v_pitch = ceil_div(w->channels, LANES) * LANES + LANES;
     w->d_pitch = w->filters + LANES;
+    w->v_plane = TILES * w->v_pitch + LANES;
+    w->d_plane = TILES * w->d_pitch + LANES;
+    w->m_plane = w->channels * w->filters + LANES;
     ptrdiff_t parts = ceil_div(TASKS_WANTED, w->channel_blocks * w->filter_blocks);
     parts = max_size(min_size(parts, w->tiles / TILES), 1);
     w->parts = weight_parts(g, parts);
@@ -181,7 +186,7 @@ int VARIANT(grad_weight_winograd)(const struct pyconv_conv2d *g, const real *gra
 
     ptrdiff_t tasks = w.parts.count * w.channel_blocks * w.filter_blocks;
     double work = (double)w.tiles * AREA * (double)g->in_channels * (double)g->out_channels;
-    size_t scratch = (size_t)(AREA * (TILES * (w.v_pitch + w.d_pitch) + w.channels * w.filters)) * sizeof(real);
+    size_t scratch = (size_t)(AREA * (w.v_plane + w.d_plane + w.m_plane)) * sizeof(real);
     int status = parallel_run(tasks, work / MULTIPLY_ADDS_PER_NANOSECOND, scratch, run_winograd_weight, &w);
     if (status == PYCONV_OK) status = VARIANT(sum_weight_parts)(&w.parts, grad_weight);
     pyconv_free(w.parts.sums, sums + zeros);

@@ -1,8 +1,8 @@
 /* The three register tiles that all direct convolution is made of.
  *
- * tile_gather:  dst[m][v] = bias[v] + sum over j of x[m][j] * w[j][v]     m < pixels, v < vectors
- * tile_product: out[m][v] = sum over j of x[m * pitch + j] * w[j][v]
- * tile_outer:   acc[m][v] += sum over p of x[p][m] * g[p][v]              m < rows,   v < vectors
+ * tile_gather:  dst[m][v] = bias[v] + sum over j of x[m][j] * w[j][v]      m < pixels, v < vectors
+ * tile_product: out[m][v] = sum over j of x[m][j] * w[j][v]                m < rows,   v < vectors
+ * tile_outer:   acc[m][v] += sum over p of x[p][m] * g[p][v]                m < rows,   v < vectors
  *
  * Register budget with 32 vector registers: 14 x 2 accumulators + 2 weights + 1 broadcast = 31;
  * with 16: 6 x 2 + 2 + 1 = 15. Each broadcast feeds two fused multiply-adds, so a step of 28 of them
@@ -55,23 +55,26 @@ struct destination {
     ptrdiff_t last;
 };
 
-INLINE void tile_gather(const int pixels, const int vectors, const real *src, const ptrdiff_t *src_offset,
-                        const struct run *run, ptrdiff_t runs, const real *w, const struct destination *to,
-                        const ptrdiff_t *dst_offset) {
+/* With `step`, the reduction is so scattered (few channels) that runs would be too short to loop over: a run
+ * is then a chunk of the list `step` of offsets, one for each j. */
+INLINE void tile_gather(const int pixels, const int vectors, const int indexed, const real *src,
+                        const ptrdiff_t *src_offset, const struct run *run, ptrdiff_t runs, const ptrdiff_t *step,
+                        const real *w, const struct destination *to, const ptrdiff_t *dst_offset) {
     vec sum[TILE][BLOCK_VECTORS], total[TILE][BLOCK_VECTORS];
     int chunks = 0;
     UNROLL for (int m = 0; m < pixels; m++)
         UNROLL for (int v = 0; v < vectors; v++) sum[m][v] = load(to->bias + v * LANES);
     for (ptrdiff_t t = 0; t < runs; t++) {
         const real *p[TILE];
-        UNROLL for (int m = 0; m < pixels; m++) p[m] = src + src_offset[m] + run[t].offset;
+        UNROLL for (int m = 0; m < pixels; m++) p[m] = src + src_offset[m] + (indexed ? 0 : run[t].offset);
         ptrdiff_t length = run[t].length;
         for (ptrdiff_t j = 0; j < length; j++) {
             vec weight[BLOCK_VECTORS];
             UNROLL for (int v = 0; v < vectors; v++) weight[v] = load(w + v * LANES);
             w += BLOCK;
+            ptrdiff_t at = indexed ? *step++ : j;
             UNROLL for (int m = 0; m < pixels; m++) {
-                vec value = splat(p[m][j]);
+                vec value = splat(p[m][at]);
                 UNROLL for (int v = 0; v < vectors; v++) sum[m][v] += value * weight[v];
             }
         }
@@ -96,17 +99,21 @@ INLINE void tile_gather(const int pixels, const int vectors, const real *src, co
     if (to->relu)
         UNROLL for (int m = 0; m < pixels; m++)
             UNROLL for (int v = 0; v < vectors; v++) sum[m][v] = choose(sum[m][v] < 0, (vec){0}, sum[m][v]);
-    UNROLL for (int m = 0; m < pixels; m++)
-        UNROLL for (int v = 0; v < vectors; v++) {
-            real *dst = to->dst + dst_offset[m] + v * LANES;
-            if (v == vectors - 1 && to->last < LANES) store_first(dst, sum[m][v], to->last);
-            else store(dst, sum[m][v]);
+    if (to->last == LANES) {
+        UNROLL for (int m = 0; m < pixels; m++)
+            UNROLL for (int v = 0; v < vectors; v++) store(to->dst + dst_offset[m] + v * LANES, sum[m][v]);
+    } else {
+        UNROLL for (int m = 0; m < pixels; m++) {
+            real *dst = to->dst + dst_offset[m];
+            if (vectors == 2) store(dst, sum[m][0]);
+            store_first(dst + (vectors - 1) * LANES, sum[m][vectors - 1], to->last);
         }
+    }
 }
 
-/* out[m][v] = sum over j of x[m * pitch + j] * w[j][v], in chunks; out has BLOCK elements to a row */
+/* out[m * out_pitch + v] = sum over j of x[m * pitch + j] * w[j][v], in chunks */
 INLINE void tile_product(const int rows, const int vectors, const real *x, ptrdiff_t pitch, ptrdiff_t depth,
-                         const real *w, real *out) {
+                         const real *w, real *out, ptrdiff_t out_pitch) {
     const real *p[TILE];
     UNROLL for (int m = 0; m < rows; m++) p[m] = x + m * pitch;
     ptrdiff_t chunks = ceil_div(depth, CHUNK), j = 0;
@@ -125,9 +132,9 @@ INLINE void tile_product(const int rows, const int vectors, const real *x, ptrdi
         }
         if (chunk)
             UNROLL for (int m = 0; m < rows; m++)
-                UNROLL for (int v = 0; v < vectors; v++) sum[m][v] += load(out + m * BLOCK + v * LANES);
+                UNROLL for (int v = 0; v < vectors; v++) sum[m][v] += load(out + m * out_pitch + v * LANES);
         UNROLL for (int m = 0; m < rows; m++)
-            UNROLL for (int v = 0; v < vectors; v++) store(out + m * BLOCK + v * LANES, sum[m][v]);
+            UNROLL for (int v = 0; v < vectors; v++) store(out + m * out_pitch + v * LANES, sum[m][v]);
     }
 }
 
@@ -137,21 +144,24 @@ struct segment {
     ptrdiff_t count;
 };
 
-INLINE void tile_outer(const int rows, const int vectors, const struct segment *segment, ptrdiff_t segments,
-                       ptrdiff_t x_offset, ptrdiff_t x_step, ptrdiff_t g_step, real *acc) {
+/* Row m reads x at offset[m] where `indexed`, otherwise at offset[0] + m. */
+INLINE void tile_outer(const int rows, const int vectors, const int indexed, const struct segment *segment,
+                       ptrdiff_t segments, const ptrdiff_t *offset, ptrdiff_t x_step, ptrdiff_t g_step, real *acc) {
     vec sum[TILE][BLOCK_VECTORS];
     UNROLL for (int m = 0; m < rows; m++)
         UNROLL for (int v = 0; v < vectors; v++) sum[m][v] = (vec){0};
     for (ptrdiff_t t = 0; t < segments; t++) {
-        const real *x = segment[t].x + x_offset, *g = segment[t].g;
+        const real *x = segment[t].x, *g = segment[t].g, *p[TILE];
+        UNROLL for (int m = 0; m < rows; m++) p[m] = indexed ? x + offset[m] : x + offset[0] + m;
+        ptrdiff_t at = 0;
         for (ptrdiff_t count = segment[t].count; count > 0; count--) {
             vec gradient[BLOCK_VECTORS];
             UNROLL for (int v = 0; v < vectors; v++) gradient[v] = load(g + v * LANES);
             UNROLL for (int m = 0; m < rows; m++) {
-                vec value = splat(x[m]);
+                vec value = splat(p[m][at]);
                 UNROLL for (int v = 0; v < vectors; v++) sum[m][v] += value * gradient[v];
             }
-            x += x_step;
+            at += x_step;
             g += g_step;
         }
     }
