@@ -7,10 +7,11 @@
  * sums that are taken here. Batch norm is batch = 1 with rows = N H W; instance and group norm are
  * batch = N. norm_planes.c does the same for channels-first memory.
  *
- * All passes are bound by memory. A row of few channels would waste lanes, so WIDE rows of several rows
+ * All passes are bound by memory. A row of few channels would waste lanes, so wide rows of several rows
  * are formed whose width is a multiple of the vector and about WIDTH elements; parameters are repeated
- * to that width. Sums are of `real` within a task of at most MAX_ROWS wide rows and of double across tasks,
- * in the order of the tasks; a task's squares are of the distance from the task's own mean.
+ * to that width. Rows of more than BLOCK channels are cut into blocks. A task is a piece of at most MAX_ROWS
+ * wide rows, or one block of them; its sums are of `real`, those across pieces of double, in order; its
+ * squares are of the distance from its own mean.
  */
 #include "kernels/norm.h"
 #include "parallel.h"
@@ -19,6 +20,7 @@
 
 #define WIDTH ((ptrdiff_t)64)
 #define MAX_WIDTH ((ptrdiff_t)1024)
+#define BLOCK ((ptrdiff_t)2048)
 #define MAX_ROWS ((ptrdiff_t)512)
 #define MIN_ROWS ((ptrdiff_t)64)
 #define CHUNK ((ptrdiff_t)32768) /* elements of a task, between these bounds: stays in L2 */
@@ -26,22 +28,27 @@
 /* A core streams about 10 bytes a nanosecond. */
 #define NANOSECONDS(bytes) ((double)(bytes) / 10.0)
 
-/* How the memory is cut: `width` elements a wide row, `chunk` elements a task, `pieces` tasks a batch entry.
- */
+/* How the memory is cut, in elements. */
 struct cut {
-    ptrdiff_t repeat, width, chunk, pieces, entry; /* width = repeat * channels; entry = rows * channels */
-    size_t padded;                                 /* bytes of an array of width elements, whole vectors */
+    ptrdiff_t repeat, stride; /* rows to a wide row, and its elements: repeat * channels */
+    ptrdiff_t blocks, width;  /* blocks to a wide row, and the width of one, but perhaps of the last */
+    ptrdiff_t entry, pieces;  /* rows * channels, and into how many pieces it goes */
+    ptrdiff_t piece;          /* wide rows to a piece, times stride */
+    size_t padded;            /* bytes of an array of width elements, whole vectors */
 };
 
 static struct cut cut_norm(const struct pyconv_norm *norm) {
-    struct cut cut = {.repeat = 1, .entry = norm->rows * norm->channels};
+    struct cut cut = {.repeat = 1, .blocks = 1, .entry = norm->rows * norm->channels};
     ptrdiff_t channels = max_size(norm->channels, 1), repeat = 1;
     while (repeat * channels % LANES || repeat * channels < WIDTH) repeat++;
-    if (repeat * channels <= MAX_WIDTH)
-        cut.repeat = repeat; /* otherwise each row ends in a part of a vector */
-    cut.width = cut.repeat * channels;
-    cut.chunk = min_size(max_size(CHUNK / cut.width, MIN_ROWS), MAX_ROWS) * cut.width;
-    cut.pieces = ceil_div(cut.entry, cut.chunk);
+    if (repeat * channels <= MAX_WIDTH) cut.repeat = repeat; /* else each row ends in a part of a vector */
+    cut.stride = cut.width = cut.repeat * channels;
+    if (channels > BLOCK) {
+        cut.blocks = ceil_div(channels, BLOCK);
+        cut.width = BLOCK;
+    }
+    cut.piece = min_size(max_size(CHUNK / cut.width, MIN_ROWS), MAX_ROWS) * cut.stride;
+    cut.pieces = ceil_div(cut.entry, cut.piece);
     cut.padded = (size_t)(ceil_div(cut.width, LANES) * LANES) * sizeof(real);
     return cut;
 }
@@ -52,19 +59,28 @@ struct job {
     const real *x, *g, *other; /* input, gradient of the output, and residual or output */
     const double *a, *b, *c;
     real *result, *masked;
-    double *partial; /* [task][2][channels] */
+    double *partial; /* [batch entry][piece][2][channels] */
 };
 
-/* What a task works on: `count` elements from `start`, of batch entry `entry`. */
+/* What a task works on: `count` elements from `start`, `width` in each wide row; the last may have fewer. */
 struct range {
-    ptrdiff_t entry, start, count;
+    ptrdiff_t entry, unit; /* the batch entry, and the piece among all entries' */
+    ptrdiff_t first;       /* the first channel of the block */
+    ptrdiff_t start, count, width;
 };
 
 static struct range range_of(const struct job *job, ptrdiff_t task) {
-    struct range range = {task / job->cut.pieces, 0, 0};
-    ptrdiff_t begin = task % job->cut.pieces * job->cut.chunk;
-    range.count = min_size(job->cut.chunk, job->cut.entry - begin);
-    range.start = range.entry * job->cut.entry + begin;
+    const struct cut *cut = &job->cut;
+    struct range range = {
+        .unit = task / cut->blocks, .first = task % cut->blocks * BLOCK, .width = cut->width};
+    ptrdiff_t begin = range.unit % cut->pieces * cut->piece;
+    range.entry = range.unit / cut->pieces;
+    range.start = range.entry * cut->entry + begin + range.first;
+    range.count = min_size(cut->piece, cut->entry - begin);
+    if (cut->blocks > 1) {
+        range.width = min_size(BLOCK, job->norm->channels - range.first);
+        range.count = range.count / cut->stride * range.width;
+    }
     return range;
 }
 
@@ -73,42 +89,58 @@ static real *slot(const struct job *job, void *scratch, int n) {
     return (real *)((char *)scratch + (size_t)n * job->cut.padded);
 }
 
-/* A parameter of the range's batch entry, repeated to the width of a wide row in slot n. */
-static const real *spread(const struct job *job, void *scratch, int n, struct range range,
+/* The number of different channels in a range. */
+static ptrdiff_t channels_of(const struct job *job, const struct range *range) {
+    return min_size(range->width, job->norm->channels);
+}
+
+/* Values of the range's channels, repeated to the width of a wide row in slot n. */
+static const real *spread(const struct job *job, void *scratch, int n, const struct range *range,
                           const double *values) {
-    ptrdiff_t channels = job->norm->channels;
+    ptrdiff_t channels = channels_of(job, range);
     real *wide = slot(job, scratch, n);
-    if (!values) return wide; /* never read */
-    for (ptrdiff_t i = 0; i < channels; i++) wide[i] = (real)values[range.entry * channels + i];
-    for (ptrdiff_t i = channels; i < job->cut.width; i++) wide[i] = wide[i - channels];
+    for (ptrdiff_t i = 0; i < channels; i++) wide[i] = (real)values[i];
+    for (ptrdiff_t i = channels; i < range->width; i++) wide[i] = wide[i - channels];
     return wide;
 }
 
+/* The same for a parameter of every batch entry and channel, which may be NULL where it is not needed. */
+static const real *parameter(const struct job *job, void *scratch, int n, const struct range *range,
+                             const double *values) {
+    if (!values) return slot(job, scratch, n);
+    return spread(job, scratch, n, range, values + range->entry * job->norm->channels + range->first);
+}
+
 /* The sum over the repeats of each channel, in double. */
-static void fold(const struct job *job, const real *wide, double *sums) {
-    ptrdiff_t channels = job->norm->channels;
+static void fold(const struct job *job, const struct range *range, const real *wide, double *sums) {
+    ptrdiff_t channels = channels_of(job, range);
     for (ptrdiff_t i = 0; i < channels; i++) sums[i] = (double)wide[i];
     for (ptrdiff_t r = 1; r < job->cut.repeat; r++)
         for (ptrdiff_t i = 0; i < channels; i++) sums[i] += (double)wide[r * channels + i];
+}
+
+/* Where a range's partial sums number `which` go. */
+static double *partial_of(const struct job *job, const struct range *range, int which) {
+    return job->partial + (2 * range->unit + which) * job->norm->channels + range->first;
 }
 
 static int run(const struct job *job, parallel_task *task, int slots, ptrdiff_t streams) {
     ptrdiff_t entries = job->norm->batch, elements = entries * job->cut.entry;
     if (elements == 0) return PYCONV_OK;
     double cost = NANOSECONDS((double)streams * (double)elements * (double)sizeof(real));
-    return parallel_run(entries * job->cut.pieces, cost, (size_t)slots * job->cut.padded, task, job);
+    return parallel_run(entries * job->cut.pieces * job->cut.blocks, cost, (size_t)slots * job->cut.padded,
+                        task, job);
 }
 
-/* Two doubles for each channel and task; freed by the caller with free_partial. */
+/* Two doubles for each channel and piece. */
 static int alloc_partial(struct job *job, size_t *bytes) {
-    size_t tasks = (size_t)(job->norm->batch * job->cut.pieces);
-    if (__builtin_mul_overflow(tasks * 2 * sizeof(double), (size_t)job->norm->channels, bytes))
-        return PYCONV_NO_MEMORY;
+    size_t units = (size_t)(job->norm->batch * job->cut.pieces), each = 2 * sizeof(double);
+    if (__builtin_mul_overflow(units * each, (size_t)job->norm->channels, bytes)) return PYCONV_NO_MEMORY;
     job->partial = pyconv_alloc(*bytes);
     return job->partial ? PYCONV_OK : PYCONV_NO_MEMORY;
 }
 
-/* Sums of a whole batch entry: over its tasks' partial sums number `which`, in order. */
+/* Sums of a whole batch entry: over its pieces' partial sums number `which`, in order. */
 static void add_partial(const struct job *job, ptrdiff_t entry, int which, double *sums) {
     ptrdiff_t channels = job->norm->channels;
     for (ptrdiff_t i = 0; i < channels; i++) sums[i] = 0;
@@ -121,21 +153,23 @@ static void add_partial(const struct job *job, ptrdiff_t entry, int which, doubl
 /* ---- Mean, and sum of squared distances from it ---- */
 
 /* sum[j] = the sum over the rows of x[row][j], or with `mean` of its squared distance from mean[j]. */
-INLINE void sum_rows(const real *x, ptrdiff_t count, ptrdiff_t width, const real *mean, real *sum) {
+INLINE void sum_rows(const struct job *job, const struct range *range, const real *mean, real *sum) {
+    const real *x = job->x + range->start;
+    ptrdiff_t width = range->width, stride = job->cut.stride;
     for (ptrdiff_t j = 0; j < width; j += LANES) store(sum + j, (vec){0});
-    for (ptrdiff_t i = 0; i < count; i += GROUP * width) {
+    for (ptrdiff_t i = 0; i < range->count; i += GROUP * width, x += GROUP * stride) {
         for (ptrdiff_t j = 0; j < width; j += LANES) {
             vec center = mean ? load(mean + j) : (vec){0}, total = {0};
-            ptrdiff_t rest = count - i - j, lanes = min_size(LANES, width - j);
+            ptrdiff_t rest = range->count - i - j, lanes = min_size(LANES, width - j);
             if (lanes == LANES && rest >= (GROUP - 1) * width + LANES) {
                 for (int row = 0; row < GROUP; row++) {
-                    vec v = load(x + i + row * width + j) - center;
+                    vec v = load(x + row * stride + j) - center;
                     total += mean ? v * v : v;
                 }
             } else {
                 for (int row = 0; row < GROUP && rest > row * width; row++) {
                     ptrdiff_t n = min_size(lanes, rest - row * width);
-                    vec v = load_first(x + i + row * width + j, n);
+                    vec v = load_first(x + row * stride + j, n);
                     if (mean) v -= load_first(mean + j, n);
                     total += mean ? v * v : v;
                 }
@@ -148,16 +182,14 @@ INLINE void sum_rows(const real *x, ptrdiff_t count, ptrdiff_t width, const real
 static void run_moments(const void *context, ptrdiff_t task, void *scratch) {
     const struct job *job = context;
     struct range range = range_of(job, task);
-    ptrdiff_t channels = job->norm->channels, rows = range.count / channels;
-    double *mean = job->partial + 2 * task * channels, *square = mean + channels;
+    ptrdiff_t channels = channels_of(job, &range), rows = range.count / channels;
+    double *mean = partial_of(job, &range, 0);
     real *sums = slot(job, scratch, 0);
-    sum_rows(job->x + range.start, range.count, job->cut.width, NULL, sums);
-    fold(job, sums, mean);
+    sum_rows(job, &range, NULL, sums);
+    fold(job, &range, sums, mean);
     for (ptrdiff_t i = 0; i < channels; i++) mean[i] /= (double)rows;
-    struct range own = {0, 0, 0};
-    const real *wide = spread(job, scratch, 1, own, mean);
-    sum_rows(job->x + range.start, range.count, job->cut.width, wide, sums);
-    fold(job, sums, square);
+    sum_rows(job, &range, spread(job, scratch, 1, &range, mean), sums);
+    fold(job, &range, sums, partial_of(job, &range, 1));
 }
 
 static int moments(const struct pyconv_norm *norm, const void *x, double *mean, double *square) {
@@ -171,13 +203,13 @@ static int moments(const struct pyconv_norm *norm, const void *x, double *mean, 
         const double *partial = job.partial + 2 * n * job.cut.pieces * channels;
         for (ptrdiff_t i = 0; i < channels; i++) means[i] = 0;
         for (ptrdiff_t piece = 0; piece < job.cut.pieces; piece++) {
-            double part = (double)min_size(job.cut.chunk, job.cut.entry - piece * job.cut.chunk) /
-                          (double)job.cut.entry;
+            ptrdiff_t count = min_size(job.cut.piece, job.cut.entry - piece * job.cut.piece);
+            double part = (double)count / (double)job.cut.entry;
             for (ptrdiff_t i = 0; i < channels; i++) means[i] += part * partial[2 * piece * channels + i];
         }
         add_partial(&job, n, 1, squares);
         for (ptrdiff_t piece = 0; piece < job.cut.pieces; piece++) {
-            ptrdiff_t count = min_size(job.cut.chunk, job.cut.entry - piece * job.cut.chunk);
+            ptrdiff_t count = min_size(job.cut.piece, job.cut.entry - piece * job.cut.piece);
             for (ptrdiff_t i = 0; i < channels; i++) {
                 double distance = partial[2 * piece * channels + i] - means[i];
                 squares[i] += (double)(count / channels) * distance * distance;
@@ -190,21 +222,22 @@ static int moments(const struct pyconv_norm *norm, const void *x, double *mean, 
 
 /* ---- Forward ---- */
 
-INLINE void normalize_range(const struct job *job, struct range range, const real *mean, const real *scale,
-                            const real *bias, int residual, int rectify) {
-    const real *x = job->x + range.start, *other = residual ? job->other + range.start : NULL;
-    real *y = job->result + range.start;
-    for (ptrdiff_t i = 0; i < range.count; i += job->cut.width) {
-        ptrdiff_t n = min_size(job->cut.width, range.count - i), j = 0;
+INLINE void normalize_range(const struct job *job, const struct range *range, const real *mean,
+                            const real *scale, const real *bias, int residual, int rectify) {
+    const real *x = job->x + range->start, *other = residual ? job->other + range->start : NULL;
+    real *y = job->result + range->start;
+    ptrdiff_t at = 0;
+    for (ptrdiff_t i = 0; i < range->count; i += range->width, at += job->cut.stride) {
+        ptrdiff_t n = min_size(range->width, range->count - i), j = 0;
         for (; j + LANES <= n; j += LANES) {
-            vec z = normal(load(x + i + j), load(mean + j), load(scale + j), load(bias + j));
-            if (residual) z += load(other + i + j);
-            store(y + i + j, rectify ? relu(z) : z);
+            vec z = normal(load(x + at + j), load(mean + j), load(scale + j), load(bias + j));
+            if (residual) z += load(other + at + j);
+            store(y + at + j, rectify ? relu(z) : z);
         }
         if (j < n) {
-            vec z = normal(load_first(x + i + j, n - j), load(mean + j), load(scale + j), load(bias + j));
-            if (residual) z += load_first(other + i + j, n - j);
-            store_first(y + i + j, rectify ? relu(z) : z, n - j);
+            vec z = normal(load_first(x + at + j, n - j), load(mean + j), load(scale + j), load(bias + j));
+            if (residual) z += load_first(other + at + j, n - j);
+            store_first(y + at + j, rectify ? relu(z) : z, n - j);
         }
     }
 }
@@ -212,17 +245,17 @@ INLINE void normalize_range(const struct job *job, struct range range, const rea
 static void run_normalize(const void *context, ptrdiff_t task, void *scratch) {
     const struct job *job = context;
     struct range range = range_of(job, task);
-    const real *mean = spread(job, scratch, 0, range, job->norm->mean);
-    const real *scale = spread(job, scratch, 1, range, job->norm->scale);
-    const real *bias = spread(job, scratch, 2, range, job->norm->bias);
+    const real *mean = parameter(job, scratch, 0, &range, job->norm->mean);
+    const real *scale = parameter(job, scratch, 1, &range, job->norm->scale);
+    const real *bias = parameter(job, scratch, 2, &range, job->norm->bias);
     if (job->other && job->norm->relu)
-        normalize_range(job, range, mean, scale, bias, 1, 1);
+        normalize_range(job, &range, mean, scale, bias, 1, 1);
     else if (job->other)
-        normalize_range(job, range, mean, scale, bias, 1, 0);
+        normalize_range(job, &range, mean, scale, bias, 1, 0);
     else if (job->norm->relu)
-        normalize_range(job, range, mean, scale, bias, 0, 1);
+        normalize_range(job, &range, mean, scale, bias, 0, 1);
     else
-        normalize_range(job, range, mean, scale, bias, 0, 0);
+        normalize_range(job, &range, mean, scale, bias, 0, 0);
 }
 
 static int normalize(const struct pyconv_norm *norm, const void *x, const void *residual, void *y) {
@@ -266,24 +299,24 @@ INLINE void sum_vector(enum mask mask, const struct job *job, const struct wide 
     *product += g * (x - mean);
 }
 
-INLINE void sum_gradients(enum mask mask, const struct job *job, struct range range, const struct wide *wide,
-                          real *sums, real *products) {
-    ptrdiff_t width = job->cut.width, i = 0;
+INLINE void sum_gradients(enum mask mask, const struct job *job, const struct range *range,
+                          const struct wide *wide, real *sums, real *products) {
+    ptrdiff_t width = range->width, stride = job->cut.stride, at = range->start;
     for (ptrdiff_t j = 0; j < width; j += LANES) {
         store(sums + j, (vec){0});
         store(products + j, (vec){0});
     }
-    for (; i < range.count; i += GROUP * width) {
+    for (ptrdiff_t i = 0; i < range->count; i += GROUP * width, at += GROUP * stride) {
         for (ptrdiff_t j = 0; j < width; j += LANES) {
             vec sum = {0}, product = {0};
-            ptrdiff_t rest = range.count - i - j, full = min_size(LANES, width - j);
-            if (full == LANES && rest >= (GROUP - 1) * width + LANES) {
+            ptrdiff_t rest = range->count - i - j, lanes = min_size(LANES, width - j);
+            if (lanes == LANES && rest >= (GROUP - 1) * width + LANES) {
                 for (int row = 0; row < GROUP; row++)
-                    sum_vector(mask, job, wide, range.start + i + row * width + j, j, LANES, &sum, &product);
+                    sum_vector(mask, job, wide, at + row * stride + j, j, LANES, &sum, &product);
             } else {
                 for (int row = 0; row < GROUP && rest > row * width; row++)
-                    sum_vector(mask, job, wide, range.start + i + row * width + j, j,
-                               min_size(full, rest - row * width), &sum, &product);
+                    sum_vector(mask, job, wide, at + row * stride + j, j, min_size(lanes, rest - row * width),
+                               &sum, &product);
             }
             store(sums + j, load(sums + j) + sum);
             store(products + j, load(products + j) + product);
@@ -295,17 +328,16 @@ static void run_sums(const void *context, ptrdiff_t task, void *scratch) {
     const struct job *job = context;
     struct range range = range_of(job, task);
     real *sums = slot(job, scratch, 0), *products = slot(job, scratch, 1);
-    struct wide wide = {.mean = spread(job, scratch, 2, range, job->norm->mean),
-                        .scale = spread(job, scratch, 3, range, job->norm->scale),
-                        .bias = spread(job, scratch, 4, range, job->norm->bias)};
+    struct wide wide = {.mean = parameter(job, scratch, 2, &range, job->norm->mean),
+                        .scale = parameter(job, scratch, 3, &range, job->norm->scale),
+                        .bias = parameter(job, scratch, 4, &range, job->norm->bias)};
     switch (mask_of(job)) {
-    case MASK_NONE: sum_gradients(MASK_NONE, job, range, &wide, sums, products); break;
-    case MASK_OUTPUT: sum_gradients(MASK_OUTPUT, job, range, &wide, sums, products); break;
-    case MASK_INPUT: sum_gradients(MASK_INPUT, job, range, &wide, sums, products); break;
+    case MASK_NONE: sum_gradients(MASK_NONE, job, &range, &wide, sums, products); break;
+    case MASK_OUTPUT: sum_gradients(MASK_OUTPUT, job, &range, &wide, sums, products); break;
+    case MASK_INPUT: sum_gradients(MASK_INPUT, job, &range, &wide, sums, products); break;
     }
-    double *partial = job->partial + 2 * task * job->norm->channels;
-    fold(job, sums, partial);
-    fold(job, products, partial + job->norm->channels);
+    fold(job, &range, sums, partial_of(job, &range, 0));
+    fold(job, &range, products, partial_of(job, &range, 1));
 }
 
 static int gradient_sums(const struct pyconv_norm *norm, const void *g, const void *x, const void *y,
@@ -330,10 +362,11 @@ INLINE vec gradient_vector(enum mask mask, const struct job *job, const struct w
     return load(wide->a + j) * g + (load(wide->b + j) * (x - load(wide->mean + j)) + load(wide->c + j));
 }
 
-INLINE void gradient_range(enum mask mask, const struct job *job, struct range range,
+INLINE void gradient_range(enum mask mask, const struct job *job, const struct range *range,
                            const struct wide *wide) {
-    for (ptrdiff_t i = 0; i < range.count; i += job->cut.width) {
-        ptrdiff_t n = min_size(job->cut.width, range.count - i), j = 0, at = range.start + i;
+    ptrdiff_t at = range->start;
+    for (ptrdiff_t i = 0; i < range->count; i += range->width, at += job->cut.stride) {
+        ptrdiff_t n = min_size(range->width, range->count - i), j = 0;
         for (; j + LANES <= n; j += LANES)
             store(job->result + at + j, gradient_vector(mask, job, wide, at + j, j, LANES));
         if (j < n)
@@ -344,16 +377,16 @@ INLINE void gradient_range(enum mask mask, const struct job *job, struct range r
 static void run_gradient(const void *context, ptrdiff_t task, void *scratch) {
     const struct job *job = context;
     struct range range = range_of(job, task);
-    struct wide wide = {.mean = spread(job, scratch, 0, range, job->norm->mean),
-                        .scale = spread(job, scratch, 1, range, job->norm->scale),
-                        .bias = spread(job, scratch, 2, range, job->norm->bias),
-                        .a = spread(job, scratch, 3, range, job->a),
-                        .b = spread(job, scratch, 4, range, job->b),
-                        .c = spread(job, scratch, 5, range, job->c)};
+    struct wide wide = {.mean = parameter(job, scratch, 0, &range, job->norm->mean),
+                        .scale = parameter(job, scratch, 1, &range, job->norm->scale),
+                        .bias = parameter(job, scratch, 2, &range, job->norm->bias),
+                        .a = parameter(job, scratch, 3, &range, job->a),
+                        .b = parameter(job, scratch, 4, &range, job->b),
+                        .c = parameter(job, scratch, 5, &range, job->c)};
     switch (mask_of(job)) {
-    case MASK_NONE: gradient_range(MASK_NONE, job, range, &wide); break;
-    case MASK_OUTPUT: gradient_range(MASK_OUTPUT, job, range, &wide); break;
-    case MASK_INPUT: gradient_range(MASK_INPUT, job, range, &wide); break;
+    case MASK_NONE: gradient_range(MASK_NONE, job, &range, &wide); break;
+    case MASK_OUTPUT: gradient_range(MASK_OUTPUT, job, &range, &wide); break;
+    case MASK_INPUT: gradient_range(MASK_INPUT, job, &range, &wide); break;
     }
 }
 

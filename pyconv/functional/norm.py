@@ -10,7 +10,15 @@ import math
 import numpy as np
 
 from pyconv import _kernels
-from pyconv.functional._arrays import check_array, contiguous, dense, empty_like, like, wants_channels_last
+from pyconv.functional._arrays import (
+    channels_last,
+    check_array,
+    contiguous,
+    dense,
+    empty_like,
+    like,
+    wants_channels_last,
+)
 
 
 class Normalization:
@@ -438,7 +446,7 @@ def instance_norm_backward(
 
 
 def _check_layer_norm(op, input, normalized_shape, weight, bias):
-    """The (images, elements of each) that the last dimensions make."""
+    """The last dimensions, as a tuple."""
     check_array(op, "input", input)
     shape = (normalized_shape,) if hasattr(normalized_shape, "__index__") else tuple(normalized_shape)
     if not shape or input.shape[max(input.ndim - len(shape), 0) :] != shape:
@@ -446,7 +454,45 @@ def _check_layer_norm(op, input, normalized_shape, weight, bias):
             f"{op}: normalized_shape must be the last dimensions of input; got {shape} for shape {input.shape}"
         )
     _check_vectors(op, input, shape, weight=weight, bias=bias)
-    return math.prod(input.shape[: input.ndim - len(shape)]), math.prod(shape)
+    return shape
+
+
+class _Rows:
+    """An input of layer norm as rows of elements to normalise, and the way back; channels-last stays so."""
+
+    def __init__(self, input, shape):
+        self.shape = shape
+        self.model = dense(input)
+        self.last = input.ndim == 4 and len(shape) == 3 and wants_channels_last(self.model)
+        elements = math.prod(shape)
+        self.sizes = (input.size // elements if elements else 0, elements)
+
+    def rows(self, array):
+        """An array of the input's shape, in two dimensions."""
+        if self.last:
+            return channels_last(array).transpose(0, 2, 3, 1).reshape(self.sizes)
+        return contiguous(array).reshape(self.sizes)
+
+    def image(self, rows):
+        """`rows` in the input's shape and memory format."""
+        if not self.last:
+            return rows.reshape(self.model.shape)
+        n, c, h, w = self.model.shape
+        return rows.reshape(n, h, w, c).transpose(0, 3, 1, 2)
+
+    def row(self, array):
+        """A weight or bias in the order of a row's elements; None stays None."""
+        if array is None:
+            return None
+        return (array.transpose(1, 2, 0) if self.last else array).reshape(-1)
+
+    def weight(self, row):
+        """The reverse of `row`, in the input's dtype."""
+        row = row.reshape(-1).astype(self.model.dtype)
+        if not self.last:
+            return row.reshape(self.shape)
+        c, h, w = self.shape
+        return np.ascontiguousarray(row.reshape(h, w, c).transpose(2, 0, 1))
 
 
 def _standardized(x, eps):
@@ -461,8 +507,8 @@ def _columns(x, scale, shift):
     elements = x.shape[1]
     norm = _kernels.Norm(1, x.shape[0], elements, False)
     norm.mean = np.zeros(elements)
-    norm.scale = np.ones(elements) if scale is None else scale.reshape(-1).astype(np.float64)
-    norm.bias = np.zeros(elements) if shift is None else shift.reshape(-1).astype(np.float64)
+    norm.scale = np.ones(elements) if scale is None else scale.astype(np.float64)
+    norm.bias = np.zeros(elements) if shift is None else shift.astype(np.float64)
     result = empty_like(x)
     norm.normalize(x, None, result)
     return result
@@ -485,7 +531,7 @@ def layer_norm(input, normalized_shape, weight=None, bias=None, eps=1e-5):
     Returns
     -------
     ndarray
-        A new, contiguous array of the input's shape and dtype.
+        A new array of the input's shape, dtype and memory format.
 
     References
     ----------
@@ -498,13 +544,13 @@ def layer_norm(input, normalized_shape, weight=None, bias=None, eps=1e-5):
     array([[-1.,  1.],
            [-1.,  1.]])
     """
-    sizes = _check_layer_norm("layer_norm", input, normalized_shape, weight, bias)
+    view = _Rows(input, _check_layer_norm("layer_norm", input, normalized_shape, weight, bias))
     if input.size == 0:
-        return contiguous(input).copy()
-    output, _ = _standardized(contiguous(input).reshape(sizes), eps)
+        return empty_like(view.model)
+    output, _ = _standardized(view.rows(input), eps)
     if weight is not None or bias is not None:
-        output = _columns(output, weight, bias)
-    return output.reshape(input.shape)
+        output = _columns(output, view.row(weight), view.row(bias))
+    return view.image(output)
 
 
 def layer_norm_backward(
@@ -512,24 +558,24 @@ def layer_norm_backward(
 ):
     """Gradients of `layer_norm`: (grad_input, grad_weight, grad_bias), None where `needs` is False."""
     op = "layer_norm_backward"
-    rows, elements = _check_layer_norm(op, input, normalized_shape, weight, bias)
+    shape = _check_layer_norm(op, input, normalized_shape, weight, bias)
     _check_gradient(op, grad_output, input)
-    shape = input.shape[input.ndim - (1 if hasattr(normalized_shape, "__index__") else len(normalized_shape)) :]
+    view = _Rows(input, shape)
     if input.size == 0:
-        grads = (np.zeros(input.shape, input.dtype), np.zeros(shape, input.dtype), np.zeros(shape, input.dtype))
+        grads = (empty_like(view.model), np.zeros(shape, input.dtype), np.zeros(shape, input.dtype))
         return tuple(grad if need else None for grad, need in zip(grads, needs))
-    g = contiguous(grad_output).reshape(rows, elements)
-    standard, job = _standardized(contiguous(input).reshape(rows, elements), eps)
+    g = view.rows(grad_output)
+    standard, job = _standardized(view.rows(input), eps)
     grads = [None, None, None]
     if needs[1] or needs[2]:
-        norm = _kernels.Norm(1, rows, elements, False)
-        norm.mean = np.zeros(elements)
+        norm = _kernels.Norm(1, *view.sizes, False)
+        norm.mean = np.zeros(view.sizes[1])
         total, product = norm.gradient_sums(g, standard, None, None)
-        grads[1] = product.reshape(shape).astype(input.dtype) if needs[1] else None
-        grads[2] = total.reshape(shape).astype(input.dtype) if needs[2] else None
+        grads[1] = view.weight(product) if needs[1] else None
+        grads[2] = view.weight(total) if needs[2] else None
     if needs[0]:
-        g = g if weight is None else _columns(g, weight, None)
-        grads[0] = job.backward(g[:, np.newaxis], (True, False, False))[0].reshape(input.shape)
+        g = g if weight is None else _columns(g, view.row(weight), None)
+        grads[0] = view.image(job.backward(g[:, np.newaxis], (True, False, False))[0])
     return tuple(grads)
 
 

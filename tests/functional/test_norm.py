@@ -18,6 +18,8 @@ SHAPES = [
     (3, 257, 4, 5),
     (2, 8, 70, 80),
     (8, 1030, 2, 2),
+    (2, 4100, 2, 1),
+    (70, 4100),
     (5, 4),
     (3, 5, 7),
     (2, 6, 1, 1),
@@ -190,8 +192,9 @@ def test_instance_norm(shape, own, dtype, isa, rng):
 )
 def test_layer_norm(shape, normalized, dtype, isa, rng):
     size = (normalized,) if isinstance(normalized, int) else tuple(normalized)
-    x, g = (rng.standard_normal(shape).astype(dtype) for _ in range(2))
-    for w, b in [(True, True), (True, False), (False, False)]:
+    layouts = [np.copy, np.copy, np.copy, channels_last] if len(shape) == 4 else [np.copy] * 3
+    for layout, (w, b) in zip(layouts, [(True, True), (True, False), (False, False), (True, True)]):
+        x, g = (layout(rng.standard_normal(shape).astype(dtype)) for _ in range(2))
         w, b = (rng.standard_normal(size).astype(dtype) if there else None for there in (w, b))
         output, gradients = torch_gradients(
             lambda *t: torch.nn.functional.layer_norm(t[0], size, *t[1:], 1e-3), g, x, w, b
