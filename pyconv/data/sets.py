@@ -58,7 +58,7 @@ def load(name, data_dir=None):
     ----------
     name : {"digits", "mnist", "fashion-mnist"}
         "digits" is inside the package: 1,797 images of 8x8 (UCI optical digits, CC BY 4.0). Its test
-        part is every fifth image of each digit, in the file's order, so that every writer is in both.
+        part is every fifth image of each digit, in the file's order, so that the writers are in both.
         The other two have 60,000 + 10,000 images of 28x28, and their files are looked for in
         `data_dir`, ``$PYCONV_DATA``, /usr/share/datasets, and the user's cache; then downloaded there.
     data_dir : path-like, optional
