@@ -74,6 +74,7 @@ from pyconv.functional.norm import (
     local_response_norm,
     local_response_norm_backward,
 )
+from pyconv.functional.padding import pad, pad_backward
 from pyconv.functional.pooling import (
     adaptive_avg_pool2d,
     adaptive_avg_pool2d_backward,
@@ -86,7 +87,17 @@ from pyconv.functional.pooling import (
     max_unpool2d,
     max_unpool2d_backward,
 )
-from pyconv.functional.shape import flatten, flatten_backward
+from pyconv.functional.resample import interpolate, interpolate_backward
+from pyconv.functional.shape import (
+    channel_shuffle,
+    channel_shuffle_backward,
+    flatten,
+    flatten_backward,
+    pixel_shuffle,
+    pixel_shuffle_backward,
+    pixel_unshuffle,
+    pixel_unshuffle_backward,
+)
 from pyconv.functional.softmax import (
     log_softmax,
     log_softmax_backward,
@@ -110,6 +121,8 @@ __all__ = [
     "cat_backward",
     "celu",
     "celu_backward",
+    "channel_shuffle",
+    "channel_shuffle_backward",
     "conv2d",
     "conv2d_backward",
     "conv_transpose2d",
@@ -136,6 +149,8 @@ __all__ = [
     "hardtanh_backward",
     "instance_norm",
     "instance_norm_backward",
+    "interpolate",
+    "interpolate_backward",
     "l1_loss",
     "l1_loss_backward",
     "layer_norm",
@@ -158,6 +173,12 @@ __all__ = [
     "mse_loss_backward",
     "nll_loss",
     "nll_loss_backward",
+    "pad",
+    "pad_backward",
+    "pixel_shuffle",
+    "pixel_shuffle_backward",
+    "pixel_unshuffle",
+    "pixel_unshuffle_backward",
     "prelu",
     "prelu_backward",
     "relu",

@@ -1,7 +1,10 @@
 """Operators that only move elements: flatten, pixel_shuffle, channel_shuffle and their gradients."""
 
+import math
+
+from pyconv import _kernels
 from pyconv.functional._arguments import is_int
-from pyconv.functional._arrays import check_array, contiguous
+from pyconv.functional._arrays import channels_last, check_array, contiguous, wants_channels_last
 
 
 def _dimension(op, name, value, ndim):
@@ -67,3 +70,171 @@ def flatten_backward(grad_output, input_shape, start_dim=0, end_dim=-1):
     input_shape = tuple(input_shape)
     _check_gradient(op, grad_output, input_shape, _flat_shape(op, input_shape, start_dim, end_dim))
     return contiguous(grad_output).reshape(input_shape)
+
+
+# ---- pixel_shuffle, channel_shuffle ------------------------------------------------------------------
+
+
+def _factor(op, name, value):
+    if not is_int(value):
+        raise TypeError(f"{op}: {name} must be an int; got {value!r}")
+    if value < 1:
+        raise ValueError(f"{op}: {name} must be positive; got {value}")
+    return int(value)
+
+
+def _check_images(op, name, array):
+    check_array(op, name, array)
+    if array.ndim < 3:
+        raise ValueError(f"{op}: {name} must have at least 3 dimensions; got shape {array.shape}")
+
+
+def _fresh(view, model):
+    """A fresh array of a view's elements, in the memory format of the operator's input."""
+    result = _kernels.empty(view.shape, view.dtype, model.ndim == 4 and wants_channels_last(model))
+    result[...] = view
+    return result
+
+
+def _shuffle(op, name, array, r):
+    _check_images(op, name, array)
+    *batch, c, h, w = array.shape
+    if c % (r * r):
+        raise ValueError(f"{op}: {name} must have a multiple of {r}^2 channels; got shape {array.shape}")
+    n = math.prod(batch)
+    parts = contiguous(array).reshape(n, c // (r * r), r, r, h, w).transpose(0, 1, 4, 2, 5, 3)
+    return _fresh(parts.reshape(*batch, c // (r * r), h * r, w * r), array)
+
+
+def _unshuffle(op, name, array, r):
+    _check_images(op, name, array)
+    *batch, c, h, w = array.shape
+    if h % r or w % r:
+        raise ValueError(f"{op}: {name} must have a height and width divisible by {r}; got shape {array.shape}")
+    n = math.prod(batch)
+    parts = contiguous(array).reshape(n, c, h // r, r, w // r, r).transpose(0, 1, 3, 5, 2, 4)
+    return _fresh(parts.reshape(*batch, c * r * r, h // r, w // r), array)
+
+
+def pixel_shuffle(input, upscale_factor):
+    """Larger images out of more channels: (..., C r^2, H, W) becomes (..., C, H r, W r).
+
+    Parameters
+    ----------
+    input : ndarray, (..., C r^2, H, W)
+        float32 or float64, any strides.
+    upscale_factor : int
+        r.
+
+    Returns
+    -------
+    ndarray, (..., C, H r, W r)
+
+    References
+    ----------
+    Shi et al., Real-Time Single Image and Video Super-Resolution Using an Efficient Sub-Pixel Convolutional
+    Neural Network, 2016.
+
+    Examples
+    --------
+    >>> import numpy as np, pyconv.functional as F
+    >>> F.pixel_shuffle(np.arange(4.0).reshape(4, 1, 1), 2)
+    array([[[0., 1.],
+            [2., 3.]]])
+    """
+    return _shuffle("pixel_shuffle", "input", input, _factor("pixel_shuffle", "upscale_factor", upscale_factor))
+
+
+def pixel_shuffle_backward(grad_output, upscale_factor):
+    """Gradient of `pixel_shuffle`: `pixel_unshuffle` of grad_output."""
+    op = "pixel_shuffle_backward"
+    return _unshuffle(op, "grad_output", grad_output, _factor(op, "upscale_factor", upscale_factor))
+
+
+def pixel_unshuffle(input, downscale_factor):
+    """More channels out of larger images: (..., C, H r, W r) becomes (..., C r^2, H, W).
+
+    The inverse of `pixel_shuffle`.
+
+    Parameters
+    ----------
+    input : ndarray, (..., C, H r, W r)
+        float32 or float64, any strides.
+    downscale_factor : int
+        r.
+
+    Returns
+    -------
+    ndarray, (..., C r^2, H, W)
+
+    Examples
+    --------
+    >>> import numpy as np, pyconv.functional as F
+    >>> F.pixel_unshuffle(np.zeros((1, 3, 8, 8)), 2).shape
+    (1, 12, 4, 4)
+    """
+    op = "pixel_unshuffle"
+    return _unshuffle(op, "input", input, _factor(op, "downscale_factor", downscale_factor))
+
+
+def pixel_unshuffle_backward(grad_output, downscale_factor):
+    """Gradient of `pixel_unshuffle`: `pixel_shuffle` of grad_output."""
+    op = "pixel_unshuffle_backward"
+    return _shuffle(op, "grad_output", grad_output, _factor(op, "downscale_factor", downscale_factor))
+
+
+def _mix(array, rows):
+    """Channels seen as a matrix of `rows` rows, transposed."""
+    n, c, *image = array.shape
+    last = array.ndim == 4 and wants_channels_last(array)
+    result = _kernels.empty(array.shape, array.dtype, last)
+    if last:  # pixels of neighbouring channels
+        to, source = (a.transpose(0, 2, 3, 1).reshape(-1, c) for a in (result, channels_last(array)))
+        to.reshape(len(to), c // rows, rows)[...] = source.reshape(len(to), rows, c // rows).swapaxes(1, 2)
+    else:
+        result.reshape(n, c // rows, rows, *image)[...] = array.reshape(n, rows, c // rows, *image).swapaxes(1, 2)
+    return result
+
+
+def _channel_groups(op, name, array, groups):
+    _check_images(op, name, array)
+    groups = _factor(op, "groups", groups)
+    if array.shape[1] % groups:
+        raise ValueError(f"{op}: groups must divide the channels; got shape {array.shape}, groups={groups}")
+    return groups
+
+
+def channel_shuffle(input, groups):
+    """Take one channel of each group in turn: channel g (C / groups) + i becomes i groups + g.
+
+    Parameters
+    ----------
+    input : ndarray, (N, C, ...)
+        float32 or float64, any strides.
+    groups : int
+        Divides C.
+
+    Returns
+    -------
+    ndarray
+        Of the input's shape and memory format.
+
+    References
+    ----------
+    Zhang et al., ShuffleNet: An Extremely Efficient Convolutional Neural Network for Mobile Devices, 2017.
+
+    Examples
+    --------
+    >>> import numpy as np, pyconv.functional as F
+    >>> F.channel_shuffle(np.arange(6.0).reshape(1, 6, 1), 2).ravel()
+    array([0., 3., 1., 4., 2., 5.])
+    """
+    op = "channel_shuffle"
+    return _mix(input, _channel_groups(op, "input", input, groups))
+
+
+def channel_shuffle_backward(grad_output, groups):
+    """Gradient of `channel_shuffle`: the channels back where they were."""
+    op = "channel_shuffle_backward"
+    groups = _channel_groups(op, "grad_output", grad_output, groups)
+    return _mix(grad_output, max(grad_output.shape[1] // groups, 1))

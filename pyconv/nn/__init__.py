@@ -26,7 +26,7 @@ from pyconv.nn.activation import (
 from pyconv.nn.container import Composed, Concat, ModuleList, Residual, Sequential
 from pyconv.nn.conv import Conv2d, ConvTranspose2d
 from pyconv.nn.dropout import Dropout, Dropout2d
-from pyconv.nn.flatten import Flatten
+from pyconv.nn.flatten import Flatten, Unflatten
 from pyconv.nn.linear import Identity, Linear
 from pyconv.nn.loss import BCEWithLogitsLoss, CrossEntropyLoss, L1Loss, MSELoss, NLLLoss, SmoothL1Loss
 from pyconv.nn.module import Module, Parameter
@@ -38,6 +38,7 @@ from pyconv.nn.norm import (
     LayerNorm,
     LocalResponseNorm,
 )
+from pyconv.nn.padding import CircularPad2d, ConstantPad2d, ReflectionPad2d, ReplicationPad2d, ZeroPad2d
 from pyconv.nn.pooling import (
     AdaptiveAvgPool2d,
     AdaptiveMaxPool2d,
@@ -46,6 +47,14 @@ from pyconv.nn.pooling import (
     GlobalMaxPool2d,
     MaxPool2d,
     MaxUnpool2d,
+)
+from pyconv.nn.resample import (
+    ChannelShuffle,
+    PixelShuffle,
+    PixelUnshuffle,
+    Upsample,
+    UpsamplingBilinear2d,
+    UpsamplingNearest2d,
 )
 
 __all__ = [
@@ -56,8 +65,11 @@ __all__ = [
     "BatchNorm1d",
     "BatchNorm2d",
     "CELU",
+    "ChannelShuffle",
+    "CircularPad2d",
     "Composed",
     "Concat",
+    "ConstantPad2d",
     "Conv2d",
     "ConvTranspose2d",
     "CrossEntropyLoss",
@@ -89,8 +101,12 @@ __all__ = [
     "NLLLoss",
     "PReLU",
     "Parameter",
+    "PixelShuffle",
+    "PixelUnshuffle",
     "ReLU",
     "ReLU6",
+    "ReflectionPad2d",
+    "ReplicationPad2d",
     "Residual",
     "SELU",
     "Sequential",
@@ -101,6 +117,11 @@ __all__ = [
     "Softplus",
     "Softsign",
     "Tanh",
+    "Unflatten",
+    "Upsample",
+    "UpsamplingBilinear2d",
+    "UpsamplingNearest2d",
+    "ZeroPad2d",
     "init",
     "summary",
     "utils",

@@ -1,6 +1,7 @@
 """Flatten: from images to vectors."""
 
 from pyconv import functional as F
+from pyconv.functional._arrays import contiguous
 from pyconv.nn.module import Module
 
 
@@ -36,3 +37,42 @@ class Flatten(Module):
 
     def extra_repr(self):
         return f"start_dim={self.start_dim}, end_dim={self.end_dim}"
+
+
+class Unflatten(Module):
+    """Make several dimensions of one, as ``torch.nn.Unflatten``: from vectors to images.
+
+    Parameters
+    ----------
+    dim : int
+        The dimension to take apart.
+    unflattened_size : sequence of int
+        What it becomes; one entry may be -1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pyconv import nn
+    >>> nn.Unflatten(1, (3, 4, 5))(np.zeros((2, 60), np.float32)).shape
+    (2, 3, 4, 5)
+    """
+
+    def __init__(self, dim, unflattened_size):
+        super().__init__()
+        if not isinstance(unflattened_size, (tuple, list)):
+            raise TypeError(f"Unflatten: unflattened_size must be a tuple of ints; got {unflattened_size!r}")
+        self.dim, self.unflattened_size = dim, tuple(unflattened_size)
+
+    def forward(self, input):
+        if not -input.ndim <= self.dim < input.ndim:
+            raise ValueError(f"Unflatten: dim must be a dimension of the input; got {self.dim} for shape {input.shape}")
+        dim = self.dim % input.ndim
+        self._save(input.shape)
+        return contiguous(input).reshape(*input.shape[:dim], *self.unflattened_size, *input.shape[dim + 1 :])
+
+    def backward(self, grad_output):
+        (input_shape,) = self._take()
+        return contiguous(grad_output).reshape(input_shape) if self.needs_input_grad else None
+
+    def extra_repr(self):
+        return f"dim={self.dim}, unflattened_size={self.unflattened_size}"

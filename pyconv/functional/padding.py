@@ -1,0 +1,173 @@
+"""pad: more pixels around an image, of a constant or of the image's own; in NumPy."""
+
+import numpy as np
+
+from pyconv import _kernels
+from pyconv.functional._arguments import LIMIT, is_int
+from pyconv.functional._arrays import check_array, in_memory_order
+
+MODES = ("constant", "reflect", "replicate", "circular")
+
+
+def _margins(op, shape, pad, mode):
+    """(axis, before, after) of each padded dimension, the last dimension first."""
+    if not isinstance(pad, (tuple, list)) or not all(map(is_int, pad)):
+        raise TypeError(f"{op}: pad must be a sequence of ints; got {pad!r}")
+    if mode not in MODES:
+        raise ValueError(f"{op}: mode must be one of {', '.join(MODES)}; got {mode!r}")
+    count = len(pad) // 2
+    if len(pad) % 2 or count > len(shape):
+        raise ValueError(
+            f"{op}: pad must have two entries for each of at most {len(shape)} dimensions; got {len(pad)} entries"
+        )
+    if mode != "constant" and not (1 <= count <= 3 and len(shape) in (count + 1, count + 2)):
+        raise ValueError(
+            f"{op}: pad must have an entry for both ends of each of the last 1 to 3 dimensions but the first or "
+            f"the first two, in mode {mode}; got {len(pad)} entries for an input of shape {shape}"
+        )
+    margins = []
+    for i in range(count):
+        before, after, axis = int(pad[2 * i]), int(pad[2 * i + 1]), len(shape) - 1 - i
+        extent = shape[axis]
+        if extent + before + after < 0 or max(before, after) >= LIMIT:
+            raise ValueError(f"{op}: pad must not cut off more than there is; got {pad!r} for shape {shape}")
+        if mode == "reflect" and max(before, after) >= max(extent, 1):
+            raise ValueError(
+                f"{op}: pad must be less than the dimension in mode {mode}; got {pad!r} for shape {shape}"
+            )
+        if mode == "circular" and max(before, after) > extent:
+            raise ValueError(f"{op}: pad must be at most the dimension in mode {mode}; got {pad!r} for shape {shape}")
+        if mode == "replicate" and extent == 0 and max(before, after) > 0:
+            raise ValueError(f"{op}: there must be something to replicate; got shape {shape}")
+        if (before, after) != (0, 0):
+            margins.append((axis, before, after))
+    return margins
+
+
+def _at(ndim, axis, where):
+    return (slice(None),) * axis + (where,) + (slice(None),) * (ndim - axis - 1)
+
+
+def _kept(extent, before, after):
+    """The slices of the input, and of the output, that hold the same elements."""
+    return slice(max(-before, 0), extent - max(-after, 0)), slice(max(before, 0), extent + before + min(after, 0))
+
+
+def _sources(extent, before, after, mode):
+    """(place in the output, place in the input that it copies) of the added elements."""
+    for place in (*range(max(before, 0)), *range(max(extent + before, 0), extent + before + after)):
+        source = place - before
+        if mode == "replicate":
+            source = min(max(source, 0), extent - 1)
+        elif mode == "circular":
+            source %= extent
+        else:
+            source = abs(source) if source < extent else 2 * (extent - 1) - source
+        yield place, source
+
+
+def _resized(shape, axis, extent):
+    return (*shape[:axis], extent, *shape[axis + 1 :])
+
+
+def pad(input, pad, mode="constant", value=None):
+    """Add to the ends of dimensions, or cut from them.
+
+    Parameters
+    ----------
+    input : ndarray
+        Any shape, float32 or float64, any strides.
+    pad : sequence of int
+        (left, right, top, bottom, ...): two for each dimension, the last dimension first. Negative ones cut.
+    mode : "constant", "reflect", "replicate" or "circular"
+        What is added: `value`; the image mirrored at its edge, which is not repeated; its edge; or its
+        opposite side. All but "constant" take the last 1 to 3 dimensions of an input with one or two more.
+    value : float, optional
+        0 when None.
+
+    Returns
+    -------
+    ndarray
+        A new array in the memory format of the input.
+
+    Raises
+    ------
+    ValueError
+        If the mode is unknown or `pad` does not fit the shape, in "reflect" by as much as the dimension.
+
+    Examples
+    --------
+    >>> import numpy as np, pyconv.functional as F
+    >>> x = np.array([[1.0, 2.0, 3.0]])
+    >>> F.pad(x, (1, 2), value=9)
+    array([[9., 1., 2., 3., 9., 9.]])
+    >>> F.pad(x, (1, 2), mode="reflect")
+    array([[2., 1., 2., 3., 2., 1.]])
+    """
+    check_array("pad", "input", input)
+    if mode != "constant" and value not in (None, 0):
+        raise ValueError(f"pad: value must be left out in mode {mode}; got {value!r}")
+    margins = _margins("pad", input.shape, pad, mode)
+    x, order = in_memory_order(input)
+    if mode != "constant":
+        for axis, before, after in margins:
+            axis = order.index(axis)
+            extent = x.shape[axis]
+            y = _kernels.empty(_resized(x.shape, axis, extent + before + after), x.dtype)
+            source, target = _kept(extent, before, after)
+            y[_at(x.ndim, axis, target)] = x[_at(x.ndim, axis, source)]
+            for place, source in _sources(extent, before, after, mode):
+                y[_at(x.ndim, axis, place)] = x[_at(x.ndim, axis, source)]
+            x = y
+        return (x if margins else x.copy()).transpose(np.argsort(order))
+    shape, source, target = list(x.shape), [slice(None)] * x.ndim, [slice(None)] * x.ndim
+    for axis, before, after in margins:
+        axis = order.index(axis)
+        source[axis], target[axis] = _kept(shape[axis], before, after)
+        shape[axis] += before + after
+    y = _kernels.empty(tuple(shape), x.dtype)
+    if any(max(before, after) > 0 for _, before, after in margins):
+        y.fill(0 if value is None else value)
+    y[tuple(target)] = x[tuple(source)]
+    return y.transpose(np.argsort(order))
+
+
+def pad_backward(grad_output, input_shape, pad, mode="constant", value=None):
+    """Gradient of `pad`: each added element gives its gradient to the one that it copied.
+
+    Parameters
+    ----------
+    grad_output : ndarray
+    input_shape : tuple of int
+    pad, mode, value
+        As the forward pass had them.
+
+    Returns
+    -------
+    ndarray
+        grad_input, of shape `input_shape`, in the memory format of grad_output.
+    """
+    op = "pad_backward"
+    check_array(op, "grad_output", grad_output)
+    input_shape = tuple(input_shape)
+    margins = _margins(op, input_shape, pad, mode)
+    wanted = list(input_shape)
+    for axis, before, after in margins:
+        wanted[axis] += before + after
+    if grad_output.shape != tuple(wanted):
+        raise ValueError(
+            f"{op}: grad_output must have the shape of the output, {tuple(wanted)}; got {grad_output.shape}"
+        )
+    g, order = in_memory_order(grad_output)
+    for axis, before, after in reversed(margins):
+        extent, axis = input_shape[axis], order.index(axis)
+        x = _kernels.empty(_resized(g.shape, axis, extent), g.dtype)
+        source, target = _kept(extent, before, after)
+        if min(before, after) < 0:
+            x.fill(0)
+        x[_at(g.ndim, axis, source)] = g[_at(g.ndim, axis, target)]
+        if mode != "constant":
+            for place, source in _sources(extent, before, after, mode):
+                x[_at(g.ndim, axis, source)] += g[_at(g.ndim, axis, place)]
+        g = x
+    return (g if margins else g.copy()).transpose(np.argsort(order))

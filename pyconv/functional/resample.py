@@ -1,0 +1,242 @@
+"""interpolate: images made larger or smaller, in NumPy.
+
+Every mode is separable. Along each axis an output is a weighted sum of one input ("nearest"), two
+("bilinear") or four ("bicubic"), and the gradient is the same sums transposed: as the places that
+neighbouring outputs see do not decrease, that is a sum over runs of outputs.
+"""
+
+import math
+from functools import lru_cache
+
+import numpy as np
+
+from pyconv import _kernels
+from pyconv.functional._arguments import LIMIT, is_int
+from pyconv.functional._arrays import check_array, in_memory_order
+from pyconv.functional.pooling import adaptive_avg_pool2d, adaptive_avg_pool2d_backward
+
+SMOOTH = {"linear": 3, "bilinear": 4, "trilinear": 5, "bicubic": 4}  # mode -> dimensions of the input
+FIXED = {**SMOOTH, "area": 4}
+MODES = ("nearest", "nearest-exact", "area", *SMOOTH)
+
+
+def _sizes(op, shape, size, scale_factor, mode, align_corners, recompute_scale_factor):
+    """The output's spatial size, and the scale of each axis or None for the ratio of the sizes."""
+    if mode not in MODES:
+        raise ValueError(f"{op}: mode must be one of {', '.join(MODES)}; got {mode!r}")
+    if (
+        len(shape) not in (3, 4, 5)
+        or SMOOTH.get(mode, len(shape)) != len(shape)
+        or (mode == "area" and len(shape) != 4)
+    ):
+        raise ValueError(f"{op}: input must have the dimensions that mode {mode} takes; got shape {shape}")
+    if align_corners is not None and mode not in SMOOTH:
+        raise ValueError(f"{op}: align_corners must be left out in mode {mode}; got {align_corners}")
+    if (size is None) == (scale_factor is None):
+        raise ValueError(f"{op}: either size or scale_factor must be given; got {size} and {scale_factor}")
+    if recompute_scale_factor and size is not None:
+        raise ValueError(f"{op}: recompute_scale_factor must be left out with a size; got {recompute_scale_factor}")
+    extents = shape[2:]
+    if size is not None:
+        sizes = tuple(size) if isinstance(size, (tuple, list)) else (size,) * len(extents)
+        if not all(map(is_int, sizes)):
+            raise TypeError(f"{op}: size must be an int or ints; got {size!r}")
+        scales = (None,) * len(sizes)
+    else:
+        scales = tuple(scale_factor) if isinstance(scale_factor, (tuple, list)) else (scale_factor,) * len(extents)
+        if not all(isinstance(s, (int, float, np.number)) and math.isfinite(s) and s > 0 for s in scales):
+            raise ValueError(f"{op}: scale_factor must be positive; got {scale_factor!r}")
+        scales = tuple(map(float, scales))
+        sizes = tuple(int(extent * scale) for extent, scale in zip(extents, scales))
+        if recompute_scale_factor or mode == "area":
+            scales = (None,) * len(sizes)
+    if len(sizes) != len(extents):
+        raise ValueError(
+            f"{op}: size and scale_factor must have an entry for each of {len(extents)} axes; got {len(sizes)}"
+        )
+    if any(not 1 <= s < LIMIT for s in sizes) or 0 in shape[1:]:
+        raise ValueError(
+            f"{op}: input and output must have at least one pixel and channel; got shape {shape}, size {sizes}"
+        )
+    return tuple(map(int, sizes)), scales
+
+
+@lru_cache(maxsize=256)
+def _taps(extent, size, scale, mode, align_corners, dtype):
+    """(places, weights) of each tap, for `size` outputs of an axis of `extent` inputs; weights None for 1.
+
+    Places are computed in float32 for the nearest modes and in dtype otherwise, as PyTorch does.
+    """
+    last = extent - 1
+    place = np.arange(size)
+    if mode.startswith("nearest"):
+        real = np.float32
+        ratio = real(1 / scale) if scale is not None else real(extent) / real(size)
+        if mode == "nearest-exact":
+            place = np.floor((place.astype(real) + real(0.5)) * ratio)
+        elif size == 2 * extent:
+            place = place // 2
+        elif size != extent:
+            place = np.floor(place.astype(real) * ratio)
+        return ((np.minimum(place.astype(np.intp), last), None),)
+    real = dtype.type
+    place = place.astype(real)
+    if align_corners:
+        position = place * (real(last) / real(size - 1) if size > 1 else real(0))
+    else:
+        ratio = real(1 / scale) if scale is not None else real(extent) / real(size)
+        position = ratio * (place + real(0.5)) - real(0.5)
+    if mode == "bicubic":
+        below = np.floor(position)
+        t, a = position - below, real(-0.75)
+        below = below.astype(np.intp)
+
+        def near(x):
+            return ((a + 2) * x - (a + 3)) * x * x + 1
+
+        def far(x):
+            return ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
+
+        weights = far(t + 1), near(t), near(1 - t), far(2 - t)
+        return tuple((np.clip(below + k - 1, 0, last), weights[k].astype(dtype)) for k in range(4))
+    position = np.maximum(position, 0)
+    below = np.minimum(position.astype(np.intp), last)
+    weight = np.clip(position - below.astype(real), 0, 1).astype(dtype)
+    return (below, 1 - weight), (np.minimum(below + 1, last), weight)
+
+
+def _along(weights, ndim, axis):
+    return weights.reshape((-1,) + (1,) * (ndim - axis - 1))
+
+
+def _resample(x, axis, taps):
+    result = None
+    for places, weights in taps:
+        part = x.take(places, axis)
+        if weights is not None:
+            part *= _along(weights, x.ndim, axis)
+        result = part if result is None else np.add(result, part, out=result)
+    return result
+
+
+def _sum_runs(g, places, extent, axis):
+    """x with x[p] = the sum of g over the outputs whose place is p; the places do not decrease."""
+    shape = (*g.shape[:axis], extent, *g.shape[axis + 1 :])
+    factor = len(places) // extent
+    if factor * extent == len(places) and np.array_equal(places, np.arange(len(places)) // factor):
+        return g.reshape(*shape[: axis + 1], factor, *shape[axis + 1 :]).sum(axis + 1)
+    seen, starts = np.unique(places, return_index=True)
+    x = np.zeros(shape, g.dtype)
+    x[(slice(None),) * axis + (seen,)] = np.add.reduceat(g, starts, axis)
+    return x
+
+
+def _resample_backward(g, axis, extent, taps):
+    result = None
+    for places, weights in taps:
+        part = _sum_runs(g if weights is None else g * _along(weights, g.ndim, axis), places, extent, axis)
+        result = part if result is None else np.add(result, part, out=result)
+    return result
+
+
+def _in_pool(array, order):
+    """A pooled array of the same elements, its dimensions back in logical order."""
+    result = _kernels.empty(array.shape, array.dtype)
+    result[...] = array
+    return result.transpose(np.argsort(order))
+
+
+def interpolate(
+    input,
+    size=None,
+    scale_factor=None,
+    mode="nearest",
+    align_corners=None,
+    recompute_scale_factor=None,
+):
+    """Resample images to another size.
+
+    Parameters
+    ----------
+    input : ndarray, (N, C, H, W); also (N, C, L) and (N, C, D, H, W)
+        float32 or float64, any strides.
+    size : int or sequence of int, optional
+        The output's spatial size; either this or `scale_factor`.
+    scale_factor : float or sequence of float, optional
+        The output's size is floor(size scale_factor).
+    mode : "nearest", "nearest-exact", "area", "linear", "bilinear", "trilinear" or "bicubic"
+        linear takes 3-D, bilinear, bicubic and area 4-D, trilinear 5-D input.
+    align_corners : bool, optional
+        Whether the centres of the corner pixels of input and output coincide, rather than their corners;
+        for the smooth modes only.
+    recompute_scale_factor : bool, optional
+        Whether the ratio of the sizes is the scale, rather than `scale_factor`.
+
+    Returns
+    -------
+    ndarray
+        (N, C, ...) of the size asked for, in the memory format of the input.
+
+    Examples
+    --------
+    >>> import numpy as np, pyconv.functional as F
+    >>> x = np.array([[[[1.0, 2.0], [3.0, 4.0]]]])
+    >>> F.interpolate(x, scale_factor=2)[0, 0]
+    array([[1., 1., 2., 2.],
+           [1., 1., 2., 2.],
+           [3., 3., 4., 4.],
+           [3., 3., 4., 4.]])
+    >>> F.interpolate(x, size=(1, 3), mode="bilinear", align_corners=True)[0, 0]
+    array([[1. , 1.5, 2. ]])
+    """
+    op = "interpolate"
+    check_array(op, "input", input)
+    sizes, scales = _sizes(op, input.shape, size, scale_factor, mode, align_corners, recompute_scale_factor)
+    if mode == "area":
+        return adaptive_avg_pool2d(input, sizes)
+    x, order = in_memory_order(input)
+    for i, (extent, length, scale) in enumerate(zip(input.shape[2:], sizes, scales)):
+        taps = _taps(extent, length, scale, mode, bool(align_corners), x.dtype)
+        x = _resample(x, order.index(2 + i), taps)
+    return _in_pool(x, order)
+
+
+def interpolate_backward(
+    grad_output,
+    input_shape,
+    size=None,
+    scale_factor=None,
+    mode="nearest",
+    align_corners=None,
+    recompute_scale_factor=None,
+):
+    """Gradient of `interpolate`.
+
+    Parameters
+    ----------
+    grad_output : ndarray
+    input_shape : tuple of int
+    size, scale_factor, mode, align_corners, recompute_scale_factor
+        As the forward pass had them.
+
+    Returns
+    -------
+    ndarray
+        grad_input, of shape `input_shape`, in the memory format of grad_output.
+    """
+    op = "interpolate_backward"
+    check_array(op, "grad_output", grad_output)
+    input_shape = tuple(input_shape)
+    sizes, scales = _sizes(op, input_shape, size, scale_factor, mode, align_corners, recompute_scale_factor)
+    if grad_output.shape != (*input_shape[:2], *sizes):
+        raise ValueError(
+            f"{op}: grad_output must have the shape of the output, {(*input_shape[:2], *sizes)}; "
+            f"got {grad_output.shape}"
+        )
+    if mode == "area":
+        return adaptive_avg_pool2d_backward(grad_output, input_shape)
+    g, order = in_memory_order(grad_output)
+    for i, (extent, length, scale) in enumerate(zip(input_shape[2:], sizes, scales)):
+        taps = _taps(extent, length, scale, mode, bool(align_corners), g.dtype)
+        g = _resample_backward(g, order.index(2 + i), extent, taps)
+    return _in_pool(g, order)
