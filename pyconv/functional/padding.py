@@ -32,11 +32,9 @@ def _margins(op, shape, pad, mode):
         if extent + before + after < 0 or max(before, after) >= LIMIT:
             raise ValueError(f"{op}: pad must not cut off more than there is; got {pad!r} for shape {shape}")
         if mode == "reflect" and max(before, after) >= max(extent, 1):
-            raise ValueError(
-                f"{op}: pad must be less than the dimension in mode {mode}; got {pad!r} for shape {shape}"
-            )
-        if mode == "circular" and max(before, after) > extent:
-            raise ValueError(f"{op}: pad must be at most the dimension in mode {mode}; got {pad!r} for shape {shape}")
+            raise ValueError(f"{op}: pad must be less than the dimension in mode {mode}; got {pad!r} for shape {shape}")
+        if mode == "circular" and max(before, after) > extent + min(before, 0) + min(after, 0):
+            raise ValueError(f"{op}: pad must be at most what there is in mode {mode}; got {pad!r} for shape {shape}")
         if mode == "replicate" and extent == 0 and max(before, after) > 0:
             raise ValueError(f"{op}: there must be something to replicate; got shape {shape}")
         if (before, after) != (0, 0):
@@ -60,7 +58,8 @@ def _sources(extent, before, after, mode):
         if mode == "replicate":
             source = min(max(source, 0), extent - 1)
         elif mode == "circular":
-            source %= extent
+            first = max(-before, 0)  # of what is left after cutting
+            source = first + (source - first) % (extent + min(before, 0) + min(after, 0))
         else:
             source = abs(source) if source < extent else 2 * (extent - 1) - source
         yield place, source

@@ -1,4 +1,4 @@
-"""Pooling layers and Flatten beside torch.nn: values, gradients, repr."""
+"""Layers without parameters that move, pad or pool beside torch.nn: values, gradients, repr."""
 
 import numpy as np
 import pytest
@@ -20,6 +20,13 @@ LAYERS = [
     ("AdaptiveMaxPool2d", ((4, 3),), {}),
     ("Flatten", (), {}),
     ("Flatten", (0, 1), {}),
+    ("ZeroPad2d", (1,), {}),
+    ("ZeroPad2d", ((1, -2, 0, 3),), {}),
+    ("ConstantPad2d", (2, 3.5), {}),
+    ("ReflectionPad2d", ((1, 2, 3, 0),), {}),
+    ("ReplicationPad2d", (2,), {}),
+    ("CircularPad2d", (2,), {}),
+    ("Unflatten", (-3, (5, 1)), {}),
 ]
 
 
@@ -44,6 +51,36 @@ def test_layer_beside_torch(name, arguments, options, batch, memory_format, dtyp
         ours.backward(grad)
     ours(x)
     ours.needs_input_grad = False
+    assert ours.backward(grad) is None
+
+
+@pytest.mark.parametrize(
+    "name, arguments, options",
+    [
+        ("Upsample", (), {"scale_factor": 2}),
+        ("Upsample", (), {"size": (5, 9), "mode": "bilinear", "align_corners": True}),
+        ("Upsample", (), {"scale_factor": (1.5, 2), "mode": "bicubic"}),
+        ("UpsamplingNearest2d", (), {"scale_factor": 2}),
+        ("UpsamplingBilinear2d", (), {"scale_factor": 3}),
+        ("PixelShuffle", (2,), {}),
+        ("PixelUnshuffle", (2,), {}),
+        ("ChannelShuffle", (4,), {}),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("memory_format", ["contiguous", "channels_last"])
+def test_resampling_layer_beside_torch(name, arguments, options, memory_format, dtype, rng):
+    ours, theirs = getattr(nn, name)(*arguments, **options), getattr(torch.nn, name)(*arguments, **options)
+    assert repr(ours) == repr(theirs)
+    x = LAYOUTS[memory_format](rng.standard_normal((2, 8, 6, 4)).astype(dtype))
+    tx = to_torch(x, requires_grad=True)
+    expected = theirs(tx)
+    grad = rng.standard_normal(tuple(expected.shape)).astype(dtype)
+    expected.backward(to_torch(grad))
+    assert_close(ours(x), expected)
+    assert_close(ours.backward(grad), tx.grad)
+    ours.needs_input_grad = False
+    ours(x)
     assert ours.backward(grad) is None
 
 

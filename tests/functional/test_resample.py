@@ -1,0 +1,118 @@
+"""interpolate beside torch: values and gradients in every mode, up and down."""
+
+import numpy as np
+import pytest
+import torch.nn.functional as T
+from hypothesis import given
+from hypothesis import strategies as st
+
+import pyconv.functional as F
+from oracle import LAYOUTS, assert_close, to_torch
+
+CASES = [
+    ((2, 3, 5, 6), {"scale_factor": 2}),
+    ((2, 3, 5, 6), {"scale_factor": (3, 2)}),
+    ((2, 3, 5, 6), {"scale_factor": 1.7}),
+    ((2, 3, 9, 7), {"scale_factor": 0.4}),
+    ((2, 3, 5, 6), {"scale_factor": 1.7, "recompute_scale_factor": True}),
+    ((2, 3, 5, 6), {"size": (7, 4)}),
+    ((2, 3, 5, 6), {"size": (5, 12)}),
+    ((1, 2, 8, 8), {"size": 3}),
+    ((1, 2, 3, 4), {"size": 1}),
+    ((0, 2, 3, 4), {"size": 5}),
+]
+MODES = [("nearest", None), ("nearest-exact", None), ("area", None)]
+MODES += [(mode, corners) for mode in ("bilinear", "bicubic") for corners in (None, True)]
+
+
+def check(x, options):
+    tx = to_torch(x, requires_grad=True)
+    expected = T.interpolate(tx, **options)
+    output = F.interpolate(x, **options)
+    assert_close(output, expected)
+    grad = np.random.default_rng(1).standard_normal(output.shape).astype(x.dtype)
+    expected.backward(to_torch(grad))
+    assert_close(F.interpolate_backward(grad, x.shape, **options), tx.grad)
+
+
+@pytest.mark.parametrize("mode, align_corners", MODES)
+@pytest.mark.parametrize("shape, options", CASES, ids=str)
+def test_interpolate_beside_torch(shape, options, mode, align_corners, dtype, rng):
+    options = options | {"mode": mode, "align_corners": align_corners}
+    x = rng.standard_normal(shape).astype(dtype)
+    for name in ("contiguous", "channels_last"):
+        check(LAYOUTS[name](x), options)
+
+
+@pytest.mark.parametrize("shape, mode", [((2, 3, 7), "linear"), ((2, 3, 7), "nearest"), ((1, 2, 3, 4, 5), "trilinear")])
+def test_other_dimensions(shape, mode, dtype, rng):
+    check(rng.standard_normal(shape).astype(dtype), {"scale_factor": 1.5, "mode": mode})
+
+
+@given(
+    extents=st.tuples(st.integers(1, 12), st.integers(1, 12)),
+    size=st.tuples(st.integers(1, 30), st.integers(1, 30)),
+    mode=st.sampled_from(MODES),
+    dtype=st.sampled_from([np.float32, np.float64]),
+)
+def test_any_size_beside_torch(extents, size, mode, dtype):
+    x = np.random.default_rng(0).standard_normal((1, 2, *extents)).astype(dtype)
+    check(x, {"size": size, "mode": mode[0], "align_corners": mode[1]})
+
+
+def test_any_layout(layout, dtype, rng):
+    x = rng.standard_normal((2, 3, 5, 6)).astype(dtype)
+    given_x = layout(x)
+    before = given_x.copy()
+    for mode in ("nearest", "bilinear"):
+        output = F.interpolate(given_x, scale_factor=2, mode=mode)
+        assert_close(output, F.interpolate(x, scale_factor=2, mode=mode))
+        assert not np.shares_memory(output, given_x)
+        assert_close(F.interpolate(given_x, size=(5, 6), mode=mode), x)
+        grad = rng.standard_normal(output.shape).astype(dtype)
+        assert_close(
+            F.interpolate_backward(layout(grad), x.shape, scale_factor=2, mode=mode),
+            F.interpolate_backward(grad, x.shape, scale_factor=2, mode=mode),
+        )
+    np.testing.assert_array_equal(given_x, before)
+
+
+def test_nan_and_infinity(dtype):
+    x = np.array([[[[np.nan, 1, np.inf, 3]]]], dtype)
+    expected = T.interpolate(to_torch(x), size=(2, 8))
+    assert_close(F.interpolate(x, size=(2, 8)), expected)
+
+
+X = np.zeros((1, 2, 4, 4), np.float32)
+ERRORS = [
+    (lambda: F.interpolate(X), ValueError, "interpolate: either size or scale_factor must be given"),
+    (lambda: F.interpolate(X, 2, 2.0), ValueError, "interpolate: either size or scale_factor must be given"),
+    (lambda: F.interpolate(X, 2, mode="cubic"), ValueError, "interpolate: mode must be one of nearest.*; got 'cubic'"),
+    (lambda: F.interpolate(X, 2, mode="linear"), ValueError, "interpolate: input must have the dimensions that mode"),
+    (
+        lambda: F.interpolate(X, 2, align_corners=True),
+        ValueError,
+        "interpolate: align_corners must be left out in mode",
+    ),
+    (lambda: F.interpolate(X, 0), ValueError, "interpolate: input and output must have at least one pixel"),
+    (lambda: F.interpolate(X, scale_factor=-1), ValueError, "interpolate: scale_factor must be positive; got -1"),
+    (
+        lambda: F.interpolate(X, scale_factor=0.1),
+        ValueError,
+        "interpolate: input and output must have at least one pixel",
+    ),
+    (lambda: F.interpolate(X, (1, 2, 3)), ValueError, "must have an entry for each of 2 axes; got 3"),
+    (lambda: F.interpolate(X, 2.5), TypeError, "interpolate: size must be an int or ints; got 2.5"),
+    (lambda: F.interpolate(X.astype(int), 2), TypeError, "interpolate: input must have dtype float32 or float64"),
+    (
+        lambda: F.interpolate_backward(X, X.shape, 2),
+        ValueError,
+        "interpolate_backward: grad_output must have the shape",
+    ),
+]
+
+
+@pytest.mark.parametrize("call, error, message", ERRORS, ids=[message for *_, message in ERRORS])
+def test_errors(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
