@@ -52,9 +52,10 @@ class Options:
     """Choices that a user may make for a stretch of code; see `options`."""
 
     conv_algorithm: str = "auto"
+    fuse: bool = True
 
 
-_ALLOWED = {"conv_algorithm": ("auto", "direct", "winograd")}
+_ALLOWED = {"conv_algorithm": ("auto", "direct", "winograd"), "fuse": (True, False)}
 _options = ContextVar("pyconv_options", default=Options())  # noqa: B039 - frozen
 
 
@@ -72,6 +73,8 @@ def options(**choices):
     conv_algorithm : {'auto', 'direct', 'winograd'}
         'direct' forces the plain algorithm on every convolution: slower, with smaller rounding errors.
         'winograd' takes Winograd's wherever it can serve: float32, 3x3 or 5x5 kernels, stride 1, one group.
+    fuse : bool
+        Whether containers run neighbouring layers as one where the result is the same to rounding.
 
     Examples
     --------

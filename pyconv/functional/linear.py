@@ -52,13 +52,18 @@ def linear(input, weight, bias=None):
     >>> F.linear(np.array([1.0, 2.0]), np.array([[1.0, 1.0], [0.0, 3.0]]), np.array([0.0, 1.0]))
     array([3., 7.])
     """
+    return _linear(input, weight, bias, False)
+
+
+def _linear(input, weight, bias, relu):
+    """linear, followed by relu where asked."""
     _check("linear", input, weight, bias)
     out_features, in_features = weight.shape if weight.ndim == 2 else (1, weight.shape[0])
     x = _rows(input, in_features)
     output = _kernels.empty((x.shape[0], out_features), x.dtype)
     w = contiguous(weight).reshape(out_features, in_features)
     b = None if bias is None else contiguous(bias)
-    _kernels.linear_forward(x, w, b, False, output)
+    _kernels.linear_forward(x, w, b, relu, output)
     return output.reshape(input.shape[:-1] + weight.shape[:-1])
 
 

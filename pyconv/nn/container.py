@@ -9,8 +9,10 @@ which is how a model class gets the ``state_dict`` keys that its PyTorch counter
 import numpy as np
 
 from pyconv import functional as F
+from pyconv.config import current_options
 from pyconv.functional import _arrays
-from pyconv.nn.module import Module
+from pyconv.nn import fuse
+from pyconv.nn.module import Module, is_grad_enabled
 
 
 def _named(op, modules):
@@ -110,15 +112,30 @@ class Sequential(_List):
     ), ['0.weight', '0.bias', '2.weight', '2.bias'])
     """
 
+    _fused = None  # what the list of modules to run was made from, and that list
+
     def forward(self, input):
         if isinstance(input, np.ndarray) and input.ndim == 4 and input.dtype in _arrays.FLOAT_DTYPES:
             input = _arrays.channels_last(input)
-        for module in self._chain():
+        chain = self._run_list()
+        self._save(chain)
+        for module in chain:
             input = module(input)
         return input
 
-    def backward(self, grad_output):
+    def _run_list(self):
+        """The modules to run: the children, or those that `fuse` puts in their place."""
         chain = self._chain()
+        if not current_options().fuse:
+            return chain
+        key = [is_grad_enabled(), *chain, *[module for module in chain if fuse.has_hooks(module)]]
+        known = self._fused
+        if known is None or known[0] != key:
+            known = self.__dict__["_fused"] = key, fuse.fused(chain)
+        return known[1]
+
+    def backward(self, grad_output):
+        (chain,) = self._take()
         if self.needs_input_grad:
             for module in reversed(chain):
                 grad_output = module.backward(grad_output)
@@ -175,24 +192,47 @@ class Residual(Module):
         if main is None:
             raise TypeError("Residual: main must be a Module; got NoneType")
 
+    _known = None  # what _split made of which chain
+
+    def _split(self):
+        """(body, norm): `main` but for its last layer, and that layer where it can add the shortcut and
+        rectify as it stores its result; else (main, None)."""
+        if not current_options().fuse or type(self.main) is not Sequential:
+            return self.main, None
+        norm = fuse.adding_norm(self.main, self.activation)
+        if norm is None:
+            return self.main, None
+        chain, known = self.main._chain(), self._known
+        if known is None or known[0] != chain:
+            known = self.__dict__["_known"] = chain, Sequential(*chain[:-1])
+        return known[1], norm
+
     def forward(self, input):
-        main = self.main(input)
+        body, norm = self._split()
+        self._save(body, norm)
+        main = body(input)
         shortcut = input if self.shortcut is None else self.shortcut(input)
         if main.shape != shortcut.shape:
             raise ValueError(
                 f"Residual: main and shortcut must give the same shape; got {main.shape} and {shortcut.shape}"
             )
+        if norm is not None:
+            return norm(main, self.activation is not None, shortcut)
         output = F.add(main, shortcut)
         return output if self.activation is None else self.activation(output)
 
     def backward(self, grad_output):
+        body, norm = self._take()
         wanted = self.needs_input_grad
-        if self.activation is not None:
-            grad_output = self.activation.backward(grad_output)
-        grad_shortcut = grad_output
+        if norm is not None:
+            grad_output, grad_shortcut = norm.backward(grad_output)
+        else:
+            if self.activation is not None:
+                grad_output = self.activation.backward(grad_output)
+            grad_shortcut = grad_output
         if self.shortcut is not None:
-            grad_shortcut = _branch_backward(self.shortcut, grad_output, wanted)
-        grad_main = _branch_backward(self.main, grad_output, wanted)
+            grad_shortcut = _branch_backward(self.shortcut, grad_shortcut, wanted)
+        grad_main = _branch_backward(body, grad_output, wanted)
         return F.add(grad_main, grad_shortcut) if wanted else None
 
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from pyconv import functional as F
 from pyconv import random
+from pyconv.functional.conv import _convolve
 from pyconv.nn.module import Module, Parameter
 
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
@@ -148,17 +149,21 @@ class Conv2d(_ConvNd):
         height, width = self.padding
         return (width, width, height, height)
 
-    def forward(self, input):
+    def forward(self, input, relu=False):
+        """The output; `relu` gives max(output, 0) in the same pass."""
         bias = None if self.bias is None else self.bias.data
         x, padding = input, self.padding
         if self.padding_mode != "zeros":
             x, padding = F.pad(input, self._margins(), mode=self.padding_mode), 0
-        output = F.conv2d(x, self.weight.data, bias, self.stride, padding, self.dilation, self.groups)
-        self._save(input, x, padding)
+        options = self.stride, padding, self.dilation, self.groups
+        output = _convolve("conv2d", x, self.weight.data, bias, *options, relu=relu)
+        self._save(input.shape, x, padding, output if relu else None)
         return output
 
     def backward(self, grad_output):
-        input, x, padding = self._take()
+        input_shape, x, padding, rectified = self._take()
+        if rectified is not None:
+            grad_output = F.relu_backward(grad_output, rectified)
         grad_input, grad_weight, grad_bias = F.conv2d_backward(
             grad_output,
             x,
@@ -171,7 +176,7 @@ class Conv2d(_ConvNd):
         )
         self._accumulate_all(grad_weight, grad_bias)
         if grad_input is not None and self.padding_mode != "zeros":
-            grad_input = F.pad_backward(grad_input, input.shape, self._margins(), mode=self.padding_mode)
+            grad_input = F.pad_backward(grad_input, input_shape, self._margins(), mode=self.padding_mode)
         return grad_input
 
 

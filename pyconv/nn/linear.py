@@ -6,6 +6,7 @@ import numpy as np
 
 from pyconv import functional as F
 from pyconv import random
+from pyconv.functional.linear import _linear
 from pyconv.nn.module import Module, Parameter
 
 
@@ -64,13 +65,16 @@ class Linear(Module):
         self.weight = Parameter(random.uniform(bound, (self.out_features, self.in_features), dtype))
         self.register_parameter("bias", Parameter(random.uniform(bound, self.out_features, dtype)) if bias else None)
 
-    def forward(self, input):
-        output = F.linear(input, self.weight.data, None if self.bias is None else self.bias.data)
-        self._save(input)
+    def forward(self, input, relu=False):
+        """The output; `relu` gives max(output, 0) in the same pass."""
+        output = _linear(input, self.weight.data, None if self.bias is None else self.bias.data, relu)
+        self._save(input, output if relu else None)
         return output
 
     def backward(self, grad_output):
-        (input,) = self._take()
+        input, rectified = self._take()
+        if rectified is not None:
+            grad_output = F.relu_backward(grad_output, rectified)
         bias = self.bias
         needs = (
             self.needs_input_grad,

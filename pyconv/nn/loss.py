@@ -90,9 +90,7 @@ class CrossEntropyLoss(_Loss):
     ):
         super().__init__(size_average, reduce, reduction)
         if not 0 <= label_smoothing <= 1:
-            raise ValueError(
-                f"CrossEntropyLoss: label_smoothing must be between 0 and 1; got {label_smoothing}"
-            )
+            raise ValueError(f"CrossEntropyLoss: label_smoothing must be between 0 and 1; got {label_smoothing}")
         self.register_buffer("weight", weight)
         self.ignore_index = ignore_index
         self.label_smoothing = label_smoothing

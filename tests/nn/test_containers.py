@@ -134,7 +134,10 @@ def test_sequential_is_a_list(rng):
     assert list(named.state_dict()) == ["a.weight", "a.bias"] and named.b is named[1]
     assert len(nn.ModuleList([nn.Identity()])) == 1
     x = rng.standard_normal(2)
-    assert nn.Sequential()(x) is x and nn.Sequential().backward(x) is x
+    empty = nn.Sequential()
+    assert empty(x) is x and empty.backward(x) is x
+    with pytest.raises(RuntimeError, match="Sequential.backward: call forward first"):
+        empty.backward(x)
 
 
 def test_sequential_converts_images_once(rng):

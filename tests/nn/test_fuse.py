@@ -1,0 +1,126 @@
+"""Layers that run as one give what they give one by one: outputs, gradients, statistics."""
+
+import copy
+
+import numpy as np
+import pytest
+
+import pyconv
+from oracle import assert_close
+from pyconv import models, nn
+from pyconv.nn import fuse
+
+NETWORKS = {
+    "conv-relu-pool": lambda: nn.Sequential(
+        nn.Conv2d(3, 5, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(5, 4, 3, padding=1, bias=False), nn.ReLU()
+    ),
+    "padded-conv-relu": lambda: nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1, padding_mode="zeros"), nn.ReLU(), nn.ReLU(), nn.MaxPool2d(3, 1, 1)
+    ),
+    "norm-relu-pool": lambda: nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), nn.BatchNorm2d(4), nn.ReLU()
+    ),
+    "linear-relu": lambda: nn.Sequential(nn.Flatten(), nn.Linear(192, 20), nn.ReLU(), nn.Linear(20, 7), nn.ReLU()),
+    "residual-relu": lambda: nn.Sequential(
+        nn.Conv2d(3, 4, 1),
+        nn.Residual(nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4)), None, nn.ReLU()),
+        nn.Residual(nn.Sequential(nn.Conv2d(4, 6, 3, 2, 1), nn.BatchNorm2d(6)), nn.Conv2d(4, 6, 1, 2), nn.ReLU()),
+        nn.Residual(nn.Sequential(nn.Conv2d(6, 6, 1), nn.ReLU(), nn.BatchNorm2d(6))),
+        nn.Residual(nn.Sequential(nn.BatchNorm2d(6)), nn.Identity(), nn.Tanh()),
+    ),
+    "resnet18": lambda: models.resnet18(num_classes=3, stem="cifar"),
+    "resnet50": lambda: models.resnet50(num_classes=3, stem="imagenet"),
+}
+
+
+def step(model, x, fuse):
+    with pyconv.options(fuse=fuse):
+        model.zero_grad()
+        output = model(x)
+        grad = np.cos(np.arange(output.size, dtype=output.dtype)).reshape(output.shape)
+        results = {"output": output, "input": model.backward(grad)}
+    results.update((name, parameter.grad) for name, parameter in model.named_parameters())
+    results.update(model.named_buffers())
+    return results
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_fused_equals_unfused(name, mode, rng):
+    model = getattr(NETWORKS[name]().double(), mode)()
+    if mode == "eval":
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean += 0.1
+                module.running_var *= 1.3
+    other = copy.deepcopy(model)
+    x = rng.standard_normal((3, 3, 8, 8))
+    expected = step(other, x, False)
+    results = step(model, x, True)
+    for key, array in expected.items():
+        assert_close(results[key], array, 1e-10, err_msg=key)
+    with pyconv.no_grad():
+        assert_close(model.eval()(x), other.eval()(x), 1e-10)
+
+
+def kinds(chain):
+    return [
+        type(getattr(module, "layer", module)).__name__ + "+" * isinstance(module, fuse.WithReLU) for module in chain
+    ]
+
+
+def test_which_layers_run_as_one():
+    model = NETWORKS["conv-relu-pool"]()
+    assert kinds(fuse.fused(model)) == ["Conv2d", "MaxPool2d", "ReLU", "Conv2d+"]
+    with pyconv.no_grad():
+        assert kinds(fuse.fused(model)) == ["Conv2d+", "MaxPool2d", "Conv2d+"]
+    handle = model[4].register_forward_hook(lambda module, inputs, output: None)
+    assert kinds(fuse.fused(model))[-2:] == ["Conv2d", "ReLU"]
+    handle.remove()
+    assert kinds(fuse.fused(NETWORKS["norm-relu-pool"]())) == ["Conv2d", "BatchNorm2d+", "MaxPool2d", "BatchNorm2d+"]
+    assert kinds(fuse.fused(NETWORKS["linear-relu"]())) == ["Flatten", "Linear+", "Linear+"]
+
+
+def test_hooks_see_every_layer_and_changes_are_followed(rng):
+    model = NETWORKS["residual-relu"]()
+    x = rng.standard_normal((2, 3, 8, 8)).astype(np.float32)
+    model(x)
+    seen = []
+    norm = model[1].main[1]
+    handle = norm.register_forward_hook(lambda module, inputs, output: seen.append(output.min()))
+    model(x)
+    assert len(seen) == 1 and seen[0] < 0
+    handle.remove()
+    before = model(x)
+    model[1].main[1] = nn.BatchNorm2d(4)
+    model[1].main[1].weight.data[:] = 0
+    assert not np.allclose(model(x), before)
+    model[0] = nn.Conv2d(3, 4, 1)
+    model(x)
+    model.backward(np.ones_like(before))
+    assert norm.weight.grad is None and model[0].weight.grad is not None
+
+
+def test_nan_passes_through(rng):
+    model = NETWORKS["conv-relu-pool"]()
+    x = rng.standard_normal((1, 3, 8, 8)).astype(np.float32)
+    x[0, 0, 0, 0] = np.nan
+    with pyconv.options(fuse=False):
+        expected = np.isnan(model(x))
+    assert expected.any() and np.array_equal(np.isnan(model(x)), expected)
+
+
+def test_frozen_layers_and_no_input_gradient(rng):
+    model = NETWORKS["residual-relu"]().double()
+    model[0].requires_grad_(False)
+    model[1].main[0].requires_grad_(False)
+    other = copy.deepcopy(model)
+    model.needs_input_grad = other.needs_input_grad = False
+    x = rng.standard_normal((3, 3, 8, 8))
+    expected, results = step(other, x, False), step(model, x, True)
+    assert results["input"] is None
+    for key, array in expected.items():
+        if array is None:
+            assert results[key] is None, key
+        else:
+            assert_close(results[key], array, 1e-10, err_msg=key)
