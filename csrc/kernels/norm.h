@@ -16,9 +16,11 @@ INLINE vec masked(vec z, vec g) { return choose(z <= 0, (vec){0}, g); }
 
 /* The sum of all lanes, in double. */
 INLINE double total(vec v) {
-    double sum = 0;
-    for (int i = 0; i < LANES; i++) sum += (double)v[i];
-    return sum;
+    double lanes[LANES];
+    for (int i = 0; i < LANES; i++) lanes[i] = (double)v[i];
+    for (int width = LANES / 2; width; width /= 2)
+        for (int i = 0; i < width; i++) lanes[i] += lanes[i + width];
+    return lanes[0];
 }
 
 #endif

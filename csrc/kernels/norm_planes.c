@@ -74,12 +74,15 @@ INLINE double sum_block(const real *x, ptrdiff_t count, real center, int squares
             vec v = load(x + i + j * LANES) - middle;
             sums[j] += squares ? v * v : v;
         }
-    double tail = 0;
-    for (; i < count; i++) {
-        real v = x[i] - center;
-        tail += (double)(squares ? v * v : v);
+    for (; i + LANES <= count; i += LANES) {
+        vec v = load(x + i) - middle;
+        sums[0] += squares ? v * v : v;
     }
-    return total((sums[0] + sums[1]) + (sums[2] + sums[3])) + tail;
+    if (i < count) {
+        vec v = first_lanes(load_first(x + i, count - i) - middle, count - i, (vec){0});
+        sums[1] += squares ? v * v : v;
+    }
+    return total((sums[0] + sums[1]) + (sums[2] + sums[3]));
 }
 
 /* Add `more` elements with these moments to those that are there (Chan, Golub, LeVeque 1979). */
