@@ -285,7 +285,7 @@ def main(argv=None):
         run(arguments(argv))
     except Problem as problem:
         return complain(problem, 2)
-    except (Diverged, MemoryError, OSError) as error:
+    except (Diverged, MemoryError, OSError, ValueError) as error:
         if isinstance(error, BrokenPipeError):  # whoever read the output has gone
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1

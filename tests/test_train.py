@@ -191,6 +191,15 @@ def test_divergence_ends_the_run_with_a_hint(tmp_path, capsys):
     assert not list(tmp_path.glob("m*"))
 
 
+def test_an_error_during_training_is_one_line(capsys, monkeypatch):
+    def fit(*arguments):
+        raise ValueError("batch_norm: needs more than one value a channel")
+
+    monkeypatch.setattr(train.Trainer, "fit", fit)
+    assert train.main([]) == 1
+    assert capsys.readouterr().err == "pyconv-train: error: batch_norm: needs more than one value a channel\n"
+
+
 @pytest.mark.parametrize("name", ["cosine", "step", "none"])
 def test_schedules_warm_up_and_come_down(name):
     factors = [train.schedule(name, 1000)(step) for step in range(1000)]
