@@ -177,8 +177,40 @@ INLINE void transpose_lanes(vec *row) {
 
 /* mask ? a : b, lane by lane; a mask is what a comparison of vectors gives */
 INLINE vec choose(ivec mask, vec a, vec b) { return (vec)((mask & (ivec)a) | (~mask & (ivec)b)); }
-/* The larger of the two; b where either is NaN. */
+/* The larger (smaller) of the two; b where either is NaN. */
+#if defined(__AVX512F__) && REAL_IS_FLOAT
+INLINE vec larger(vec a, vec b) { return (vec)_mm512_max_ps((__m512)a, (__m512)b); }
+INLINE vec smaller(vec a, vec b) { return (vec)_mm512_min_ps((__m512)a, (__m512)b); }
+#elif defined(__AVX512F__)
+INLINE vec larger(vec a, vec b) { return (vec)_mm512_max_pd((__m512d)a, (__m512d)b); }
+INLINE vec smaller(vec a, vec b) { return (vec)_mm512_min_pd((__m512d)a, (__m512d)b); }
+#elif defined(__AVX2__) && REAL_IS_FLOAT
+INLINE vec larger(vec a, vec b) { return (vec)_mm256_max_ps((__m256)a, (__m256)b); }
+INLINE vec smaller(vec a, vec b) { return (vec)_mm256_min_ps((__m256)a, (__m256)b); }
+#elif defined(__AVX2__)
+INLINE vec larger(vec a, vec b) { return (vec)_mm256_max_pd((__m256d)a, (__m256d)b); }
+INLINE vec smaller(vec a, vec b) { return (vec)_mm256_min_pd((__m256d)a, (__m256d)b); }
+#else
 INLINE vec larger(vec a, vec b) { return choose(a > b, a, b); }
+INLINE vec smaller(vec a, vec b) { return choose(a < b, a, b); }
+#endif
+
+/* 1 / x for x and 1 / x normal, to a unit in the last place: where division is slow, Newton's step on an
+ * estimate of 14 bits. */
+#if defined(__AVX512F__) && REAL_IS_FLOAT
+INLINE vec reciprocal(vec x) {
+    vec y = (vec)_mm512_rcp14_ps((__m512)x);
+    return y * (1 - x * y) + y;
+}
+#elif defined(__AVX512F__)
+INLINE vec reciprocal(vec x) {
+    vec y = (vec)_mm512_rcp14_pd((__m512d)x);
+    y = y * (1 - x * y) + y;
+    return y * (1 - x * y) + y;
+}
+#else
+INLINE vec reciprocal(vec x) { return 1 / x; }
+#endif
 
 /* The first n lanes of v, n <= LANES, and `rest` in the others */
 INLINE vec first_lanes(vec v, ptrdiff_t n, vec rest) {

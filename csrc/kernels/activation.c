@@ -50,19 +50,19 @@ INLINE vec softsign_backward(vec g, vec x, vec a, vec b) {
 
 INLINE vec sigmoid(vec x, vec a, vec b) { return (void)a, (void)b, vec_sigmoid(x); }
 INLINE vec sigmoid_backward(vec g, vec x, vec a, vec b) {
-    vec e = vec_exp(-absolute(x)), r = 1 / (e + 1);
+    vec e = vec_exp(-absolute(x)), r = reciprocal(e + 1);
     return (void)a, (void)b, g * (e * r * r);
 }
 
 INLINE vec hyperbolic_tangent(vec x, vec a, vec b) { return (void)a, (void)b, vec_tanh(x); }
 INLINE vec hyperbolic_tangent_backward(vec g, vec x, vec a, vec b) {
-    vec e = vec_exp(-2 * absolute(x)), r = 1 / (e + 1);
+    vec e = vec_exp(-2 * absolute(x)), r = reciprocal(e + 1);
     return (void)a, (void)b, g * (4 * e * r * r);
 }
 
 INLINE vec silu(vec x, vec a, vec b) { return (void)a, (void)b, x * vec_sigmoid(x); }
 INLINE vec silu_backward(vec g, vec x, vec a, vec b) {
-    vec e = vec_exp(-absolute(x)), large = 1 / (e + 1), small = e * large;
+    vec e = vec_exp(-absolute(x)), large = reciprocal(e + 1), small = e * large;
     vec s = choose(x < 0, small, large), rest = choose(x < 0, large, small); /* rest = 1 - s */
     return (void)a, (void)b, g * (s * (x * rest + 1));
 }
@@ -77,11 +77,11 @@ INLINE struct mish mish_parts(vec x) {
 }
 INLINE vec mish(vec x, vec a, vec b) {
     struct mish m = mish_parts(x);
-    return (void)a, (void)b, x * (m.p / (m.p + m.q));
+    return (void)a, (void)b, x * (m.p * reciprocal(m.p + m.q));
 }
 INLINE vec mish_backward(vec g, vec x, vec a, vec b) {
     struct mish m = mish_parts(x);
-    vec r = 1 / (m.p + m.q), t = m.p * r, large = 1 / (m.e + 1);
+    vec r = reciprocal(m.p + m.q), t = m.p * r, large = reciprocal(m.e + 1);
     vec s = choose(x < 0, m.e * large, large);
     return (void)a, (void)b, g * (t + x * s * (m.q * (2 * m.p + m.q) * r * r));
 }
@@ -111,13 +111,13 @@ INLINE vec gelu_tanh(vec x, vec a, vec b) {
 }
 INLINE vec gelu_tanh_backward(vec g, vec x, vec a, vec b) {
     vec u = x * (x * x * GELU_CUBE + 1) * GELU_SLOPE;
-    vec e = vec_exp(-absolute(u)), r = 1 / (e + 1), s = choose(u < 0, e * r, r);
+    vec e = vec_exp(-absolute(u)), r = reciprocal(e + 1), s = choose(u < 0, e * r, r);
     return (void)a, (void)b, g * (s + x * (e * r * r) * ((x * x * (3 * GELU_CUBE) + 1) * GELU_SLOPE));
 }
 
 INLINE vec softplus(vec x, vec a, vec b) {
     vec z = a * x;
-    return choose(z > b, x, (choose(z > 0, z, zero()) + vec_log1p(vec_exp(-absolute(z)))) / a);
+    return choose(z > b, x, (choose(z > 0, z, zero()) + vec_log1p(vec_exp(-absolute(z)))) * (1 / a));
 }
 INLINE vec softplus_backward(vec g, vec x, vec a, vec b) {
     return choose(a * x > b, g, g * vec_sigmoid(a * x));

@@ -42,19 +42,25 @@ static void run_forward(const void *context, ptrdiff_t task, void *scratch) {
     union bits *bits = scratch;
     ptrdiff_t begin = task * CHUNK, count = min_size(CHUNK, job->count - begin);
     random_bits(job->seed, begin / 2, (count + 1) / 2, bits->whole);
-    const real *x = job->input + begin;
-    real *y = job->output + begin;
-    uint8_t *mask = job->mask + begin;
+    const uint32_t *restrict half = bits->half;
+    const real *restrict x = job->input + begin;
+    real *restrict y = job->output + begin;
+    uint8_t *restrict mask = job->mask + begin;
     uint32_t threshold = job->threshold;
-    for (ptrdiff_t i = 0; i < count; i++) mask[i] = bits->half[i] >= threshold;
-    for (ptrdiff_t i = 0; i < count; i++) y[i] = x[i] * (bits->half[i] >= threshold ? job->scale : 0);
+    real scale = job->scale;
+    for (ptrdiff_t i = 0; i < count; i++) mask[i] = half[i] >= threshold;
+    for (ptrdiff_t i = 0; i < count; i++) y[i] = x[i] * (half[i] >= threshold ? scale : 0);
 }
 
 static void run_backward(const void *context, ptrdiff_t task, void *scratch) {
     (void)scratch;
     const struct dropout *job = context;
-    ptrdiff_t begin = task * CHUNK, end = min_size(begin + CHUNK, job->count);
-    for (ptrdiff_t i = begin; i < end; i++) job->output[i] = job->input[i] * (job->mask[i] ? job->scale : 0);
+    ptrdiff_t begin = task * CHUNK, end = min_size(begin + CHUNK, job->count), i = begin;
+    vec scale = splat(job->scale);
+    for (; i + LANES <= end; i += LANES)
+        store(job->output + i,
+              load(job->input + i) * choose(load_bytes(job->mask + i) != 0, scale, (vec){0}));
+    for (; i < end; i++) job->output[i] = job->input[i] * (job->mask[i] ? job->scale : 0);
 }
 
 static int dropout(ptrdiff_t count, const void *input, uint64_t seed, double p, uint8_t *mask, void *output) {

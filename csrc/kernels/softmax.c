@@ -4,7 +4,8 @@
  * m)
  *
  * An array is seen as [outer][dim][inner]. With inner = 1 a row lies in memory at a stretch and its lanes
- * are added up at the end; otherwise LANES neighbouring columns are worked on at once, each lane its own.
+ * are added up at the end; otherwise each lane has a column of its own, and neighbouring
+ * vectors are worked on together.
  * A task is about TASK elements: rows, or a block of columns of one outer index.
  */
 #include "parallel.h"
@@ -92,38 +93,59 @@ static void run_rows(const void *context, ptrdiff_t task, void *scratch) {
     }
 }
 
-/* ---- Columns: `width` lanes of them at x, `stride` elements from one to the next in their dimension ---- */
+/* ---- Columns: `vectors` of them side by side, `stride` elements from one entry to the next ---- */
 
-static void softmax_columns(ptrdiff_t n, ptrdiff_t stride, ptrdiff_t width, const real *x, int log, real *y) {
-    vec m = lowest(), sum = {0};
-    for (ptrdiff_t j = 0; j < n; j++) m = larger(load_row(x + j * stride, width), m);
-    for (ptrdiff_t j = 0; j < n; j++) {
-        vec e = vec_exp(load_row(x + j * stride, width) - m);
-        sum += e;
-        if (!log) store_row(y + j * stride, e, width);
-    }
-    if (log) {
-        vec shift = vec_log(sum);
-        for (ptrdiff_t j = 0; j < n; j++)
-            store_row(y + j * stride, load_row(x + j * stride, width) - m - shift, width);
-    } else {
-        vec factor = 1 / sum;
-        for (ptrdiff_t j = 0; j < n; j++)
-            store_row(y + j * stride, load_row(y + j * stride, width) * factor, width);
-    }
+#define SIDE_BY_SIDE 4 /* a run of cache lines to an entry, where powers of two would fight for one place */
+
+INLINE void softmax_columns(ptrdiff_t n, ptrdiff_t stride, int vectors, ptrdiff_t width, const real *x,
+                            int log, real *y) {
+    vec m[SIDE_BY_SIDE], sum[SIDE_BY_SIDE], shift[SIDE_BY_SIDE];
+    for (int v = 0; v < vectors; v++) m[v] = lowest(), sum[v] = (vec){0};
+    for (ptrdiff_t j = 0; j < n; j++)
+        for (int v = 0; v < vectors; v++) {
+            ptrdiff_t at = j * stride + v * LANES;
+            m[v] = larger(load_row(x + at, width - v * LANES), m[v]);
+        }
+    for (ptrdiff_t j = 0; j < n; j++)
+        for (int v = 0; v < vectors; v++) {
+            ptrdiff_t at = j * stride + v * LANES;
+            vec e = vec_exp(load_row(x + at, width - v * LANES) - m[v]);
+            sum[v] += e;
+            if (!log) store_row(y + at, e, width - v * LANES);
+        }
+    for (int v = 0; v < vectors; v++) shift[v] = log ? vec_log(sum[v]) : 1 / sum[v];
+    for (ptrdiff_t j = 0; j < n; j++)
+        for (int v = 0; v < vectors; v++) {
+            ptrdiff_t at = j * stride + v * LANES;
+            vec u = load_row((log ? x : y) + at, width - v * LANES);
+            store_row(y + at, log ? u - m[v] - shift[v] : u * shift[v], width - v * LANES);
+        }
 }
 
-static void softmax_columns_backward(ptrdiff_t n, ptrdiff_t stride, ptrdiff_t width, const real *g,
-                                     const real *y, int log, real *grad) {
-    vec sum = {0};
-    for (ptrdiff_t j = 0; j < n; j++) {
-        vec v = load_row(g + j * stride, width);
-        sum += log ? v : v * load_row(y + j * stride, width);
-    }
-    for (ptrdiff_t j = 0; j < n; j++) {
-        vec v = load_row(g + j * stride, width), u = load_row(y + j * stride, width);
-        store_row(grad + j * stride, log ? v - vec_exp(u) * sum : u * (v - sum), width);
-    }
+INLINE void softmax_columns_backward(ptrdiff_t n, ptrdiff_t stride, int vectors, ptrdiff_t width,
+                                     const real *g, const real *y, int log, real *grad) {
+    vec sum[SIDE_BY_SIDE];
+    for (int v = 0; v < vectors; v++) sum[v] = (vec){0};
+    for (ptrdiff_t j = 0; j < n; j++)
+        for (int v = 0; v < vectors; v++) {
+            ptrdiff_t at = j * stride + v * LANES;
+            vec u = load_row(g + at, width - v * LANES);
+            sum[v] += log ? u : u * load_row(y + at, width - v * LANES);
+        }
+    for (ptrdiff_t j = 0; j < n; j++)
+        for (int v = 0; v < vectors; v++) {
+            ptrdiff_t at = j * stride + v * LANES;
+            vec u = load_row(g + at, width - v * LANES), w = load_row(y + at, width - v * LANES);
+            store_row(grad + at, log ? u - vec_exp(w) * sum[v] : w * (u - sum[v]), width - v * LANES);
+        }
+}
+
+INLINE void columns(const struct softmax *job, int vectors, ptrdiff_t offset, ptrdiff_t width, int log) {
+    if (job->grad_output)
+        softmax_columns_backward(job->dim, job->inner, vectors, width, job->grad_output + offset,
+                                 job->array + offset, log, job->result + offset);
+    else
+        softmax_columns(job->dim, job->inner, vectors, width, job->array + offset, log, job->result + offset);
 }
 
 static void run_columns(const void *context, ptrdiff_t task, void *scratch) {
@@ -131,14 +153,14 @@ static void run_columns(const void *context, ptrdiff_t task, void *scratch) {
     const struct softmax *job = context;
     ptrdiff_t outer = task / job->blocks, block = task % job->blocks;
     ptrdiff_t begin = job->inner * block / job->blocks, end = job->inner * (block + 1) / job->blocks;
-    for (ptrdiff_t column = begin; column < end; column += LANES) {
-        ptrdiff_t offset = outer * job->dim * job->inner + column, width = end - column;
-        if (job->grad_output)
-            softmax_columns_backward(job->dim, job->inner, width, job->grad_output + offset,
-                                     job->array + offset, job->log, job->result + offset);
+    ptrdiff_t column = begin, offset = outer * job->dim * job->inner;
+    ptrdiff_t many = SIDE_BY_SIDE * LANES;
+    for (; column + many <= end; column += many)
+        if (job->log)
+            columns(job, SIDE_BY_SIDE, offset + column, many, 1);
         else
-            softmax_columns(job->dim, job->inner, width, job->array + offset, job->log, job->result + offset);
-    }
+            columns(job, SIDE_BY_SIDE, offset + column, many, 0);
+    for (; column < end; column += LANES) columns(job, 1, offset + column, end - column, job->log);
 }
 
 static int run(ptrdiff_t outer, ptrdiff_t dim, ptrdiff_t inner, const void *grad_output, const void *array,
@@ -150,7 +172,7 @@ static int run(ptrdiff_t outer, ptrdiff_t dim, ptrdiff_t inner, const void *grad
         job.rows = max_size(1, TASK / dim);
         return parallel_run(ceil_div(outer, job.rows), nanoseconds, 0, run_rows, &job);
     }
-    job.blocks = ceil_div(inner, max_size(64, TASK / dim));
+    job.blocks = ceil_div(inner, max_size(SIDE_BY_SIDE * 64, TASK / dim));
     return parallel_run(outer * job.blocks, nanoseconds, 0, run_columns, &job);
 }
 

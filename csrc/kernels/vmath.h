@@ -23,6 +23,7 @@
 #define EXPM1_LOWEST ((real) - 17.5) /* e^x - 1 rounds to -1 below */
 static const real EXP_Q[] = {0.5f, 0.1666657606f, 0.04166655346f, 0.008363333082f, 0.0013926376f};
 static const real ATANH_Q[] = {0.3333333366f, 0.1999985317f, 0.14296179f, 0.108532879f, 0.1161216461f};
+#define TAIL_END ((real)14.5) /* the tail beyond rounds to 0 */
 #define TAIL_SCALE ((real)0.3125)
 #define TAIL_CENTRE ((real)0.59375)
 static const real TAIL_EVEN[] = {0.2643144393f, 0.383235235f, -0.04748353484f, 0.0143208502f,
@@ -54,6 +55,7 @@ static const real ATANH_Q[] = {0.3333333333333333344,  0.1999999999999976125,  0
                                0.1111111109911838528,  0.09090909948981357191, 0.07692271982430274643,
                                0.06667589315724627918, 0.0586713953065159873,  0.05422589197440007411,
                                0.0374607189777538365,  0.07815288900461425223};
+#define TAIL_END 39.0
 #define TAIL_SCALE 0.21875
 #define TAIL_CENTRE 0.5625
 static const real TAIL_EVEN[] = {0.1864522412823445751,   0.4937358968378455665,    0.5051116585250588228,
@@ -78,7 +80,7 @@ INLINE vec horner(const real *c, int terms, vec x) {
 INLINE vec absolute(vec x) { return (vec)((ivec)x & ~(ivec)splat((real)-0.0)); }
 INLINE vec with_sign_of(vec x, vec sign) { return (vec)((ivec)x | ((ivec)sign & (ivec)splat((real)-0.0))); }
 /* x held to [low, high]; NaN stays NaN */
-INLINE vec clamp(vec x, vec low, vec high) { return choose(x < low, low, choose(x > high, high, x)); }
+INLINE vec clamp(vec x, vec low, vec high) { return smaller(high, larger(low, x)); }
 
 /* n = round(x / ln 2), as a number, and r = x - n ln 2 */
 struct reduced {
@@ -105,24 +107,17 @@ INLINE vec vec_exp(vec x) {
     return exp_of_reduced(t.n, t.r);
 }
 
-/* e^(x + low), low far smaller than x: the argument in two parts, where rounding it would be magnified */
-INLINE vec exp_of_sum(vec x, vec low) {
-    struct reduced t = reduce(clamp(x, splat(EXP_LOWEST), splat(EXP_HIGHEST)));
-    return exp_of_reduced(t.n, t.r + low);
-}
-
 /* e^x - 1, without cancellation near 0 */
 INLINE vec vec_expm1(vec x) {
     struct reduced t = reduce(clamp(x, splat(EXPM1_LOWEST), splat(EXP_HIGHEST)));
     vec p = horner(EXP_Q, TERMS(EXP_Q), t.r) * (t.r * t.r) + t.r;
     vec half = power_of_two(t.n - 1); /* half of 2^n, which may overflow */
-    vec y = (p * half + (half - (real)0.5)) * 2;
-    return choose(t.n == 0, p, y);
+    return (p * half + (half - (real)0.5)) * 2;
 }
 
 /* log(1 + x) for 0 <= x <= 1 */
 INLINE vec vec_log1p(vec x) {
-    vec s = x / (x + 2), z = s * s;
+    vec s = x * reciprocal(x + 2), z = s * s;
     return 2 * s + 2 * s * z * horner(ATANH_Q, TERMS(ATANH_Q), z);
 }
 
@@ -132,7 +127,7 @@ INLINE vec vec_log(vec x) {
     ivec exponent = ((ivec)x - root_half) >> MANTISSA_BITS;
     vec m = (vec)((ivec)x - (exponent << MANTISSA_BITS)); /* in [sqrt(1/2), sqrt(2)) */
     vec n = (vec)(exponent + (ivec)splat(ROUNDER)) - ROUNDER;
-    vec s = (m - 1) / (m + 1), z = s * s;
+    vec s = (m - 1) * reciprocal(m + 1), z = s * s;
     vec y = n * LN2_HIGH + (2 * s + (2 * s * z * horner(ATANH_Q, TERMS(ATANH_Q), z) + n * LN2_LOW));
     return choose(x - x == 0, y, x);
 }
@@ -140,12 +135,12 @@ INLINE vec vec_log(vec x) {
 /* tanh(x) = -e / (e + 2) with e = e^(-2 |x|) - 1 */
 INLINE vec vec_tanh(vec x) {
     vec e = vec_expm1(-2 * absolute(x));
-    return with_sign_of(absolute(e) / (e + 2), x);
+    return with_sign_of(absolute(e) * reciprocal(e + 2), x);
 }
 
 /* 1 / (1 + e^-x), as accurate where it is small as where it is large */
 INLINE vec vec_sigmoid(vec x) {
-    vec e = vec_exp(-absolute(x)), r = 1 / (e + 1);
+    vec e = vec_exp(-absolute(x)), r = reciprocal(e + 1);
     return choose(x < 0, e * r, r);
 }
 
@@ -155,11 +150,11 @@ struct normal {
     vec cumulative, density;
 };
 INLINE struct normal vec_normal(vec x) {
-    vec a = absolute(x);
-    vec high = (vec)((ivec)a & HIGH_HALF);
-    vec low = choose(a == high, (vec){0}, (high - a) * (high + a) * (real)0.5);
-    vec e = exp_of_sum(high * high * (real)-0.5, low);
-    vec u = 1 / (a * TAIL_SCALE + 1), v = u - TAIL_CENTRE, z = v * v;
+    vec a = smaller(absolute(x), splat(TAIL_END)); /* NaN becomes TAIL_END */
+    vec high = (vec)((ivec)a & HIGH_HALF);         /* a^2/2 in two parts: rounding it would be magnified */
+    struct reduced t = reduce(high * high * (real)-0.5);
+    vec e = exp_of_reduced(t.n, t.r + (high - a) * (high + a) * (real)0.5);
+    vec u = reciprocal(a * TAIL_SCALE + 1), v = u - TAIL_CENTRE, z = v * v;
     vec tail = e * u * (horner(TAIL_EVEN, TERMS(TAIL_EVEN), z) + v * horner(TAIL_ODD, TERMS(TAIL_ODD), z));
     return (struct normal){choose(x < 0, tail, 1 - tail), e * (real)0.39894228040143267794};
 }
