@@ -19,8 +19,6 @@ CONVOLUTIONS = [
 PADDED = [((2, 3, 3), {"padding": (1, 2), "padding_mode": mode}) for mode in ("reflect", "replicate", "circular")] + [
     ((2, 3, (4, 3)), {"padding": "same", "dilation": (1, 2), "padding_mode": "reflect"})
 ]
-if not hasattr(pyconv.functional, "pad"):
-    PADDED = []
 TRANSPOSED = [
     ((3, 4, 3), {}),
     ((4, 6, (3, 2)), {"stride": (2, 3), "padding": (1, 0), "output_padding": (1, 2), "groups": 2}),
