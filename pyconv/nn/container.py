@@ -199,20 +199,20 @@ class Residual(Module):
         rectify as it stores its result; else (main, None)."""
         if not current_options().fuse or type(self.main) is not Sequential:
             return self.main, None
-        norm = fuse.adding_norm(self.main, self.activation)
-        if norm is None:
-            return self.main, None
-        chain, known = self.main._chain(), self._known
-        if known is None or known[0] != chain:
-            known = self.__dict__["_known"] = chain, Sequential(*chain[:-1])
-        return known[1], norm
+        layers = self.main._chain()
+        hooked = [module for module in (self.main, self.activation, *layers) if module and fuse.has_hooks(module)]
+        key, known = [is_grad_enabled(), self.activation, *layers, *hooked], self._known
+        if known is None or known[0] != key:
+            split = fuse.split_residual(self.main, self.activation)
+            known = self.__dict__["_known"] = key, split and (Sequential(*split[0]), split[1])
+        return known[1] or (self.main, None)
 
     def forward(self, input):
         body, norm = self._split()
         self._save(body, norm)
         main = body(input)
         shortcut = input if self.shortcut is None else self.shortcut(input)
-        if main.shape != shortcut.shape:
+        if norm is None and main.shape != shortcut.shape:
             raise ValueError(
                 f"Residual: main and shortcut must give the same shape; got {main.shape} and {shortcut.shape}"
             )

@@ -5,6 +5,12 @@ result to rounding and the gradients exact. Layers with hooks run by themselves,
 would see; ``pyconv.options(fuse=False)`` turns all rules off.
 """
 
+import math
+
+import numpy as np
+
+from pyconv.functional._arrays import channels_last
+from pyconv.functional.conv import _convolve, _plan
 from pyconv.nn.activation import ReLU
 from pyconv.nn.conv import Conv2d
 from pyconv.nn.linear import Linear
@@ -12,8 +18,42 @@ from pyconv.nn.module import Module, is_grad_enabled
 from pyconv.nn.norm import BatchNorm1d, BatchNorm2d
 from pyconv.nn.pooling import MaxPool2d
 
+
+class ConvNorm(Module):
+    """A convolution and the batch norm behind it as one convolution, where no backward will follow.
+
+    y = (x * w + b - mean) s + beta = x * (w s) + ((b - mean) s + beta), with s = gamma / sqrt(var + eps).
+    Folding costs a pass over the weights and saves one over the output, so it is done where the output is
+    the larger. Nothing is kept between calls that a change of the weights could make stale.
+    """
+
+    def __init__(self, conv, norm):
+        super().__init__()
+        self.conv, self.norm = conv, norm
+
+    def forward(self, input, relu=False, residual=None):
+        conv, norm = self.conv, self.norm
+        weight, mean = conv.weight.data, norm.running_mean
+        options = conv.stride, conv.padding, conv.dilation, conv.groups
+        if input.ndim != 4 or norm.training or mean is None or mean.dtype != weight.dtype:
+            return norm(conv(input), relu, residual)
+        _, shape = _plan("conv2d", input.shape, weight.shape, *options)
+        unfit = residual is not None and (residual.shape != shape or residual.dtype != weight.dtype)
+        if unfit or weight.size > math.prod(shape):
+            return norm(conv(input), relu, residual)
+        scale = 1 / np.sqrt(norm.running_var.astype(np.float64) + norm.eps)
+        if norm.weight is not None:
+            scale *= norm.weight.data
+        bias = -mean * scale if conv.bias is None else (conv.bias.data - mean) * scale
+        if norm.bias is not None:
+            bias += norm.bias.data
+        scale = scale.astype(weight.dtype).reshape(-1, 1, 1, 1)
+        residual = None if residual is None else channels_last(residual)
+        return _convolve("conv2d", input, weight * scale, bias.astype(weight.dtype), *options, residual, relu)
+
+
 # Layers whose forward takes `relu` and applies it as it stores its result.
-RECTIFYING = (Conv2d, Linear, BatchNorm1d, BatchNorm2d)
+RECTIFYING = (Conv2d, Linear, BatchNorm1d, BatchNorm2d, ConvNorm)
 
 
 class WithReLU(Module):
@@ -49,6 +89,14 @@ def _relu_behind_pool(chain, i):
     return None
 
 
+def _norm_in_conv(chain, i):
+    """conv, norm -> one convolution with other weights."""
+    conv, norm = chain[i : i + 2]
+    if type(conv) is Conv2d and conv.padding_mode == "zeros" and type(norm) is BatchNorm2d:
+        return [ConvNorm(conv, norm)]
+    return None
+
+
 def _relu_in_store(chain, i):
     """layer, relu -> one pass: the layer stores max(y, 0), which also tells where the gradient passes."""
     layer, relu = chain[i : i + 2]
@@ -60,9 +108,7 @@ def _relu_in_store(chain, i):
 def fused(chain):
     """The modules to run in place of `chain`."""
     chain = list(chain)
-    rules = [_relu_in_store]
-    if is_grad_enabled():
-        rules.insert(0, _relu_behind_pool)
+    rules = [_relu_behind_pool if is_grad_enabled() else _norm_in_conv, _relu_in_store]
     for rule in rules:
         i = 0
         while i + 1 < len(chain):
@@ -74,10 +120,16 @@ def fused(chain):
     return chain
 
 
-def adding_norm(main, activation):
-    """The batch norm at the end of a residual's main branch, if it can add the shortcut as it stores."""
-    if len(main) == 0 or has_hooks(main):
+def split_residual(main, activation):
+    """The layers of a residual's main branch without the last, and that one, if it can add the shortcut
+    and rectify as it stores its result: a batch norm, folded into its convolution or not. Else None."""
+    chain = list(main)
+    if has_hooks(main) or not chain or type(chain[-1]) is not BatchNorm2d or has_hooks(chain[-1]):
         return None
-    norm = main[-1]
-    rectifies = activation is None or (type(activation) is ReLU and not has_hooks(activation))
-    return norm if type(norm) is BatchNorm2d and rectifies and not has_hooks(norm) else None
+    if activation is not None and (type(activation) is not ReLU or has_hooks(activation)):
+        return None
+    if not is_grad_enabled() and len(chain) > 1 and not has_hooks(chain[-2]):
+        folded = _norm_in_conv(chain, len(chain) - 2)
+        if folded:
+            return chain[:-2], folded[0]
+    return chain[:-1], chain[-1]

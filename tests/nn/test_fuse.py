@@ -74,6 +74,8 @@ def test_which_layers_run_as_one():
     assert kinds(fuse.fused(model)) == ["Conv2d", "MaxPool2d", "ReLU", "Conv2d+"]
     with pyconv.no_grad():
         assert kinds(fuse.fused(model)) == ["Conv2d+", "MaxPool2d", "Conv2d+"]
+        chain = fuse.fused(NETWORKS["norm-relu-pool"]())
+        assert kinds(chain) == ["ConvNorm+", "MaxPool2d", "BatchNorm2d+"]
     handle = model[4].register_forward_hook(lambda module, inputs, output: None)
     assert kinds(fuse.fused(model))[-2:] == ["Conv2d", "ReLU"]
     handle.remove()
@@ -124,3 +126,24 @@ def test_frozen_layers_and_no_input_gradient(rng):
             assert results[key] is None, key
         else:
             assert_close(results[key], array, 1e-10, err_msg=key)
+
+
+@pytest.mark.parametrize("options", [{}, {"bias": False, "groups": 2}, {"stride": 2, "padding": 1}])
+@pytest.mark.parametrize("affine, track", [(True, True), (False, True), (True, False)])
+def test_norm_folds_into_the_convolution_before_it(options, affine, track, dtype, rng):
+    model = nn.Sequential(nn.Conv2d(4, 6, 3, **options), nn.BatchNorm2d(6, 1e-3, None, affine, track), nn.ReLU())
+    model.to(dtype)
+    for _ in range(2):
+        model(rng.standard_normal((3, 4, 9, 8)).astype(dtype))
+    if affine:
+        model[1].weight.data[:] = rng.standard_normal(6)
+        model[1].bias.data[:] = rng.standard_normal(6)
+    x = rng.standard_normal((3, 4, 9, 8)).astype(dtype)
+    for mode in ("eval", "train"):
+        getattr(model, mode)()
+        with pyconv.no_grad():
+            for _ in range(2):
+                actual = model(x)
+                with pyconv.options(fuse=False):
+                    assert_close(actual, model(x), 1e-5 if dtype == np.float32 else 1e-12)
+                model[0].weight.data *= 1.5  # nothing stale is kept
