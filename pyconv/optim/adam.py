@@ -54,9 +54,7 @@ class Adam(Optimizer):
 
     _decoupled = False
 
-    def __init__(
-        self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0, amsgrad=False, *, maximize=False
-    ):
+    def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0, amsgrad=False, *, maximize=False):
         options = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, {**options, "amsgrad": amsgrad, "maximize": maximize})
 
@@ -65,18 +63,28 @@ class Adam(Optimizer):
         if len(options["betas"]) != 2 or not all(0 <= beta < 1 for beta in options["betas"]):
             raise ValueError(f"{self._name}: betas must be two numbers in [0, 1); got {options['betas']}")
 
-    def _update(self, group, params, arrays, grads):
-        states, steps = [], []
-        for param, array in zip(params, arrays):
-            state = self.state.setdefault(param, {"step": 0})
+    def _structure(self, group):
+        return bool(group["amsgrad"])
+
+    def _buffers(self, group, state, array):
+        state.setdefault("step", 0)
+        mean = self._state_array(state, "exp_avg", array)
+        square = self._state_array(state, "exp_avg_sq", array)
+        return mean, square, self._state_array(state, "max_exp_avg_sq", array) if group["amsgrad"] else None
+
+    def _update(self, group, updates, states):
+        for state in states:
             state["step"] += 1
-            steps.append(state["step"])
-            mean = self._state_array(state, "exp_avg", array)
-            square = self._state_array(state, "exp_avg_sq", array)
-            largest = self._state_array(state, "max_exp_avg_sq", array) if group["amsgrad"] else None
-            states.append((mean, square, largest))
-        _kernels.adam(arrays, grads, states, steps, group["lr"], *group["betas"], group["eps"],
-                      group["weight_decay"], self._decoupled, group["maximize"])  # fmt: skip
+        _kernels.adam(
+            updates,
+            [state["step"] for state in states],
+            group["lr"],
+            *group["betas"],
+            group["eps"],
+            group["weight_decay"],
+            self._decoupled,
+            group["maximize"],
+        )
 
 
 class AdamW(Adam):

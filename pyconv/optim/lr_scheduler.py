@@ -36,9 +36,7 @@ class LRScheduler:
             if last_epoch == -1:
                 group.setdefault("initial_lr", group["lr"])
             elif "initial_lr" not in group:
-                raise KeyError(
-                    f"{self._name}: with last_epoch >= 0, group {i} must have an 'initial_lr'; it has none"
-                )
+                raise KeyError(f"{self._name}: with last_epoch >= 0, group {i} must have an 'initial_lr'; it has none")
         self.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
         self.last_epoch = last_epoch
         self._begin()
@@ -137,8 +135,7 @@ class LambdaLR(LRScheduler):
         self.lr_lambdas = list(lr_lambda) if isinstance(lr_lambda, (list, tuple)) else [lr_lambda] * groups
         if len(self.lr_lambdas) != groups:
             raise ValueError(
-                f"LambdaLR: lr_lambda must have one function for each of {groups} groups; "
-                f"got {len(self.lr_lambdas)}"
+                f"LambdaLR: lr_lambda must have one function for each of {groups} groups; got {len(self.lr_lambdas)}"
             )
         super().__init__(optimizer, last_epoch)
 
@@ -278,10 +275,7 @@ class LinearLR(LRScheduler):
 
     def _restarted(self):
         done = min(self.total_iters, self.last_epoch) / self.total_iters
-        return [
-            base * (self.start_factor + (self.end_factor - self.start_factor) * done)
-            for base in self.base_lrs
-        ]
+        return [base * (self.start_factor + (self.end_factor - self.start_factor) * done) for base in self.base_lrs]
 
 
 class CosineAnnealingLR(LRScheduler):
@@ -319,9 +313,7 @@ class CosineAnnealingLR(LRScheduler):
         return 1 + math.cos(math.pi * epoch / self.T_max)
 
     def get_lr(self):
-        if (self.last_epoch - 1 - self.T_max) % (
-            2 * self.T_max
-        ) == 0:  # up from the bottom, where the ratio is 0/0
+        if (self.last_epoch - 1 - self.T_max) % (2 * self.T_max) == 0:  # up from the bottom, where the ratio is 0/0
             rise = (1 - math.cos(math.pi / self.T_max)) / 2
             return [rate + (base - self.eta_min) * rise for rate, base in zip(self._rates(), self.base_lrs)]
         ratio = self._height(self.last_epoch) / self._height(self.last_epoch - 1)
@@ -386,19 +378,13 @@ class OneCycleLR(LRScheduler):
             self.total_steps = _positive_int("OneCycleLR", "epochs", epochs)
             self.total_steps *= _positive_int("OneCycleLR", "steps_per_epoch", steps_per_epoch)
         else:
-            raise ValueError(
-                "OneCycleLR: total_steps, or epochs and steps_per_epoch, must be given; got neither"
-            )
+            raise ValueError("OneCycleLR: total_steps, or epochs and steps_per_epoch, must be given; got neither")
         if not 0 <= pct_start <= 1:
             raise ValueError(f"OneCycleLR: pct_start must be in [0, 1]; got {pct_start}")
         if anneal_strategy not in ("cos", "linear"):
-            raise ValueError(
-                f"OneCycleLR: anneal_strategy must be 'cos' or 'linear'; got {anneal_strategy!r}"
-            )
+            raise ValueError(f"OneCycleLR: anneal_strategy must be 'cos' or 'linear'; got {anneal_strategy!r}")
         if cycle_momentum and not {"momentum", "betas"} & set(optimizer.defaults):
-            raise ValueError(
-                f"OneCycleLR: cycle_momentum needs momentum or betas; {type(optimizer).__name__} has none"
-            )
+            raise ValueError(f"OneCycleLR: cycle_momentum needs momentum or betas; {type(optimizer).__name__} has none")
         self.anneal_strategy = anneal_strategy
         self.cycle_momentum = cycle_momentum
         # Phases: (last step, rate from, rate to, momentum from, momentum to)
@@ -429,9 +415,7 @@ class OneCycleLR(LRScheduler):
 
     def get_lr(self):
         if self.last_epoch > self.total_steps:
-            raise ValueError(
-                f"OneCycleLR: the cycle has {self.total_steps} steps; got step {self.last_epoch}"
-            )
+            raise ValueError(f"OneCycleLR: the cycle has {self.total_steps} steps; got step {self.last_epoch}")
         begin = 0.0
         for phase in self.phases:
             if self.last_epoch <= phase[0] or phase is self.phases[-1]:
@@ -445,9 +429,7 @@ class OneCycleLR(LRScheduler):
                 group["betas"] = (momentum, *group["betas"][1:])
             else:
                 group["momentum"] = momentum
-        return [
-            self._between(group[rate_from], group[rate_to], part) for group in self.optimizer.param_groups
-        ]
+        return [self._between(group[rate_from], group[rate_to], part) for group in self.optimizer.param_groups]
 
     _first = get_lr
 
@@ -496,15 +478,12 @@ class SequentialLR(LRScheduler):
             raise ValueError("SequentialLR: schedulers must hold at least one; got none")
         for i, scheduler in enumerate(schedulers):
             if isinstance(scheduler, ReduceLROnPlateau):
-                raise ValueError(
-                    f"SequentialLR: schedulers can't hold a ReduceLROnPlateau; got one at index {i}"
-                )
+                raise ValueError(f"SequentialLR: schedulers can't hold a ReduceLROnPlateau; got one at index {i}")
             if getattr(scheduler, "optimizer", None) is not optimizer:
                 raise ValueError(f"SequentialLR: schedulers must all be of `optimizer`; number {i} is not")
         if len(milestones) != len(schedulers) - 1:
             raise ValueError(
-                "SequentialLR: milestones must be one fewer than schedulers; "
-                f"got {len(milestones)}, {len(schedulers)}"
+                f"SequentialLR: milestones must be one fewer than schedulers; got {len(milestones)}, {len(schedulers)}"
             )
         self.optimizer = optimizer
         self.schedulers = list(schedulers)
@@ -596,9 +575,7 @@ class ReduceLROnPlateau(LRScheduler):
         if mode not in ("min", "max"):
             raise ValueError(f"ReduceLROnPlateau: mode must be 'min' or 'max'; got {mode!r}")
         if threshold_mode not in ("rel", "abs"):
-            raise ValueError(
-                f"ReduceLROnPlateau: threshold_mode must be 'rel' or 'abs'; got {threshold_mode!r}"
-            )
+            raise ValueError(f"ReduceLROnPlateau: threshold_mode must be 'rel' or 'abs'; got {threshold_mode!r}")
         self.optimizer = optimizer
         self.mode = mode
         self.factor = factor
@@ -641,9 +618,7 @@ class ReduceLROnPlateau(LRScheduler):
     def _is_better(self, value):
         if self.mode == "min":
             return value < (
-                self.best * (1 - self.threshold)
-                if self.threshold_mode == "rel"
-                else self.best - self.threshold
+                self.best * (1 - self.threshold) if self.threshold_mode == "rel" else self.best - self.threshold
             )
         return value > (
             self.best * (1 + self.threshold) if self.threshold_mode == "rel" else self.best + self.threshold

@@ -1,7 +1,10 @@
 """What the optimisers share: parameter groups, state, and arrays in one memory layout."""
 
+from operator import is_
+
 import numpy as np
 
+from pyconv import _kernels
 from pyconv.functional._arrays import dense, empty_like, is_channels_last
 
 
@@ -27,10 +30,9 @@ class Optimizer:
         self.defaults = defaults
         self.state = {}
         self.param_groups = []
+        self._plans = {}  # by the id of the group
         if _is_parameter(params) or isinstance(params, (dict, np.ndarray)):
-            raise TypeError(
-                f"{self._name}: params must be an iterable of Parameters or dicts; got one {_kind(params)}"
-            )
+            raise TypeError(f"{self._name}: params must be an iterable of Parameters or dicts; got one {_kind(params)}")
         groups = list(params)
         if not groups:
             raise ValueError(f"{self._name}: params must hold at least one Parameter; got an empty list")
@@ -93,20 +95,26 @@ class Optimizer:
         """
         loss = closure() if closure is not None else None
         for group in self.param_groups:
-            batches = {}  # by dtype: one kernel call each
-            for param in group["params"]:
-                if param.grad is not None:
-                    data, grad = self._arrays(param)
-                    batches.setdefault(data.dtype.char, []).append((param, data, grad))
-            for batch in batches.values():
-                self._update(group, *map(list, zip(*batch)))
-                for param, data, _ in batch:
-                    if data is not param.data:
-                        param.data[...] = data
+            plan = self._plans.get(id(group))
+            if plan is None or not plan.holds(self, group):
+                plan = self._plans[id(group)] = _Plan(self, group)
+            for updates, states in plan.batches:
+                self._update(group, updates, states)
+            if plan.copied:
+                del self._plans[id(group)]
+                plan.write_back()
         return loss
 
-    def _update(self, group, params, arrays, grads):
-        """One step of `params`, whose `arrays` and `grads` are dense, and pairwise of one layout."""
+    def _buffers(self, group, state, array):
+        """The arrays of a parameter's state that the kernel updates, made at first; all like `array`."""
+        raise NotImplementedError
+
+    def _update(self, group, updates, states):
+        """One step of the parameters in `updates`, whose states are `states`."""
+        raise NotImplementedError
+
+    def _structure(self, group):
+        """What decides which state arrays there are."""
         raise NotImplementedError
 
     def _arrays(self, param):
@@ -141,13 +149,10 @@ class Optimizer:
         params = [param for group in self.param_groups for param in group["params"]]
         index = {id(param): i for i, param in enumerate(params)}
         groups = [
-            {
-                name: [index[id(p)] for p in value] if name == "params" else value
-                for name, value in group.items()
-            }
+            {name: [index[id(p)] for p in value] if name == "params" else value for name, value in group.items()}
             for group in self.param_groups
         ]
-        state = {i: dict(self.state[param]) for i, param in enumerate(params) if param in self.state}
+        state = {i: dict(self.state[param]) for i, param in enumerate(params) if self.state.get(param)}
         return {"state": state, "param_groups": groups}
 
     def load_state_dict(self, state_dict):
@@ -165,13 +170,11 @@ class Optimizer:
         for param, index in zip(params, indices):
             if index in state_dict["state"]:
                 state[param] = {
-                    name: self._loaded(name, value, param)
-                    for name, value in state_dict["state"][index].items()
+                    name: self._loaded(name, value, param) for name, value in state_dict["state"][index].items()
                 }
         self.state = state
-        self.param_groups = [
-            {**group, **options, "params": group["params"]} for group, options in zip(groups, saved)
-        ]
+        self._plans = {}
+        self.param_groups = [{**group, **options, "params": group["params"]} for group, options in zip(groups, saved)]
 
     def _loaded(self, name, value, param):
         if not isinstance(value, np.ndarray) or value.ndim == 0:
@@ -184,12 +187,61 @@ class Optimizer:
         array[...] = value
         return array
 
+    def __getstate__(self):
+        return {**vars(self), "_plans": {}}  # for copy and pickle
+
     def __repr__(self):
         lines = [f"{self._name} ("]
         for i, group in enumerate(self.param_groups):
             lines.append(f"Parameter Group {i}")
             lines += [f"    {name}: {value}" for name, value in sorted(group.items()) if name != "params"]
         return "\n".join([*lines, ")"])
+
+
+class _Plan:
+    """A group's parameters, gathered for the kernels: one batch for each dtype.
+
+    It holds for the next step as long as all parameters have gradients and no array is replaced by one
+    that lies otherwise; gathering takes longer than the step of a small network.
+    """
+
+    def __init__(self, optimizer, group):
+        gathered = {}
+        self.params = [param for param in group["params"] if param.grad is not None]
+        for param in self.params:
+            array, grad = optimizer._arrays(param)
+            state = optimizer.state.setdefault(param, {})
+            first = all(value is None for value in state.values())
+            buffers = optimizer._buffers(group, state, array)
+            gathered.setdefault(array.dtype.char, []).append((param, array, buffers, state, grad, first))
+        self.batches = []
+        self.copied = []
+        for batch in gathered.values():
+            params, arrays, buffers, states, grads, first = map(list, zip(*batch))
+            updates = _kernels.Updates(params, arrays, buffers)
+            updates.set_grads(grads)
+            updates.set_first(first)
+            self.batches.append((updates, states))
+            self.copied += [(p.data, array) for p, array in zip(params, arrays) if p.data is not array]
+        self.structure = optimizer._structure(group)
+        self.states = [optimizer.state[param] for param in self.params]
+        self.arrays = [(s, name, v) for s in self.states for name, v in s.items() if isinstance(v, np.ndarray)]
+
+    def holds(self, optimizer, group):
+        """Whether the plan still fits, in which case it has taken the new gradients."""
+        if self.params != group["params"] or self.structure != optimizer._structure(group):
+            return False
+        if not all(map(is_, map(optimizer.state.get, self.params), self.states)):
+            return False
+        for state, name, array in self.arrays:
+            if state.get(name) is not array:
+                return False
+        return all(updates.take_grads() for updates, _ in self.batches)
+
+    def write_back(self):
+        """Copy what was updated in a dense copy to where it belongs."""
+        for data, array in self.copied:
+            data[...] = array
 
 
 def in_layout_of(array, model):

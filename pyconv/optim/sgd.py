@@ -48,9 +48,7 @@ class SGD(Optimizer):
     array([0.9, 2.1])
     """
 
-    def __init__(
-        self, params, lr=1e-3, momentum=0, dampening=0, weight_decay=0, nesterov=False, *, maximize=False
-    ):
+    def __init__(self, params, lr=1e-3, momentum=0, dampening=0, weight_decay=0, nesterov=False, *, maximize=False):
         options = {"momentum": momentum, "dampening": dampening, "weight_decay": weight_decay}
         super().__init__(params, {"lr": lr, **options, "nesterov": nesterov, "maximize": maximize})
 
@@ -62,12 +60,19 @@ class SGD(Optimizer):
                 f"got momentum={options['momentum']}, dampening={options['dampening']}"
             )
 
-    def _update(self, group, params, arrays, grads):
-        momentum = group["momentum"]
-        buffers, first = [], []
-        for param, array in zip(params, arrays):
-            state = self.state.setdefault(param, {}) if momentum else {}
-            first.append(state.get("momentum_buffer") is None)
-            buffers.append(self._state_array(state, "momentum_buffer", array) if momentum else None)
-        _kernels.sgd(arrays, grads, buffers, first, group["lr"], momentum, group["dampening"],
-                     group["weight_decay"], group["nesterov"], group["maximize"])  # fmt: skip
+    def _structure(self, group):
+        return bool(group["momentum"])
+
+    def _buffers(self, group, state, array):
+        return (self._state_array(state, "momentum_buffer", array),) if group["momentum"] else ()
+
+    def _update(self, group, updates, states):
+        _kernels.sgd(
+            updates,
+            group["lr"],
+            group["momentum"],
+            group["dampening"],
+            group["weight_decay"],
+            group["nesterov"],
+            group["maximize"],
+        )

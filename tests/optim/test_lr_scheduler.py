@@ -19,9 +19,7 @@ def nested(module, optimizer):
     inner = module.SequentialLR(
         optimizer, [module.StepLR(optimizer, 2), module.MultiStepLR(optimizer, [1, 3], 0.3)], [5]
     )
-    return module.SequentialLR(
-        optimizer, [inner, module.LambdaLR(optimizer, lambda epoch: 1 / (1 + epoch))], [9]
-    )
+    return module.SequentialLR(optimizer, [inner, module.LambdaLR(optimizer, lambda epoch: 1 / (1 + epoch))], [9])
 
 
 def two_at_once(module, optimizer):
@@ -52,9 +50,7 @@ CASES = {
     "OneCycleLR three": lambda m, o: m.OneCycleLR(
         o, [0.4, 0.2], epochs=6, steps_per_epoch=5, three_phase=True, anneal_strategy="linear", pct_start=0.4
     ),
-    "OneCycleLR plain": lambda m, o: m.OneCycleLR(
-        o, 0.4, 30, cycle_momentum=False, div_factor=5, final_div_factor=9
-    ),
+    "OneCycleLR plain": lambda m, o: m.OneCycleLR(o, 0.4, 30, cycle_momentum=False, div_factor=5, final_div_factor=9),
     "SequentialLR": sequential,
     "SequentialLR nested": nested,
     "two at once": two_at_once,
@@ -70,10 +66,7 @@ def optimizers(name="SGD", **options):
 
 def rates(optimizer):
     names = ("lr", "momentum", "betas", "initial_lr", "max_lr", "min_lr")
-    return [
-        [np.asarray(group[name]).tolist() for name in names if name in group]
-        for group in optimizer.param_groups
-    ]
+    return [[np.asarray(group[name]).tolist() for name in names if name in group] for group in optimizer.param_groups]
 
 
 def flat(values):

@@ -1,5 +1,9 @@
 """Every optimiser, in all its options, beside PyTorch's over 20 steps."""
 
+import copy
+import pickle
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -74,9 +78,7 @@ def test_layouts_of_parameter_and_gradient_may_differ(name, dtype, rng):
     theirs[3].data = theirs[3].data.flip(0)
     arrays = [parameter.data for parameter in ours]
     options = {"momentum": 0.9} if name == "SGD" else {}
-    mine, other = (
-        getattr(module, name)(p, lr=0.1, **options) for module, p in ((optim, ours), (torch.optim, theirs))
-    )
+    mine, other = (getattr(module, name)(p, lr=0.1, **options) for module, p in ((optim, ours), (torch.optim, theirs)))
     for step in range(4):
         give_gradients(rng, ours, theirs)
         ours[4].grad = channels_last(ours[4].grad)
@@ -86,6 +88,69 @@ def test_layouts_of_parameter_and_gradient_may_differ(name, dtype, rng):
         other.step()
     assert_same(ours, theirs, dtype)
     assert all(parameter.data is array for parameter, array in zip(ours, arrays))  # updated in place
+
+
+def test_what_changes_between_steps_is_seen(rng):
+    """New arrays, state, options and gradients that come and go, after steps that were alike."""
+    ours, theirs = make(rng, np.float64, SHAPES[:3])
+    mine, other = optim.SGD(ours, 0.1, momentum=0.5, dampening=0.2), torch.optim.SGD(theirs, 0.1, 0.5, 0.2)
+
+    def replace_data():
+        for parameter in ours:
+            parameter.data = np.array(parameter.data)
+        ours[0].data = np.asfortranarray(ours[0].data)
+
+    def forget_momentum():
+        mine.state.clear()
+        other.state.clear()
+
+    def replace_buffer():
+        mine.state[ours[1]]["momentum_buffer"] = np.ones(7)
+        other.state[theirs[1]]["momentum_buffer"] = torch.ones(7, dtype=torch.float64)
+
+    def drop_a_gradient():
+        ours[2].grad = theirs[2].grad = None
+
+    def change_options():
+        for optimizer in (mine, other):
+            optimizer.param_groups[0].update(momentum=0.9, dampening=0, nesterov=True, lr=0.3)
+
+    def stop_momentum():
+        for optimizer in (mine, other):
+            optimizer.param_groups[0].update(momentum=0, nesterov=False)
+
+    for change in (replace_data, forget_momentum, replace_buffer, drop_a_gradient, change_options, stop_momentum):
+        for turn in range(3):
+            give_gradients(rng, ours, theirs)
+            if turn == 1:
+                change()
+            mine.step()
+            other.step()
+        assert_same(ours, theirs, np.float64)
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))])
+def test_copy_and_pickle(again, rng):
+    ours, theirs = make(rng, np.float64, SHAPES[:2])
+    optimizer = optim.Adam(ours, 0.1)
+    give_gradients(rng, ours, theirs)
+    optimizer.step()
+    copies, twin = again((ours, optimizer))
+    twin.step()
+    optimizer.step()
+    for parameter, other in zip(ours, copies):
+        np.testing.assert_array_equal(parameter.data, other.data)
+
+
+def test_gradients_are_not_kept(rng):
+    ours, theirs = make(rng, np.float32, SHAPES[:2])
+    optimizer = optim.SGD(ours, 0.1)
+    for _ in range(2):
+        give_gradients(rng, ours, theirs)
+        kept = weakref.ref(ours[0].grad)
+        optimizer.step()
+        optimizer.zero_grad()
+        assert kept() is None
 
 
 def test_groups_and_mixed_dtypes(rng):
@@ -117,12 +182,12 @@ def test_state_dict_goes_on_where_it_stopped(name, options, rng):
     resumed.load_state_dict(state)
     for _ in range(2):
         give_gradients(rng, ours, theirs)
-        for copy, parameter in zip(copies, ours):
-            copy.grad = parameter.grad
+        for twin, parameter in zip(copies, ours):
+            twin.grad = parameter.grad
         optimizer.step()
         resumed.step()
-    for copy, parameter in zip(copies, ours):
-        np.testing.assert_array_equal(copy.data, parameter.data)
+    for twin, parameter in zip(copies, ours):
+        np.testing.assert_array_equal(twin.data, parameter.data)
 
 
 def test_state_dict_of_torch_loads(rng):
@@ -171,18 +236,14 @@ def test_threads_do_not_change_a_bit(name, dtype, threads, rng):
 @pytest.mark.parametrize("norm_type", [2.0, 1.0, 3.0, 0.5, float("inf")])
 @pytest.mark.parametrize("max_norm", [0.5, 1e9])
 def test_clip_grad_norm(norm_type, max_norm, dtype, isa, rng):
-    ours, theirs = make(
-        rng, dtype, SHAPES[: 5 if norm_type == float("inf") else 6]
-    )  # torch: no inf-norm of ()
+    ours, theirs = make(rng, dtype, SHAPES[: 5 if norm_type == float("inf") else 6])  # torch: no inf-norm of ()
     give_gradients(rng, ours, theirs)
     ours[0].grad = np.ascontiguousarray(ours[0].grad.T).T
     mine = nn.utils.clip_grad_norm_(ours, max_norm, norm_type)
     other = torch.nn.utils.clip_grad_norm_(theirs, max_norm, norm_type)
     np.testing.assert_allclose(mine, other.item(), rtol=1e-4 if dtype == np.float32 else 1e-12)
     for parameter, twin in zip(ours, theirs):
-        np.testing.assert_allclose(
-            parameter.grad, twin.grad.numpy(), rtol=1e-4 if dtype == np.float32 else 1e-12
-        )
+        np.testing.assert_allclose(parameter.grad, twin.grad.numpy(), rtol=1e-4 if dtype == np.float32 else 1e-12)
 
 
 def test_clip_grad_norm_of_nan_and_nothing(rng):
@@ -234,9 +295,7 @@ def test_errors_of_step_and_load():
     parameter = nn.Parameter(np.zeros(3))
     optimizer = optim.SGD([parameter], momentum=0.5)
     parameter.grad = np.zeros(4)
-    with pytest.raises(
-        ValueError, match=r"shape and dtype of its Parameter, \(3,\) float64; got \(4,\) float64"
-    ):
+    with pytest.raises(ValueError, match=r"shape and dtype of its Parameter, \(3,\) float64; got \(4,\) float64"):
         optimizer.step()
     state = {"state": {0: {"momentum_buffer": np.zeros(4)}}, "param_groups": [{"params": [0]}]}
     with pytest.raises(ValueError, match=r"momentum_buffer of shape \(3,\); got \(4,\)"):
