@@ -71,7 +71,8 @@ def main():
     for epoch in range(args.epochs):
         model.train()
         for batch in batches(len(images), args.batch_size, torch.randperm(len(images))):
-            loss = F.cross_entropy(model(images[batch]), labels[batch])
+            flip = torch.rand(len(batch), 1, 1, 1) < 0.5
+            loss = F.cross_entropy(model(torch.where(flip, images[batch].flip(3), images[batch])), labels[batch])
             sgd.zero_grad()
             loss.backward()
             sgd.step()

@@ -18,9 +18,9 @@ from pyconv.checkpoint import load_safetensors, save_safetensors, write_text
 from pyconv.trainer import Trainer
 
 RECIPES = {  # what an option is where it isn't given
-    "digits": {"model": "digits", "epochs": 20, "batch_size": 32, "lr": 0.05},
-    "mnist": {"model": "lenet", "epochs": 5, "batch_size": 64, "lr": 0.05},
-    "fashion-mnist": {"model": "lenet", "epochs": 10, "batch_size": 64, "lr": 0.05},
+    "digits": {"model": "digits", "epochs": 20, "batch_size": 32, "lr": 0.05, "augment": "none"},
+    "mnist": {"model": "lenet", "epochs": 5, "batch_size": 64, "lr": 0.05, "augment": "none"},
+    "fashion-mnist": {"model": "lenet", "epochs": 10, "batch_size": 64, "lr": 0.05, "augment": "flip"},
 }
 WARMUP = 0.05  # of all steps, in which the learning rate rises from 0
 CHECKPOINT = "checkpoint.safetensors"
@@ -98,8 +98,9 @@ def parser():
     add("--schedule", "of the learning rate: cosine, step (a tenth after 1/2 and 3/4 of the steps), both with a "
         "short warm-up, or none (default: cosine)", schedules, "cosine", "NAME")  # fmt: skip
     add("--label-smoothing", "(default: 0)", fraction, 0.0, "S")
-    result.add_argument("--augment", action="store_true",
-                        help="move the training images at random, by up to an eighth of their size")  # fmt: skip
+    add("--augment", "change the training images at random: flip (left to right), crop (move by up to an eighth of "
+        "their size), both or none (default: flip for fashion-mnist, otherwise none)",
+        one_of(("none", "flip", "crop", "both")), None, "NAME")  # fmt: skip
     add("--seed", "decides every random number: the same seed gives the same bits (default: 0)", integer(0), 0, "N")
     add("--threads", "(default: every core that this process may use)", integer(1, 1024), None, "N")
     add("--out", "write model.safetensors and metrics.json to this folder, and after each epoch "
@@ -144,6 +145,12 @@ def schedule(name, steps):
     return {"cosine": cosine, "step": stairs, "none": lambda step: 1.0}[name]
 
 
+def augmentation(name, size):
+    """The random changes that `Loader` makes to each batch."""
+    crop, flip = data.RandomCrop(max(1, min(size) // 8)), data.RandomHorizontalFlip()
+    return {"none": [], "flip": [flip], "crop": [crop], "both": [crop, flip]}[name]
+
+
 def prepare(args):
     """Everything that can fail before the first step: (trainer, training part, test part)."""
     try:
@@ -171,7 +178,7 @@ def prepare(args):
         scheduler_step="batch",
         batch_size=args.batch_size,
         generator=np.random.default_rng([args.seed, 1]),  # other numbers than the initial weights
-        augment=data.RandomCrop(max(1, size[0] // 8)) if args.augment else None,
+        augment=augmentation(args.augment, size),
         callbacks=[stop_when_diverged],
         verbose=not args.quiet,
     )

@@ -81,7 +81,7 @@ def test_seed_threads_and_resuming_decide_the_bits_as_they_should(tmp_path):
 
 
 def test_resume(tmp_path, monkeypatch):
-    options = [*QUICK, "--quiet", "--epochs", "3", "--augment", "--schedule", "cosine"]
+    options = [*QUICK, "--quiet", "--epochs", "3", "--augment", "both", "--schedule", "cosine"]
     assert train.main([*options, "--out", str(tmp_path / "whole")]) == 0
 
     def interrupt(trainer, record):
@@ -131,6 +131,7 @@ def test_ctrl_c_ends_with_130_and_nothing_half_written(tmp_path):
     (["--seed", "-3"], "--seed: must be an integer, at least 0; got '-3'"),
     (["--threads", "0"], "--threads: must be an integer, between 1 and 1024; got '0'"),
     (["--schedule", "square"], "--schedule: must be one of cosine, step, none; got 'square'"),
+    (["--augment", "mirror"], "--augment: must be one of none, flip, crop, both; got 'mirror'"),
     (["--nesterov", "--momentum", "0"], "--nesterov: needs --momentum above 0"),
     (["--data", "mnist", "--data-dir", "nowhere"], "--data mnist: load: data_dir must have the files"),
     (["--resume", "nowhere"], "--resume: must be a checkpoint or a folder with one; got 'nowhere'"),
