@@ -66,6 +66,7 @@ static int grad_input(const struct pyconv_conv2d *g, const void *grad_output, co
                       enum pyconv_conv_algorithm algorithm) {
     algorithm = resolve(g, PYCONV_GRAD_INPUT, algorithm);
     if (algorithm == PYCONV_CONV_SCATTER) return VARIANT(grad_input_scatter)(g, grad_output, weight, result);
+    if (algorithm == PYCONV_CONV_DEPTHWISE) return VARIANT(grad_input_depthwise)(g, grad_output, weight, result);
     size_t bytes;
     struct tap *tap = alloc_taps(g, &bytes);
     if (!tap) return PYCONV_NO_MEMORY;

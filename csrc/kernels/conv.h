@@ -43,6 +43,9 @@ int VARIANT(grad_input_scatter)(const struct pyconv_conv2d *, const real *grad_o
                                 real *grad_input);
 /* conv_depthwise.c: one input and one output channel to a group. */
 int VARIANT(correlate_depthwise)(const struct correlation *);
+int VARIANT(grad_input_depthwise)(const struct pyconv_conv2d *, const real *grad_output, const real *weight,
+                                  real *grad_input);
+/* conv_depthwise_weight.c */
 int VARIANT(grad_weight_depthwise)(const struct pyconv_conv2d *, const real *grad_output, const real *input,
                                    real *grad_weight);
 
