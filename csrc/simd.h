@@ -66,6 +66,19 @@ INLINE vec splat(real x) { return x - (vec){0}; }
 INLINE vec load(const real *p) { return *(const unaligned_vec *)p; }
 INLINE void store(real *p, vec v) { *(unaligned_vec *)p = v; }
 
+/* v, and from here on in a register: the compiler may not fetch it again from where it was loaded. Where
+ * several sums take the same value, one load (two where it crosses a cache line) then serves them all. */
+INLINE vec in_register(vec v) {
+#if defined(__AVX512F__)
+    __asm__("" : "+v"(v));
+#elif defined(__x86_64__)
+    __asm__("" : "+x"(v));
+#elif defined(__aarch64__)
+    __asm__("" : "+w"(v));
+#endif
+    return v;
+}
+
 /* The first n lanes only, 0 < n <= LANES: nothing else is read or written, and other lanes load as 0. */
 #if defined(__AVX512F__) && REAL_IS_FLOAT
 INLINE vec load_first(const real *p, ptrdiff_t n) {

@@ -9,80 +9,88 @@
  *
  * To have them there, a task takes a chunk of rows, CHUNK_BYTES of source and destination (half of L2),
  * cut into strips of a tile's width, all channels wide: a row of a strip reads one new source row and
- * finds the others in L1. Channels are the innermost loop, so that memory is read in whole lines.
- * Columns where some tap reads outside of the image are strips of their own, with fewer taps.
+ * finds the others in L1. Channels are the innermost loop, so that memory is read in whole lines. What lies
+ * beyond L2 is fetched AHEAD_BYTES early: hardware does not see that the next row of a strip comes next
+ * (measured: 1.3 to 1.6 times as fast; within L2 it would cost 10 %).
  */
 #include "conv.h"
+#include "conv_depthwise.h"
 #include "correlation.h"
 #include "parallel.h"
 
-#define PIXELS 8
-#define TASKS_WANTED 32
 #define CHUNK_BYTES ((ptrdiff_t)1 << 20)
-
-/* The correlations (one, or one to each residue of the stride) share src, weight and number of channels. */
-struct depthwise {
-    const struct correlation *correlation;
-    ptrdiff_t count, channels;
-    const real *packed, *bias; /* [tap][channels], [channels] */
-    ptrdiff_t rows, chunks;    /* destination rows to a task, tasks to an image */
-};
+#define AHEAD_BYTES ((ptrdiff_t)4096) /* of a strip's rows: some 200 ns of work */
+#define AHEAD_ROWS 4                  /* at most */
 
 /* Where one kernel row, or a single tap of it, finds its source and its first weight: offsets in elements */
 struct tap_row {
     ptrdiff_t src, weight;
 };
 
-/* Destination pixels [column, column + pixels) of any row; their taps lie inside of the image's columns. */
-struct strip {
-    ptrdiff_t column, pixels;
-    ptrdiff_t first, count; /* the taps of each kernel row that do */
-    ptrdiff_t width;        /* taps to a struct tap_row: count or 1 */
-};
-
+/* One strip of a correlation's destination; the pointers are those of image 0 and row 0 until a row is chosen. */
 struct tile {
-    ptrdiff_t pixels, channels;
+    const struct correlation *correlation;
+    enum tile_form form;
+    ptrdiff_t pixels, channels, first_vector, last_vector;
+    ptrdiff_t kernel_row; /* taps to a row of the kernel, inside the image or not */
+    ptrdiff_t pieces;     /* tap rows to a row of the kernel */
+    const struct tap_row *row;
+    ptrdiff_t rows;
     const real *src, *weight, *bias, *residual; /* residual: or NULL; at the pixels of dst */
     real *dst;
     ptrdiff_t src_step, dst_step, weight_step; /* between pixels, and between the taps of a row */
-    const struct tap_row *row;
-    ptrdiff_t rows;
+    const real *src_ahead, *dst_ahead;         /* what a later row will need, or NULL */
     int relu;
+};
+
+/* The correlations (one, or one to each residue of the stride) share src, weight and number of channels. */
+struct depthwise {
+    const struct correlation *correlation;
+    ptrdiff_t count, channels;
+    const real *packed, *bias; /* [tap][channels], [channels] */
+    const struct tile *tile;
+    ptrdiff_t tiles, tap_rows;
+    ptrdiff_t rows, chunks, blocks; /* destination rows to a task; tasks to an image: chunks * blocks of channels */
+    ptrdiff_t ahead;                /* rows, or 0 */
 };
 
 /* step: source pixels from one destination pixel to the next; with one tap to a row, any (src_step). */
 INLINE void correlate_tile(const struct tile *t, const int pixels, const int taps, const int step, const int masked) {
     const ptrdiff_t channels = t->channels, weight_step = t->weight_step, dst_step = t->dst_step;
-    const ptrdiff_t advance = taps == 1 ? t->src_step : channels, rows = t->rows;
-    const struct tap_row *row = t->row;
-    for (ptrdiff_t begin = 0; begin < channels; begin += LANES) {
+    const ptrdiff_t advance = taps == 1 ? t->src_step : channels, last_vector = t->last_vector;
+    const struct tap_row *end = t->row + t->rows;
+    for (ptrdiff_t v = t->first_vector; v < last_vector; v++) {
         /* the last vector overlaps the one before rather than being masked */
-        ptrdiff_t channel = masked ? 0 : min_size(begin, channels - LANES);
+        ptrdiff_t channel = masked ? 0 : min_size(v * LANES, channels - LANES);
         vec sum[PIXELS], bias = masked ? load_first(t->bias, channels) : load(t->bias + channel);
         UNROLL for (int m = 0; m < pixels; m++) sum[m] = bias;
-        for (ptrdiff_t r = 0; r < rows; r++) {
-            const real *x = t->src + row[r].src + channel, *w = t->weight + row[r].weight + channel;
-            vec weight[5];
+        for (const struct tap_row *row = t->row; row < end; row++) {
+            const real *x = t->src + row->src + channel, *w = t->weight + row->weight + channel;
+            vec weight[MOST_TAPS];
             UNROLL for (int s = 0; s < taps; s++, w += weight_step)
-                weight[s] = masked ? load_first(w, channels) : load(w);
+                weight[s] = in_register(masked ? load_first(w, channels) : load(w));
             UNROLL for (int k = 0; k < (pixels - 1) * step + taps; k++, x += advance) {
-                vec value = masked ? load_first(x, channels) : load(x);
+                vec value = in_register(masked ? load_first(x, channels) : load(x));
                 UNROLL for (int s = 0; s < taps; s++)
                     if (k >= s && (k - s) % step == 0 && (k - s) / step < pixels)
                         sum[(k - s) / step] += value * weight[s];
             }
         }
-        const real *residual = t->residual ? t->residual + channel : NULL;
+        if (t->dst_ahead) {
+            const real *next_src = t->src_ahead + channel, *next_dst = t->dst_ahead + channel;
+            UNROLL for (int m = 0; m < pixels * step; m++, next_src += advance) __builtin_prefetch(next_src, 0);
+            UNROLL for (int m = 0; m < pixels; m++, next_dst += dst_step) __builtin_prefetch(next_dst, 1);
+        }
+        const real *residual = t->residual + channel;
         real *dst = t->dst + channel;
-        UNROLL for (int m = 0; m < pixels; m++, dst += dst_step) {
-            if (residual) {
+        if (t->residual)
+            UNROLL for (int m = 0; m < pixels; m++, residual += dst_step)
                 sum[m] += masked ? load_first(residual, channels) : load(residual);
-                residual += dst_step;
-            }
-            if (t->relu) sum[m] = choose(sum[m] < 0, (vec){0}, sum[m]);
+        if (t->relu)
+            UNROLL for (int m = 0; m < pixels; m++) sum[m] = choose(sum[m] < 0, (vec){0}, sum[m]);
+        UNROLL for (int m = 0; m < pixels; m++, dst += dst_step)
             if (masked) store_first(dst, sum[m], channels);
             else store(dst, sum[m]);
-        }
     }
 }
 
@@ -99,118 +107,124 @@ INLINE void correlate_pixels(const struct tile *t, const int taps, const int ste
     }
 }
 
-static void tile_masked(const struct tile *t) { correlate_pixels(t, 1, 1, 1); }
-static void tile_1(const struct tile *t) { correlate_pixels(t, 1, 1, 0); }
-static void tile_2(const struct tile *t) { correlate_pixels(t, 2, 1, 0); }
-static void tile_3(const struct tile *t) { correlate_pixels(t, 3, 1, 0); }
-static void tile_4(const struct tile *t) { correlate_pixels(t, 4, 1, 0); }
-static void tile_5(const struct tile *t) { correlate_pixels(t, 5, 1, 0); }
-static void tile_3_step_2(const struct tile *t) { correlate_pixels(t, 3, 2, 0); }
-static void tile_5_step_2(const struct tile *t) { correlate_pixels(t, 5, 2, 0); }
+static void masked_1(const struct tile *t) { correlate_pixels(t, 1, 1, 1); }
+static void taps_1(const struct tile *t) { correlate_pixels(t, 1, 1, 0); }
+static void taps_2(const struct tile *t) { correlate_pixels(t, 2, 1, 0); }
+static void taps_3(const struct tile *t) { correlate_pixels(t, 3, 1, 0); }
+static void taps_4(const struct tile *t) { correlate_pixels(t, 4, 1, 0); }
+static void taps_5(const struct tile *t) { correlate_pixels(t, 5, 1, 0); }
+static void taps_3_step_2(const struct tile *t) { correlate_pixels(t, 3, 2, 0); }
+static void taps_5_step_2(const struct tile *t) { correlate_pixels(t, 5, 2, 0); }
 
-typedef void tile_function(const struct tile *);
-
-/* The tile for rows of `taps` neighbouring taps; NULL: they have to be taken one by one */
-static tile_function *find_tile(ptrdiff_t channels, ptrdiff_t pixels, ptrdiff_t taps, ptrdiff_t step) {
-    static tile_function *const step_1[] = {NULL, tile_1, tile_2, tile_3, tile_4, tile_5};
-    if (channels < LANES) return taps == 1 ? tile_masked : NULL;
-    if (taps > 5) return NULL;
-    if (pixels == 1 || step == 1 || taps == 1) return step_1[taps];
-    if (step == 2 && taps == 3) return tile_3_step_2;
-    return step == 2 && taps == 5 ? tile_5_step_2 : NULL;
-}
-
-/* The taps of one kernel row, all rows of a correlation having the same columns */
-static ptrdiff_t taps_in_row(const struct correlation *c) {
-    ptrdiff_t count = 0;
-    while (count < c->taps && c->tap[count].y == c->tap[0].y) count++;
-    return count;
-}
-
-static struct strip strip_at(const struct correlation *c, ptrdiff_t column) {
-    struct strip strip = {.column = column, .pixels = 1, .width = 1};
-    ptrdiff_t x = column * c->step_width, taps = taps_in_row(c), last = taps;
-    while (strip.first < taps && x + c->tap[strip.first].x < 0) strip.first++;
-    while (last > strip.first && x + c->tap[last - 1].x >= c->src_width) last--;
-    strip.count = last - strip.first;
-    if (strip.count == taps) { /* as many more columns as have all taps inside, in equal shares */
-        ptrdiff_t room = taps ? (c->src_width - 1 - x - c->x_max) / c->step_width + 1 : c->dst_width;
-        room = min_size(room, c->dst_width - column);
-        strip.pixels = ceil_div(room, ceil_div(room, PIXELS));
-    }
-    int neighbours = strip.count > 1 && c->tap[1].x == c->tap[0].x + 1;
-    if (neighbours && find_tile(c->groups, strip.pixels, strip.count, c->step_width)) strip.width = strip.count;
-    return strip;
-}
-
-/* Rows [begin, end) of a strip; `row` has room for all taps. */
-static void correlate_strip(const struct depthwise *d, const struct correlation *c, const struct strip *strip,
-                            ptrdiff_t image, ptrdiff_t begin, ptrdiff_t end, struct tap_row *row) {
-    ptrdiff_t channels = d->channels, src_row = c->src_width * channels, taps = taps_in_row(c);
-    ptrdiff_t kernel_rows = taps ? c->taps / taps : 0, pieces = strip->count / strip->width;
-    for (ptrdiff_t r = 0; r < kernel_rows; r++)
-        for (ptrdiff_t i = 0; i < pieces; i++) {
-            const struct tap *tap = &c->tap[r * taps + strip->first + i * strip->width];
-            row[r * pieces + i] = (struct tap_row){tap->y * src_row + tap->x * channels, tap->index * channels};
-        }
-    tile_function *correlate = find_tile(channels, strip->pixels, strip->width, c->step_width);
-    struct tile t = {.pixels = strip->pixels, .channels = channels, .weight = d->packed, .bias = d->bias,
-                     .src_step = c->step_width * channels, .dst_step = c->dst_column,
-                     .weight_step = strip->width > 1 ? (c->tap[1].index - c->tap[0].index) * channels : 0,
-                     .relu = c->epilogue.relu};
-    const real *src = c->src + image * c->src_height * src_row + strip->column * c->step_width * channels;
-    for (ptrdiff_t i = begin; i < end; i++) {
-        ptrdiff_t first = 0, last = kernel_rows, y = i * c->step_height;
-        ptrdiff_t offset = image * c->dst_image + i * c->dst_row + strip->column * c->dst_column;
-        while (first < last && y + c->tap[first * taps].y < 0) first++;
-        while (last > first && y + c->tap[(last - 1) * taps].y >= c->src_height) last--;
-        t.src = src + y * src_row;
-        t.row = row + first * pieces, t.rows = (last - first) * pieces;
-        t.dst = c->dst + offset;
-        if (c->epilogue.residual) t.residual = (const real *)c->epilogue.residual + offset;
-        correlate(&t);
-    }
-}
+static void (*const correlate_form[TILE_FORMS])(const struct tile *) = {
+    masked_1, taps_1, taps_2, taps_3, taps_4, taps_5, taps_3_step_2, taps_5_step_2};
 
 static void run_depthwise(const void *context, ptrdiff_t task, void *scratch) {
+    (void)scratch;
     const struct depthwise *d = context;
-    ptrdiff_t image = task / d->chunks, begin = task % d->chunks * d->rows;
-    for (const struct correlation *c = d->correlation; c < d->correlation + d->count; c++) {
-        ptrdiff_t end = min_size(begin + d->rows, c->dst_height);
-        for (ptrdiff_t column = 0; column < c->dst_width;) {
-            struct strip strip = strip_at(c, column);
-            correlate_strip(d, c, &strip, image, begin, end, scratch);
-            column += strip.pixels;
+    ptrdiff_t block = task % d->blocks, chunk = task / d->blocks % d->chunks, image = task / d->blocks / d->chunks;
+    for (const struct tile *place = d->tile; place < d->tile + d->tiles; place++) {
+        struct tile t = *place;
+        const struct correlation *c = t.correlation;
+        ptrdiff_t kernel_rows = c->taps ? c->taps / t.kernel_row : 0, end = min_size((chunk + 1) * d->rows, c->dst_height);
+        block_vectors(d->channels, block, d->blocks, &t.first_vector, &t.last_vector);
+        for (ptrdiff_t i = chunk * d->rows; i < end; i++) {
+            ptrdiff_t first = 0, last = kernel_rows, y = i * c->step_height;
+            ptrdiff_t offset = image * c->dst_image + i * c->dst_row;
+            while (first < last && y + c->tap[first * t.kernel_row].y < 0) first++;
+            while (last > first && y + c->tap[(last - 1) * t.kernel_row].y >= c->src_height) last--;
+            t.src = place->src + (image * c->src_height + y) * c->src_width * d->channels;
+            t.row = place->row + first * t.pieces, t.rows = (last - first) * t.pieces;
+            t.dst = place->dst + offset;
+            if (place->residual) t.residual = place->residual + offset;
+            if (d->ahead) {
+                ptrdiff_t below = (c->y_max + d->ahead * c->step_height) * c->src_width + c->x_min;
+                t.src_ahead = c->taps ? t.src + below * d->channels : t.dst;
+                t.dst_ahead = t.dst + d->ahead * c->dst_row;
+            }
+            correlate_form[t.form](&t);
         }
     }
 }
 
-/* The correlations of one pass in one go. */
+/* Fill in all strips of all correlations; with NULL, count them and the tap rows they need. */
+static void make_tiles(struct depthwise *d, struct tile *tile, struct tap_row *row) {
+    d->tile = tile, d->tiles = d->tap_rows = 0;
+    for (const struct correlation *c = d->correlation; c < d->correlation + d->count; c++) {
+        struct columns columns = {.x = c->taps ? c->tap[0].x : 0, .spacing = 1, .step = c->step_width, .pixels = PIXELS,
+                                  .src_width = c->src_width, .dst_width = c->dst_width, .channels = d->channels};
+        while (columns.taps < c->taps && c->tap[columns.taps].y == c->tap[0].y) columns.taps++;
+        if (columns.taps > 1) columns.spacing = c->tap[1].x - c->tap[0].x;
+        ptrdiff_t kernel_rows = columns.taps ? c->taps / columns.taps : 0, pieces = 0;
+        struct strip strip, last = {.taps = -1};
+        for (ptrdiff_t column = 0; column < c->dst_width; column += strip.pixels, last = strip) {
+            strip = strip_at(&columns, column);
+            if (strip.first != last.first || strip.taps != last.taps || strip.width != last.width) {
+                pieces = strip.taps / strip.width;
+                for (ptrdiff_t i = 0; row && i < kernel_rows * pieces; i++) {
+                    const struct tap *tap =
+                        &c->tap[i / pieces * columns.taps + strip.first + i % pieces * strip.width];
+                    row[d->tap_rows + i] = (struct tap_row){
+                        (tap->y * c->src_width + tap->x) * d->channels, tap->index * d->channels};
+                }
+                d->tap_rows += kernel_rows * pieces;
+            }
+            if (tile) {
+                const real *residual = c->epilogue.residual;
+                tile[d->tiles] = (struct tile){
+                    .correlation = c, .form = strip.form, .pixels = strip.pixels, .channels = d->channels,
+                    .kernel_row = columns.taps, .pieces = pieces, .row = row + d->tap_rows - kernel_rows * pieces,
+                    .src = c->src + column * c->step_width * d->channels, .src_step = c->step_width * d->channels,
+                    .dst = c->dst + column * c->dst_column, .dst_step = c->dst_column,
+                    .residual = residual ? residual + column * c->dst_column : NULL, .relu = c->epilogue.relu,
+                    .weight = d->packed, .bias = d->bias,
+                    .weight_step = columns.taps > 1 ? (c->tap[1].index - c->tap[0].index) * d->channels : 0};
+            }
+            d->tiles++;
+        }
+    }
+}
+
+static void pack_weight(const struct correlation *c, ptrdiff_t area, real *packed, real *bias) {
+    ptrdiff_t channels = c->groups;
+    for (ptrdiff_t channel = 0; channel < channels; channel++)
+        for (ptrdiff_t t = 0; t < area; t++) packed[t * channels + channel] = c->weight[channel * area + t];
+    if (c->epilogue.bias) memcpy(bias, c->epilogue.bias, (size_t)channels * sizeof(real));
+    else memset(bias, 0, (size_t)channels * sizeof(real));
+}
+
+/* All correlations of one pass in one go; area: taps of the whole kernel. */
 static int correlate_all(const struct correlation *c, ptrdiff_t count, ptrdiff_t area) {
     struct depthwise d = {.correlation = c, .count = count, .channels = c->groups};
-    ptrdiff_t height = 0, channels = c->groups;
+    ptrdiff_t height = 0;
     double pixels = 0, sums = 0;
     for (ptrdiff_t i = 0; i < count; i++) {
         double size = (double)(c[i].batch * c[i].dst_height * c[i].dst_width);
         height = max_size(height, c[i].dst_height);
         pixels += size, sums += size * (double)(c[i].taps + 1);
     }
-    if (!pixels || !channels) return PYCONV_OK;
-    size_t bytes = (size_t)((area + 1) * channels) * sizeof(real);
-    real *packed = pyconv_alloc(bytes), *bias = packed + area * channels;
-    if (!packed) return PYCONV_NO_MEMORY;
-    for (ptrdiff_t channel = 0; channel < channels; channel++)
-        for (ptrdiff_t t = 0; t < area; t++) packed[t * channels + channel] = c->weight[channel * area + t];
-    if (c->epilogue.bias) memcpy(bias, c->epilogue.bias, (size_t)channels * sizeof(real));
-    else memset(bias, 0, (size_t)channels * sizeof(real));
-    d.packed = packed, d.bias = bias;
+    if (!pixels || !d.channels) return PYCONV_OK;
+
+    make_tiles(&d, NULL, NULL);
+    size_t packed_bytes = (size_t)ceil_div((area + 1) * d.channels, LANES) * VECTOR_BYTES;
+    size_t tile_bytes = (size_t)d.tiles * sizeof(struct tile);
+    size_t bytes = packed_bytes + tile_bytes + (size_t)d.tap_rows * sizeof(struct tap_row);
+    char *memory = pyconv_alloc(bytes);
+    if (!memory) return PYCONV_NO_MEMORY;
+    real *packed = (real *)memory;
+    d.packed = packed, d.bias = packed + area * d.channels;
+    pack_weight(c, area, packed, packed + area * d.channels);
+    make_tiles(&d, (struct tile *)(memory + packed_bytes), (struct tap_row *)(memory + packed_bytes + tile_bytes));
+
     double row_bytes = (pixels / (double)(c->batch * height) + (double)(c->src_width * c->step_height)) *
-                       (double)channels * sizeof(real);
-    d.rows = min_size(ceil_div(height, ceil_div(TASKS_WANTED, c->batch)), (ptrdiff_t)(CHUNK_BYTES / row_bytes) + 1);
+                       (double)d.channels * sizeof(real);
+    d.blocks = channel_blocks(d.channels, c->batch);
+    d.rows = min_size(ceil_div(height, ceil_div(TASKS_WANTED, c->batch * d.blocks)), (ptrdiff_t)(CHUNK_BYTES / row_bytes) + 1);
     d.chunks = ceil_div(height, d.rows);
-    int status = parallel_run(c->batch * d.chunks, sums * (double)channels / LANES,
-                              (size_t)area * sizeof(struct tap_row), run_depthwise, &d);
-    pyconv_free(packed, bytes);
+    if ((double)(c->batch * height) * row_bytes > CHUNK_BYTES)
+        d.ahead = min_size(ceil_div(AHEAD_BYTES, PIXELS * d.channels * (ptrdiff_t)sizeof(real)), AHEAD_ROWS);
+    int status = parallel_run(c->batch * d.chunks * d.blocks, sums * (double)d.channels / LANES, 0, run_depthwise, &d);
+    pyconv_free(memory, bytes);
     return status;
 }
 

@@ -6,45 +6,55 @@
  * ROWS output rows. It keeps the gradients of one output row in registers and walks the input pixels once,
  * multiplying each with every gradient that meets it: 8 gradients + 2 x 3 sums + 1 input = 15 registers
  * (5 taps with 16 registers: 4 + 2 x 5 + 1). Two sums to a tap, since an addition must wait for the last.
+ * What the next ROWS rows need and is beyond L2 is fetched into it meanwhile.
  *
- * Sums live in [vector][tap][LANES], one array to a task; a task takes a share of the output rows of the
- * batch and, where there are few pixels, a share of the channels: so that the partial sums, a store and
- * a load each, are at most 1 / PART_PIXELS of the multiply-adds.
+ * Sums live in [vector][tap][LANES], one array to a part: a share of the output rows of the batch. Adding
+ * a part's sums to memory and summing the parts costs at most 1 % of PART_PIXELS multiply-adds; where there
+ * are few pixels, tasks are blocks of channels instead.
  */
 #include "conv.h"
+#include "conv_depthwise.h"
 #include "parallel.h"
 
-#define PIXELS 8
 #define ROWS 4
 #define MANY_TAPS_PIXELS (VECTOR_REGISTERS >= 32 ? 8 : 4)
-#define TASKS_WANTED 32
-#define PART_PIXELS 512 /* at least, to a partial sum */
-#define BLOCK_BYTES 256 /* of channels side by side, at least, to a task */
+#define MOST_PARTS 32
+#define PART_PIXELS 512 /* at least, to a part */
+#define NEAR_BYTES ((ptrdiff_t)1 << 20) /* input and gradient that L2 holds */
 
-/* One kernel row, or a single tap of it, over the output rows [begin, end) that it meets inside the image */
+/* One kernel row, or a single tap of it */
 struct tap_row {
-    ptrdiff_t begin, end;
+    ptrdiff_t kernel_row;
     ptrdiff_t input; /* where output row 0 finds it, in elements */
     ptrdiff_t sum;   /* its first tap's place among the sums of a vector */
 };
 
-struct depthwise_weight {
-    const struct pyconv_conv2d *g;
-    const real *grad_output, *input;
-    real *sums, *grad_weight; /* sums: [part][vector][tap][LANES] */
-    ptrdiff_t vectors, area;
-    ptrdiff_t parts, blocks; /* shares of the rows, shares of the vectors */
+/* The output rows [begin, end) that meet a kernel row inside the image */
+struct reach {
+    ptrdiff_t begin, end;
 };
 
 struct tile {
+    enum tile_form form;
     ptrdiff_t pixels, channels, area;
-    const real *input, *grad_output; /* of output row 0 and the tile's first column */
+    const real *input, *grad_output; /* of image 0, output row 0 */
     ptrdiff_t input_row, grad_row;   /* from one output row to the next */
     ptrdiff_t input_step;            /* from one output pixel to the next */
     const struct tap_row *row;
     ptrdiff_t rows;
-    ptrdiff_t first_vector, last_vector;
+    const struct reach *reach; /* [kernel_height] */
+    ptrdiff_t first_vector, last_vector, last_kernel_row;
+    int fetch;
     real *sums;
+};
+
+struct depthwise_weight {
+    const struct pyconv_conv2d *g;
+    const struct tile *tile;
+    ptrdiff_t tiles, tap_rows;
+    real *sums, *grad_weight; /* sums: [part][vector][tap][LANES] */
+    ptrdiff_t vectors, area;
+    ptrdiff_t parts, blocks; /* shares of the rows, shares of the vectors */
 };
 
 /* step: input pixels from one output pixel to the next; with one tap to a row, any (input_step). */
@@ -56,21 +66,28 @@ INLINE void add_tile(const struct tile *t, const int pixels, const int taps, con
         ptrdiff_t channel = masked ? 0 : min_size(v * LANES, channels - LANES);
         for (const struct tap_row *row = t->row; row < t->row + t->rows; row++) {
             real *total = t->sums + (v * t->area + row->sum) * LANES;
-            const real *input = t->input + row->input + row->begin * input_row + channel;
-            const real *gradient = t->grad_output + row->begin * grad_row + channel;
-            vec sum[5][2];
+            ptrdiff_t p = t->reach[row->kernel_row].begin, end = t->reach[row->kernel_row].end;
+            const real *input = t->input + row->input + p * input_row + channel;
+            const real *gradient = t->grad_output + p * grad_row + channel;
+            const int fetch = t->fetch && row->kernel_row == t->last_kernel_row;
+            vec sum[MOST_TAPS][2];
             UNROLL for (int s = 0; s < taps; s++) sum[s][0] = load(total + s * LANES), sum[s][1] = (vec){0};
-            for (ptrdiff_t p = row->begin; p < row->end; p++, input += input_row, gradient += grad_row) {
+            for (; p < end; p++, input += input_row, gradient += grad_row) {
                 vec grad[PIXELS];
                 const real *x = input, *from = gradient;
                 UNROLL for (int m = 0; m < pixels; m++, from += channels)
-                    grad[m] = masked ? load_first(from, channels) : load(from);
+                    grad[m] = in_register(masked ? load_first(from, channels) : load(from));
                 UNROLL for (int k = 0; k < (pixels - 1) * step + taps; k++, x += advance) {
-                    vec value = masked ? load_first(x, channels) : load(x);
+                    vec value = in_register(masked ? load_first(x, channels) : load(x));
                     UNROLL for (int s = 0; s < taps; s++)
                         if (k >= s && (k - s) % step == 0 && (k - s) / step < pixels)
                             sum[s][(k - s) / step % 2] += value * grad[(k - s) / step];
                 }
+                if (!fetch) continue;
+                const real *next_input = input + ROWS * input_row, *next_grad = gradient + ROWS * grad_row;
+                UNROLL for (int k = 0; k < pixels * step; k++, next_input += advance)
+                    __builtin_prefetch(next_input, 0, 2);
+                UNROLL for (int m = 0; m < pixels; m++, next_grad += channels) __builtin_prefetch(next_grad, 0, 2);
             }
             UNROLL for (int s = 0; s < taps; s++) store(total + s * LANES, sum[s][0] + sum[s][1]);
         }
@@ -93,84 +110,47 @@ INLINE void add_pixels(const struct tile *t, const int taps, const int step, con
     }
 }
 
-static void tile_masked(const struct tile *t) { add_pixels(t, 1, 1, 1); }
-static void tile_1(const struct tile *t) { add_pixels(t, 1, 1, 0); }
-static void tile_2(const struct tile *t) { add_pixels(t, 2, 1, 0); }
-static void tile_3(const struct tile *t) { add_pixels(t, 3, 1, 0); }
-static void tile_4(const struct tile *t) { add_pixels(t, 4, 1, 0); }
-static void tile_5(const struct tile *t) { add_pixels(t, 5, 1, 0); }
-static void tile_3_step_2(const struct tile *t) { add_pixels(t, 3, 2, 0); }
-static void tile_5_step_2(const struct tile *t) { add_pixels(t, 5, 2, 0); }
+static void masked_1(const struct tile *t) { add_pixels(t, 1, 1, 1); }
+static void taps_1(const struct tile *t) { add_pixels(t, 1, 1, 0); }
+static void taps_2(const struct tile *t) { add_pixels(t, 2, 1, 0); }
+static void taps_3(const struct tile *t) { add_pixels(t, 3, 1, 0); }
+static void taps_4(const struct tile *t) { add_pixels(t, 4, 1, 0); }
+static void taps_5(const struct tile *t) { add_pixels(t, 5, 1, 0); }
+static void taps_3_step_2(const struct tile *t) { add_pixels(t, 3, 2, 0); }
+static void taps_5_step_2(const struct tile *t) { add_pixels(t, 5, 2, 0); }
 
-typedef void tile_function(const struct tile *);
+static void (*const add_form[TILE_FORMS])(const struct tile *) = {
+    masked_1, taps_1, taps_2, taps_3, taps_4, taps_5, taps_3_step_2, taps_5_step_2};
 
-/* The tile for rows of `taps` neighbouring taps; NULL: they have to be taken one by one */
-static tile_function *find_tile(ptrdiff_t channels, ptrdiff_t pixels, ptrdiff_t taps, ptrdiff_t step) {
-    static tile_function *const step_1[] = {NULL, tile_1, tile_2, tile_3, tile_4, tile_5};
-    if (channels < LANES) return taps == 1 ? tile_masked : NULL;
-    if (taps > 5) return NULL;
-    if (pixels == 1 || step == 1 || taps == 1) return step_1[taps];
-    if (step == 2 && taps == 3) return tile_3_step_2;
-    return step == 2 && taps == 5 ? tile_5_step_2 : NULL;
-}
-
-/* Output rows [begin, end) of one image, from `column` on; returns how many columns that were. */
-static ptrdiff_t add_strip(const struct depthwise_weight *d, struct tile *t, ptrdiff_t column, ptrdiff_t begin,
-                           ptrdiff_t end, struct tap_row *row) {
-    const struct pyconv_conv2d *g = d->g;
-    ptrdiff_t channels = g->in_channels, spread = g->dilation_width, taps = g->kernel_width;
-    ptrdiff_t x = column * g->stride_width - g->pad_left; /* of tap 0; those in [first, last) lie inside */
-    ptrdiff_t first = min_size(ceil_div(max_size(-x, 0), spread), taps);
-    ptrdiff_t last = x >= g->in_width ? first : max_size(min_size((g->in_width - 1 - x) / spread + 1, taps), first);
-    t->pixels = 1;
-    if (last == first) return 1;
-    if (last - first == taps) { /* as many more columns as have all taps inside, in equal shares */
-        ptrdiff_t room = (g->in_width - 1 - x - (taps - 1) * spread) / g->stride_width + 1;
-        room = min_size(room, g->out_width - column);
-        t->pixels = ceil_div(room, ceil_div(room, taps > 3 ? MANY_TAPS_PIXELS : PIXELS));
-    }
-    tile_function *add = spread == 1 ? find_tile(channels, t->pixels, last - first, g->stride_width) : NULL;
-    ptrdiff_t width = add ? last - first : 1;
-    if (!add) add = find_tile(channels, t->pixels, 1, 1);
-    t->row = row;
-    t->rows = 0;
+/* The output rows of [begin, end) that each kernel row meets */
+static void find_reach(const struct pyconv_conv2d *g, ptrdiff_t begin, ptrdiff_t end, struct reach *reach) {
     for (ptrdiff_t r = 0; r < g->kernel_height; r++) {
-        ptrdiff_t y = r * g->dilation_height - g->pad_top;
-        struct tap_row place = {.begin = max_size(begin, ceil_div(max_size(-y, 0), g->stride_height))};
-        place.end = y >= g->in_height ? begin : min_size(end, (g->in_height - 1 - y) / g->stride_height + 1);
-        if (place.begin >= place.end) continue;
-        for (ptrdiff_t s = first; s < last; s += width) {
-            place.input = (y * g->in_width + s * spread - g->pad_left) * channels;
-            place.sum = r * taps + s;
-            row[t->rows++] = place;
-        }
+        ptrdiff_t y = r * g->dilation_height - g->pad_top, first = begin, last = end;
+        while (first < last && first * g->stride_height + y < 0) first++;
+        while (last > first && (last - 1) * g->stride_height + y >= g->in_height) last--;
+        reach[r] = (struct reach){first, last};
     }
-    t->input += column * t->input_step;
-    t->grad_output += column * channels;
-    add(t);
-    t->input -= column * t->input_step;
-    t->grad_output -= column * channels;
-    return t->pixels;
 }
 
 static void run_depthwise_weight(const void *context, ptrdiff_t task, void *scratch) {
     const struct depthwise_weight *d = context;
     const struct pyconv_conv2d *g = d->g;
-    ptrdiff_t part = task / d->blocks, block = task % d->blocks, channels = g->in_channels;
-    ptrdiff_t row = g->batch * g->out_height * part / d->parts, last = g->batch * g->out_height * (part + 1) / d->parts;
-    struct tile t = {.channels = channels, .area = d->area,
-                     .input_row = g->stride_height * g->in_width * channels, .grad_row = g->out_width * channels,
-                     .input_step = g->stride_width * channels,
-                     .first_vector = d->vectors * block / d->blocks, .last_vector = d->vectors * (block + 1) / d->blocks,
-                     .sums = d->sums + part * d->vectors * d->area * LANES};
-    memset(t.sums + t.first_vector * d->area * LANES, 0,
-           (size_t)((t.last_vector - t.first_vector) * d->area * LANES) * sizeof(real));
-    while (row < last) {
+    ptrdiff_t part = task / d->blocks, rows = g->batch * g->out_height, length = d->area * LANES, first, last;
+    real *sums = d->sums + part * d->vectors * length;
+    block_vectors(g->in_channels, task % d->blocks, d->blocks, &first, &last);
+    memset(sums + first * length, 0, (size_t)((last - first) * length) * sizeof(real));
+    for (ptrdiff_t row = rows * part / d->parts, stop = rows * (part + 1) / d->parts; row < stop;) {
         ptrdiff_t image = row / g->out_height, begin = row % g->out_height;
-        ptrdiff_t end = min_size(min_size(begin + ROWS, g->out_height), begin + last - row);
-        t.input = d->input + image * g->in_height * g->in_width * channels;
-        t.grad_output = d->grad_output + image * g->out_height * g->out_width * channels;
-        for (ptrdiff_t column = 0; column < g->out_width;) column += add_strip(d, &t, column, begin, end, scratch);
+        ptrdiff_t end = min_size(min_size(begin + ROWS, g->out_height), begin + stop - row);
+        find_reach(g, begin, end, scratch);
+        for (const struct tile *place = d->tile; place < d->tile + d->tiles; place++) {
+            struct tile t = *place;
+            t.input += image * g->in_height * g->in_width * g->in_channels;
+            t.grad_output += image * g->out_height * g->out_width * g->in_channels;
+            t.reach = scratch, t.sums = sums;
+            t.first_vector = first, t.last_vector = last;
+            add_form[t.form](&t);
+        }
         row += end - begin;
     }
 }
@@ -187,27 +167,66 @@ static void run_total(const void *context, ptrdiff_t v, void *scratch) {
             d->grad_weight[c * d->area + tap] = total[tap * LANES + c - channel];
 }
 
+/* Fill in the strips of a row; with NULL, count them and the tap rows they need. */
+static void make_tiles(struct depthwise_weight *d, const real *grad_output, const real *input, int fetch,
+                       struct tile *tile, struct tap_row *row) {
+    const struct pyconv_conv2d *g = d->g;
+    ptrdiff_t taps = g->kernel_width, channels = g->in_channels, pieces = 0;
+    struct columns columns = {.x = -g->pad_left, .spacing = g->dilation_width, .taps = taps, .step = g->stride_width,
+                              .src_width = g->in_width, .dst_width = g->out_width, .channels = channels,
+                              .pixels = taps > 3 ? MANY_TAPS_PIXELS : PIXELS};
+    struct strip strip, last = {.taps = -1};
+    d->tile = tile, d->tiles = d->tap_rows = 0;
+    for (ptrdiff_t column = 0; column < g->out_width; column += strip.pixels, last = strip) {
+        strip = strip_at(&columns, column);
+        if (strip.first != last.first || strip.taps != last.taps || strip.width != last.width) {
+            pieces = strip.taps / strip.width * g->kernel_height;
+            for (ptrdiff_t i = 0; row && i < pieces; i++) {
+                ptrdiff_t r = i * strip.width / strip.taps, s = strip.first + i * strip.width % strip.taps;
+                ptrdiff_t y = r * g->dilation_height - g->pad_top, x = s * g->dilation_width - g->pad_left;
+                row[d->tap_rows + i] = (struct tap_row){r, (y * g->in_width + x) * channels, r * taps + s};
+            }
+            d->tap_rows += pieces;
+        }
+        if (tile)
+            tile[d->tiles] = (struct tile){
+                .form = strip.form, .pixels = strip.pixels, .channels = channels, .area = d->area,
+                .input = input + column * g->stride_width * channels, .input_step = g->stride_width * channels,
+                .input_row = g->stride_height * g->in_width * channels,
+                .grad_output = grad_output + column * channels, .grad_row = g->out_width * channels,
+                .row = row + d->tap_rows - pieces, .rows = pieces,
+                .last_kernel_row = g->kernel_height - 1, .fetch = fetch};
+        d->tiles++;
+    }
+}
+
 int VARIANT(grad_weight_depthwise)(const struct pyconv_conv2d *g, const real *grad_output, const real *input,
                                    real *grad_weight) {
-    struct depthwise_weight d = {.g = g, .grad_output = grad_output, .input = input, .grad_weight = grad_weight};
-    d.area = g->kernel_height * g->kernel_width;
-    d.vectors = ceil_div(g->in_channels, LANES);
+    struct depthwise_weight d = {.g = g, .grad_weight = grad_weight, .area = g->kernel_height * g->kernel_width};
     ptrdiff_t rows = g->batch * g->out_height, pixels = rows * g->out_width;
+    d.vectors = ceil_div(g->in_channels, LANES);
     if (!d.area || !d.vectors) return PYCONV_OK;
     if (!pixels) {
         memset(grad_weight, 0, (size_t)(d.area * g->in_channels) * sizeof(real));
         return PYCONV_OK;
     }
-    d.parts = max_size(min_size(min_size(pixels / PART_PIXELS, TASKS_WANTED), rows), 1);
-    d.blocks = min_size(ceil_div(TASKS_WANTED, d.parts), ceil_div(d.vectors * VECTOR_BYTES, BLOCK_BYTES));
+    d.parts = max_size(min_size(min_size(pixels / PART_PIXELS, MOST_PARTS), rows), 1);
+    d.blocks = channel_blocks(g->in_channels, d.parts);
+    double near = (double)(g->batch * g->in_height * g->in_width + pixels) * (double)g->in_channels * sizeof(real);
+    make_tiles(&d, NULL, NULL, 0, NULL, NULL);
     ptrdiff_t elements = d.vectors * d.area * LANES;
-    size_t bytes = (size_t)(d.parts * elements) * sizeof(real);
-    if (!(d.sums = pyconv_alloc(bytes))) return PYCONV_NO_MEMORY;
+    size_t sum_bytes = (size_t)(d.parts * elements) * sizeof(real), tile_bytes = (size_t)d.tiles * sizeof(struct tile);
+    size_t bytes = sum_bytes + tile_bytes + (size_t)d.tap_rows * sizeof(struct tap_row);
+    char *memory = pyconv_alloc(bytes);
+    if (!memory) return PYCONV_NO_MEMORY;
+    d.sums = (real *)memory;
+    make_tiles(&d, grad_output, input, near > NEAR_BYTES, (struct tile *)(memory + sum_bytes),
+               (struct tap_row *)(memory + sum_bytes + tile_bytes));
     int status = parallel_run(d.parts * d.blocks, (double)pixels * (double)elements / LANES,
-                              (size_t)d.area * sizeof(struct tap_row), run_depthwise_weight, &d);
+                              (size_t)g->kernel_height * sizeof(struct reach), run_depthwise_weight, &d);
     if (status == PYCONV_OK)
         status = parallel_run(d.vectors, (double)elements * (1 + (double)d.parts / LANES),
                               (size_t)(d.area * LANES) * sizeof(real), run_total, &d);
-    pyconv_free(d.sums, bytes);
+    pyconv_free(memory, bytes);
     return status;
 }
