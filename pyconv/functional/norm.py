@@ -54,11 +54,12 @@ class Normalization:
     def measure(self):
         """Take the mean and the biased variance from the array itself."""
         mean, square = (sums.reshape(self.shape) for sums in self.norm.moments(self.x))
-        if self.shape[self.axis] > 1:
-            center = mean.mean(self.axis, keepdims=True)
-            square = (square + self.rows * (mean - center) ** 2).sum(self.axis, keepdims=True)
-            mean = center
-        self.mean, self.var, self.measured = mean, square / self.count, True
+        with np.errstate(all="ignore"):  # NaN and infinity pass through silently, here and below
+            if self.shape[self.axis] > 1:
+                center = mean.mean(self.axis, keepdims=True)
+                square = (square + self.rows * (mean - center) ** 2).sum(self.axis, keepdims=True)
+                mean = center
+            self.mean, self.var, self.measured = mean, square / self.count, True
 
     def use(self, mean, var):
         """Take the mean and variance of each channel from running statistics."""
@@ -68,7 +69,8 @@ class Normalization:
 
     def prepare(self, weight, eps):
         """Set what forward and backward both need."""
-        self.rstd = 1 / np.sqrt(self.var + eps)
+        with np.errstate(all="ignore"):
+            self.rstd = 1 / np.sqrt(self.var + eps)
         self.weight = None if weight is None else weight.astype(np.float64).reshape(1, *self.shape[1:])
         self.norm.mean = self._spread(self.mean)
         self.has_residual = False
@@ -90,12 +92,16 @@ class Normalization:
 
     def backward(self, grad_output, needs=(True, True, True)):
         """Gradients of x, weight and bias (flat), and of the residual, or None for those not needed."""
+        with np.errstate(all="ignore"):
+            return self._backward(like(grad_output, self.x), needs)
+
+    def _backward(self, g, needs):
         x, norm = self.x, self.norm
-        g = like(grad_output, x)
         weight = 1.0 if self.weight is None else self.weight
         if x.size == 0:
-            zeros = np.zeros(self.shape[1] * self.shape[2], x.dtype)
-            return empty_like(x), zeros, zeros.copy(), g
+            channels = self.shape[1] * self.shape[2]
+            grads = (empty_like(x), np.zeros(channels, x.dtype), np.zeros(channels, x.dtype))
+            return *(grad if need else None for grad, need in zip(grads, needs)), g
         relu = norm.relu
         if self.output is not None or needs[1] or needs[2] or (needs[0] and self.measured):
             masked = None if self.output is None else empty_like(x)
@@ -105,15 +111,15 @@ class Normalization:
                 g, relu = masked, False
         grads = [None, None, None, g]
         if needs[1]:
-            grads[1] = (product * self.rstd).sum(0).reshape(-1).astype(x.dtype)
+            grads[1] = _sum(product * self.rstd, 0).reshape(-1).astype(x.dtype)
         if needs[2]:
-            grads[2] = total.sum(0).reshape(-1).astype(x.dtype)
+            grads[2] = _sum(total, 0).reshape(-1).astype(x.dtype)
         if needs[0]:
             grads[0] = empty_like(x)
             slope = self._spread(weight * self.rstd)
             if self.measured:
-                pull = -self.rstd / self.count * (weight * total).sum(self.axis, keepdims=True)
-                tilt = -(self.rstd**3) / self.count * (weight * product).sum(self.axis, keepdims=True)
+                pull = -self.rstd / self.count * _sum(weight * total, self.axis)
+                tilt = -(self.rstd**3) / self.count * _sum(weight * product, self.axis)
             else:
                 pull = tilt = np.zeros(self.shape)
             if self.measured or relu:
@@ -130,6 +136,11 @@ class Normalization:
     def _spread(self, values):
         """The statistics as the kernels read them: one for each batch entry and channel."""
         return values if values.shape == self.shape else np.ascontiguousarray(np.broadcast_to(values, self.shape))
+
+
+def _sum(values, axis):
+    """The sum over an axis, which stays with length 1."""
+    return values if values.shape[axis] == 1 else values.sum(axis, keepdims=True)
 
 
 def _check_input(op, input, least):

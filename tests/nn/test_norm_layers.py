@@ -77,6 +77,21 @@ def test_frozen_and_no_input_gradient(rng):
         layer.backward(g)
 
 
+def test_no_images():
+    x = np.zeros((0, 3, 4, 4), np.float32)
+    for layer in (
+        nn.BatchNorm2d(3),
+        nn.BatchNorm2d(3, affine=False),
+        nn.GroupNorm(3, 3, affine=False),
+        nn.LayerNorm(4),
+    ):
+        assert layer(x).shape == x.shape
+        assert layer.backward(x).shape == x.shape
+        layer.needs_input_grad = False
+        layer(x)
+        assert layer.backward(x) is None
+
+
 def test_reset_and_repr(rng):
     layer = nn.BatchNorm2d(3)
     layer(rng.standard_normal((2, 3, 4, 4)).astype(np.float32))
