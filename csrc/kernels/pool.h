@@ -130,8 +130,49 @@ INLINE struct pool_part task_part(const struct pool_cut *cut, ptrdiff_t task, pt
 
 /* ---- One channel only: a vector is LANES neighbouring outputs of a row ----
  *
- * Where each window of a row has all its taps in the input, the vectors are loaded from there. Otherwise
- * the rows of taps are first copied to scratch, with padding around them. */
+ * It is loaded from the input in place, lanes whose tap is in the padding being masked afterwards. Where the
+ * whole vector does not lie in the input array, at its very beginning or end, the outputs go one by one. */
+
+struct pool_line {
+    int one_by_one;        /* vectors would be mostly empty, or the windows differ */
+    struct cover whole;    /* the outputs first <= j < last whose windows have all their taps */
+    integer *first, *last; /* [windows] the taps first <= s < last of each window are in the input */
+    real *divisor;         /* [windows] never 0; windows: out_width, rounded up to whole vectors */
+    ptrdiff_t reach;       /* elements that one vector load sees */
+    void *memory;
+    size_t bytes;
+};
+
+/* Fill the tables; free_line gives them back. */
+static int make_line(const struct pyconv_pool *pool, const struct pool_axis *column, struct pool_line *line) {
+    int narrow = pool->stride[1] > 2 && pool->out_width < LANES / 2;
+    *line = (struct pool_line){.one_by_one = pool->adaptive || narrow || pool->kernel[1] >= 4 * LANES};
+    if (line->one_by_one) return PYCONV_OK;
+    line->reach = pool->stride[1] == 2 ? 2 * LANES : (LANES - 1) * pool->stride[1] + 1;
+    ptrdiff_t windows = ceil_div(pool->out_width, LANES) * LANES;
+    line->bytes = (size_t)windows * 3 * sizeof(real);
+    if (!(line->memory = pyconv_alloc(line->bytes))) return PYCONV_NO_MEMORY;
+    line->first = line->memory;
+    line->last = line->first + windows;
+    line->divisor = (real *)(line->last + windows);
+    for (ptrdiff_t j = 0; j < windows; j++) {
+        struct window window = {0};
+        if (j < pool->out_width) window = column->window[j];
+        line->first[j] = (integer)window.first_tap;
+        line->last[j] = (integer)(window.first_tap + window.taps);
+        line->divisor[j] = window.divisor ? (real)window.divisor : 1; /* all padding: 0 / 1 */
+    }
+    struct cover whole = {0, 0};
+    while (whole.first < column->windows && column->window[whole.first].first_tap) whole.first++;
+    whole.last = whole.first;
+    while (whole.last < column->windows && column->window[whole.last].taps == pool->kernel[1]) whole.last++;
+    line->whole = whole;
+    return PYCONV_OK;
+}
+
+static void free_line(struct pool_line *line) {
+    if (line->memory) pyconv_free(line->memory, line->bytes);
+}
 
 /* LANES elements `step` apart; with step 2 from p - odd on, where 2 LANES elements are read. */
 INLINE vec load_step(const real *p, ptrdiff_t step, int odd) {
@@ -145,37 +186,16 @@ INLINE vec load_step(const real *p, ptrdiff_t step, int odd) {
     return load(lanes);
 }
 
-struct pool_line {
-    int in_place, one_by_one; /* the latter where vectors would be mostly empty, or windows differ */
-    ptrdiff_t padded;         /* elements of a padded row: a whole number of vectors of windows */
-};
-
-INLINE struct pool_line plan_line(const struct pyconv_pool *pool, const struct pool_axis *column) {
-    struct pool_line line = {0, 1, 0};
-    int narrow = pool->stride[1] > 2 && pool->out_width < LANES / 2;
-    if (pool->adaptive || pool->out_width == 0 || narrow || pool->kernel[1] >= 4 * LANES) return line;
-    line.one_by_one = 0;
-    ptrdiff_t last = pool->out_width - 1;
-    line.in_place =
-        column->window[0].origin >= 0 && column->window[last].last < pool->width && last >= LANES - 1;
-    ptrdiff_t windows = ceil_div(pool->out_width, LANES) * LANES;
-    line.padded = windows * pool->stride[1] + (pool->kernel[1] - 1) * column->dilation + 2 * LANES;
-    return line;
+/* x where tap s is in the input, `fill` where it is in the padding */
+INLINE vec tap_or(vec x, ivec first, ivec last, ptrdiff_t s, real fill) {
+    ivec tap = (integer)s - (ivec){0};
+    return choose((tap >= first) & (tap < last), x, splat(fill));
 }
 
-INLINE size_t line_scratch(const struct pyconv_pool *pool, struct pool_line line) {
-    return (size_t)(pool->kernel[0] * line.padded) * sizeof(real);
-}
-
-/* Copy the rows of taps that start at `input`, a whole row, to scratch; padding is filled with `fill`. */
-INLINE void pad_rows(const struct pyconv_pool *pool, ptrdiff_t padded, const real *input, ptrdiff_t rows,
-                     ptrdiff_t row_stride, real fill, real *scratch) {
-    ptrdiff_t left = pool->padding[1], width = min_size(pool->width, padded - left);
-    for (ptrdiff_t r = 0; r < rows; r++, scratch += padded) {
-        for (ptrdiff_t x = 0; x < left; x++) scratch[x] = fill;
-        memcpy(scratch + left, input + r * row_stride, (size_t)width * sizeof(real));
-        for (ptrdiff_t x = left + width; x < padded; x++) scratch[x] = fill;
-    }
+INLINE ivec load_integers(const integer *p) {
+    ivec v;
+    memcpy(&v, p, sizeof v);
+    return v;
 }
 
 #endif

@@ -19,6 +19,7 @@ struct avg_pool {
     struct pool_axes axes;
     struct pool_cut cut;
     struct pool_line line;
+    int one_divisor;   /* backward: all columns have the same */
     const real *input; /* grad_output in the backward pass */
     real *output;
 };
@@ -131,71 +132,73 @@ static void pool_one(const struct avg_pool *job, const real *line, const struct 
     output[j] = empty ? 0 : total / (real)(row->divisor * column->divisor);
 }
 
-/* The sums of LANES windows of which the first begins at `input`, the next ones `step` further. */
-INLINE vec sum_neighbours(const real *input, ptrdiff_t rows, ptrdiff_t columns, ptrdiff_t row_stride,
-                          ptrdiff_t step) {
+/* The averages of n <= LANES windows, the first of which begins at `input`, the next ones `step` further.
+ * With `edge` some taps are in the padding. */
+INLINE void pool_neighbours(const struct avg_pool *job, const real *input, ptrdiff_t rows, ptrdiff_t columns,
+                            ptrdiff_t step, int edge, const struct window *row, ptrdiff_t j, ptrdiff_t n,
+                            real *output) {
+    ivec first = load_integers(job->line.first + j), last = load_integers(job->line.last + j);
     vec total = {0};
     for (ptrdiff_t r = 0; r < rows; r++) {
         vec sum = {0};
-        for (ptrdiff_t s = 0; s < columns; s++)
-            sum += load_step(input + r * row_stride + s, step, (int)(s & 1));
+        for (ptrdiff_t s = 0; s < columns; s++) {
+            vec x = load_step(input + r * job->pool.width + s, step, (int)(s & 1));
+            sum += edge ? tap_or(x, first, last, s, 0) : x;
+        }
         total += sum;
     }
-    return total;
+    if (edge)
+        total /= load(job->line.divisor + j) * (real)row->divisor;
+    else
+        total = divide(total, divide_by(row->divisor, job->axes.column.window[j].divisor));
+    if (n == LANES)
+        store(output + j, total);
+    else
+        store_first(output + j, total, n);
 }
 
-/* Divide the n <= LANES sums of the windows j, j + 1, ... */
-INLINE void store_average(const struct avg_pool *job, const struct window *row, ptrdiff_t j, ptrdiff_t n,
-                          vec sum, real *output) {
-    const struct window *column = job->axes.column.window + j;
-    ptrdiff_t most = job->pool.divisor ? 1 : job->pool.kernel[1]; /* divisors grow up to this, then shrink */
-    if (n == LANES && column[0].divisor == most && column[n - 1].divisor == most) {
-        store(output + j, divide(sum, divide_by(row->divisor, most)));
-        return;
-    }
-    real divisors[LANES];
-    for (ptrdiff_t l = 0; l < LANES; l++) { /* where all is padding the average is 0, and not 0 / 0 */
-        ptrdiff_t divisor = l < n ? row->divisor * column[l].divisor : 1;
-        divisors[l] = (real)(divisor ? divisor : 1);
-    }
-    store_first(output + j, sum / load(divisors), n);
+/* The same, with constants for what is common. */
+INLINE void pool_vector(const struct avg_pool *job, const real *input, int edge, const struct window *row,
+                        ptrdiff_t j, ptrdiff_t n, real *output) {
+    ptrdiff_t rows = row->taps, columns = job->pool.kernel[1], step = job->pool.stride[1];
+    if (step == 2 && rows == 2 && columns == 2)
+        pool_neighbours(job, input, 2, 2, 2, edge, row, j, n, output);
+    else if (step == 2 && rows == 3 && columns == 3)
+        pool_neighbours(job, input, 3, 3, 2, edge, row, j, n, output);
+    else if (step == 2)
+        pool_neighbours(job, input, rows, columns, 2, edge, row, j, n, output);
+    else if (step == 1)
+        pool_neighbours(job, input, rows, columns, 1, edge, row, j, n, output);
+    else
+        pool_neighbours(job, input, rows, columns, step, edge, row, j, n, output);
 }
 
-static void pool_line(const struct avg_pool *job, ptrdiff_t image, ptrdiff_t i, real *scratch) {
+static void pool_line(const struct avg_pool *job, ptrdiff_t image, ptrdiff_t i) {
     const struct pyconv_pool *pool = &job->pool;
-    const struct window *row = &job->axes.row.window[i];
-    const real *input = job->input + (image * pool->height + row->begin) * pool->width;
+    const struct window *row = &job->axes.row.window[i], *column = job->axes.column.window;
+    const real *line = job->input + (image * pool->height + row->begin) * pool->width;
     const real *end = job->input + pool->images * pool->height * pool->width;
     real *output = job->output + (image * pool->out_height + i) * pool->out_width;
-    ptrdiff_t rows = row->taps, columns = pool->kernel[1], step = pool->stride[1], row_stride = pool->width;
-    if (job->line.one_by_one) {
-        for (ptrdiff_t j = 0; j < pool->out_width; j++) pool_one(job, input, row, j, output);
-        return;
-    }
-    /* With step 2 a load reads one element too many: at the very end of the input that is not there. */
-    ptrdiff_t reach = (rows - 1) * row_stride + columns - 1 + (pool->out_width - 1) * 2 + LANES;
-    int in_place = job->line.in_place && (step != 2 || input + reach <= end);
-    if (!in_place) {
-        pad_rows(pool, job->line.padded, input, rows, row_stride, 0, scratch);
-        input = scratch;
-        row_stride = job->line.padded;
-    }
-    for (ptrdiff_t j = 0; j < pool->out_width; j += LANES) {
-        if (in_place) j = min_size(j, pool->out_width - LANES); /* the last vector repeats some outputs */
-        const real *x = input + j * step;
-        vec sum = step == 2 && rows == 2 && columns == 2 ? sum_neighbours(x, 2, 2, row_stride, 2)
-                  : step == 2                            ? sum_neighbours(x, rows, columns, row_stride, 2)
-                  : step == 1                            ? sum_neighbours(x, rows, columns, row_stride, 1)
-                                                         : sum_neighbours(x, rows, columns, row_stride, step);
-        store_average(job, row, j, min_size(LANES, pool->out_width - j), sum, output);
+    ptrdiff_t step = job->line.one_by_one ? 1 : LANES;
+    ptrdiff_t reach = (row->taps - 1) * pool->width + pool->kernel[1] - 1 + job->line.reach;
+    for (ptrdiff_t j = 0; j < pool->out_width; j += step) {
+        ptrdiff_t n = min_size(step, pool->out_width - j);
+        const real *x = line + column->origin + j * pool->stride[1];
+        if (job->line.one_by_one || row->taps == 0 || x < job->input || x + reach > end)
+            for (ptrdiff_t k = j; k < j + n; k++) pool_one(job, line, row, k, output);
+        else if (j >= job->line.whole.first && j + n <= job->line.whole.last)
+            pool_vector(job, x, 0, row, j, n, output);
+        else
+            pool_vector(job, x, 1, row, j, n, output);
     }
 }
 
 static void run_forward_planes(const void *context, ptrdiff_t task, void *scratch) {
+    (void)scratch;
     const struct avg_pool *job = context;
     struct pool_part part = task_part(&job->cut, task, 1);
     for (ptrdiff_t row = part.row; row < part.row_end; row++)
-        pool_line(job, row / job->pool.out_height, row % job->pool.out_height, scratch);
+        pool_line(job, row / job->pool.out_height, row % job->pool.out_height);
 }
 
 static int forward(const struct pyconv_pool *pool, const void *input, void *output) {
@@ -203,12 +206,14 @@ static int forward(const struct pyconv_pool *pool, const void *input, void *outp
     int status = make_axes(pool, &job.axes);
     if (status) return status;
     ptrdiff_t rows = pool->images * pool->out_height, plane = pool->height * pool->width * pool->channels;
-    int planes = pool->channels == 1;
-    if (planes) job.line = plan_line(pool, &job.axes.column);
     job.cut = cut_rows(rows, plane / max_size(pool->out_height, 1), pool->channels);
     double cost = NANOSECONDS((double)pool->images * (double)plane * sizeof(real));
-    status = parallel_run(job.cut.row_tasks * job.cut.channel_tasks, cost, line_scratch(pool, job.line),
-                          planes ? run_forward_planes : run_forward, &job);
+    int planes = pool->channels == 1;
+    if (planes) status = make_line(pool, &job.axes.column, &job.line);
+    if (!status)
+        status = parallel_run(job.cut.row_tasks * job.cut.channel_tasks, cost, 0,
+                              planes ? run_forward_planes : run_forward, &job);
+    free_line(&job.line);
     free_axes(&job.axes);
     return status;
 }
@@ -236,7 +241,8 @@ static void sum_rows(const struct avg_pool *job, ptrdiff_t image, ptrdiff_t h, r
     for (ptrdiff_t i = first; i < last; i++) {
         const real *row = job->input + (image * pool->out_height + i) * pool->out_width * channels;
         for (ptrdiff_t j = 0, end; j < pool->out_width; j = end) {
-            for (end = j + 1; end < pool->out_width && column[end].divisor == column[j].divisor;) end++;
+            for (end = job->one_divisor ? pool->out_width : j + 1; end < pool->out_width; end++)
+                if (column[end].divisor != column[j].divisor) break;
             struct divisor divisor = divide_by(job->axes.row.window[i].divisor, column[j].divisor);
             add_divided(sum + j * channels, row + j * channels, (end - j) * channels, divisor, i > first);
         }
@@ -269,40 +275,59 @@ static void backward_row(const struct avg_pool *job, const real *sum, real *grad
     }
 }
 
-/* Scratch for planes: `left_margin` zeros, the sums of a row, zeros up to `sum_elements`, a padded line. */
+/* Scratch for planes: `left_margin` zeros, the sums of a row, and zeros up to `sum_elements`. */
 INLINE ptrdiff_t left_margin(const struct pyconv_pool *pool) {
     return ceil_div(pool->kernel[1], pool->stride[1]);
 }
-INLINE ptrdiff_t line_windows(const struct pyconv_pool *pool) {
-    return ceil_div(ceil_div(pool->width + pool->padding[1], pool->stride[1]), LANES) * LANES;
-}
 INLINE ptrdiff_t sum_elements(const struct pyconv_pool *pool) {
-    return max_size(pool->out_width, line_windows(pool));
+    ptrdiff_t windows = ceil_div(pool->width + pool->padding[1], pool->stride[1]);
+    return max_size(pool->out_width, windows) + LANES + 1;
+}
+
+/* sum[0] + sum[-1] + ..., the last first */
+INLINE vec sum_copies(const real *sum, ptrdiff_t copies) {
+    vec total = {0};
+    for (ptrdiff_t t = copies - 1; t >= 0; t--) total += load(sum - t);
+    return total;
 }
 
 /* One channel: the pixels w = m S + a - P of phase a are covered by the windows m, m - 1, ... with the taps
- * a, a + S, ...; so a phase is a sum of shifted copies of `sum`, which has zeros on either side. `line` is
- * the padded row, of which grad_input is a part. */
-static void backward_line(const struct avg_pool *job, const real *sum, real *line, real *grad_input) {
+ * a, a + S, ...; so a phase is a sum of shifted copies of `sum`, which has zeros on either side. */
+static void backward_line(const struct avg_pool *job, const real *sum, real *grad_input) {
     const struct pyconv_pool *pool = &job->pool;
-    ptrdiff_t kernel = pool->kernel[1], stride = pool->stride[1], phases = line_windows(pool);
-    for (ptrdiff_t m = 0; m < phases; m += LANES)
-        for (ptrdiff_t a = 0; a < stride; a++) {
-            vec total[2] = {{0}};
-            for (int odd = 0; odd < (stride == 2 ? 2 : 1); odd++)
-                for (ptrdiff_t t = (kernel - 1 - a - odd + stride) / stride - 1; t >= 0; t--)
-                    total[odd] += load(sum + m - t);
-            if (stride == 1) {
-                store(line + m, total[0]);
-            } else if (stride == 2) {
-                store(line + 2 * m, zip_low(total[0], total[1]));
-                store(line + 2 * m + LANES, zip_high(total[0], total[1]));
-                break;
-            } else {
-                for (int l = 0; l < LANES; l++) line[(m + l) * stride + a] = total[0][l];
+    ptrdiff_t stride = pool->stride[1], padding = pool->padding[1], kernel = pool->kernel[1],
+              width = pool->width;
+    if (stride == 1) {
+        for (ptrdiff_t w = 0; w < width; w += LANES) {
+            vec total = sum_copies(sum + padding + w, kernel);
+            if (w + LANES <= width)
+                store(grad_input + w, total);
+            else
+                store_first(grad_input + w, total, width - w);
+        }
+    } else if (stride == 2) {
+        /* the phases of the even and of the odd pixels */
+        ptrdiff_t even = (kernel - padding % 2 + 1) / 2, odd = (kernel - (padding + 1) % 2 + 1) / 2;
+        for (ptrdiff_t w = 0; w < width; w += 2 * LANES) {
+            vec a = sum_copies(sum + (padding + w) / 2, even),
+                b = sum_copies(sum + (padding + w + 1) / 2, odd);
+            vec zipped[2] = {zip_low(a, b), zip_high(a, b)};
+            for (int i = 0; i < 2; i++) {
+                ptrdiff_t at = w + i * LANES;
+                if (at + LANES <= width)
+                    store(grad_input + at, zipped[i]);
+                else if (at < width)
+                    store_first(grad_input + at, zipped[i], width - at);
             }
         }
-    memcpy(grad_input, line + pool->padding[1], (size_t)pool->width * sizeof(real));
+    } else {
+        for (ptrdiff_t w = 0; w < width; w++) {
+            ptrdiff_t m = (w + padding) / stride, a = (w + padding) % stride;
+            real total = 0;
+            for (ptrdiff_t t = a < kernel ? (kernel - 1 - a) / stride : -1; t >= 0; t--) total += sum[m - t];
+            grad_input[w] = total;
+        }
+    }
 }
 
 static void run_backward(const void *context, ptrdiff_t task, void *scratch) {
@@ -311,7 +336,7 @@ static void run_backward(const void *context, ptrdiff_t task, void *scratch) {
     struct pool_part part = task_part(&job->cut, task, pool->channels);
     int planes = pool->channels == 1 && !pool->adaptive;
     ptrdiff_t margin = planes ? left_margin(pool) : 0;
-    real *sum = (real *)scratch + margin, *line = sum + (planes ? sum_elements(pool) : 0);
+    real *sum = (real *)scratch + margin;
     if (planes) {
         memset(scratch, 0, (size_t)margin * sizeof(real));
         memset(sum + pool->out_width, 0, (size_t)(sum_elements(pool) - pool->out_width) * sizeof(real));
@@ -326,7 +351,7 @@ static void run_backward(const void *context, ptrdiff_t task, void *scratch) {
         }
         sum_rows(job, image, h, sum);
         if (planes)
-            backward_line(job, sum, line, grad_input);
+            backward_line(job, sum, grad_input);
         else
             backward_row(job, sum, grad_input);
     }
@@ -336,12 +361,14 @@ static int backward(const struct pyconv_pool *pool, const void *grad_output, voi
     struct avg_pool job = {.pool = *pool, .input = grad_output, .output = grad_input};
     int status = make_axes(pool, &job.axes);
     if (status) return status;
+    job.one_divisor = 1;
+    for (ptrdiff_t j = 1; j < pool->out_width; j++)
+        job.one_divisor &= job.axes.column.window[j].divisor == job.axes.column.window[0].divisor;
     ptrdiff_t rows = pool->images * pool->height, elements = pool->width * pool->channels;
     job.cut = cut_rows(rows, elements, 1); /* all channels in one task */
     double cost = NANOSECONDS((double)rows * (double)elements * sizeof(real));
     size_t scratch = (size_t)(pool->out_width * pool->channels);
-    if (pool->channels == 1 && !pool->adaptive)
-        scratch = (size_t)(left_margin(pool) + sum_elements(pool) + line_windows(pool) * pool->stride[1]);
+    if (pool->channels == 1 && !pool->adaptive) scratch = (size_t)(left_margin(pool) + sum_elements(pool));
     status = parallel_run(job.cut.row_tasks, cost, scratch * sizeof(real), run_backward, &job);
     free_axes(&job.axes);
     return status;

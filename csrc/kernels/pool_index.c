@@ -4,22 +4,32 @@
  *
  * The scatter adds in the order of i, as PyTorch does, so that overlapping windows give the same bits at
  * any number of threads. Nothing is known of the windows here: any index into the plane is right, and one
- * outside is left out and reported. A task is a run of whole images of about TASK_ELEMENTS elements, so
- * that clearing and adding meet in L2; where images are few, it is a cache line of channels of one image.
+ * outside is left out and reported.
+ *
+ * A task of the scatter clears and fills a band of the unpooled plane, which stays in L2 meanwhile: several
+ * whole images where these are small, or a part of one. A part must find the elements that belong to it:
+ * first of all the least and the greatest index of each chunk of pooled pixels are noted, and then a band
+ * looks only into the chunks that reach it, which are its own and few others where windows are local.
  */
 #include "parallel.h"
 #include "pyconv.h"
 #include "simd.h"
 
-#define TASK_ELEMENTS 65536
-#define FEW_IMAGES 8
-#define CHANNEL_BLOCK (64 / (ptrdiff_t)sizeof(real))
+#define BAND_ELEMENTS 131072
+#define CHUNK_ELEMENTS 4096
 /* A scattered element costs about 2 ns, a cleared one 0.1. */
 #define NANOSECONDS(pooled, unpooled) (2.0 * (double)(pooled) + 0.1 * (double)(unpooled))
 
+struct range {
+    int64_t least, greatest;
+};
+
 struct pool_index {
     ptrdiff_t images, plane, count, channels;
-    ptrdiff_t images_per_task, channel_block, channel_tasks;
+    ptrdiff_t images_per_task; /* small images */
+    ptrdiff_t band, bands;     /* large ones: pixels of a band, bands of an image */
+    ptrdiff_t chunk, chunks;   /* pooled pixels of a chunk, chunks of an image */
+    struct range *ranges;      /* [images][chunks] */
     int assign;
     const real *from;
     const int64_t *indices;
@@ -27,90 +37,102 @@ struct pool_index {
     int *bad; /* set where an index was outside the plane */
 };
 
-static void cut(struct pool_index *job) {
-    ptrdiff_t elements = max_size(job->plane, job->count) * job->channels;
-    job->images_per_task = max_size(TASK_ELEMENTS / max_size(elements, 1), 1);
-    job->channel_block = max_size(job->channels, 1);
-    if (job->images < FEW_IMAGES && elements > TASK_ELEMENTS) job->channel_block = CHANNEL_BLOCK;
-    job->channel_tasks = ceil_div(job->channels, job->channel_block);
-}
+/* ---- Scatter ---- */
 
-static int run(struct pool_index *job, parallel_task *task) {
-    int bad = 0;
-    job->bad = &bad;
-    cut(job);
-    ptrdiff_t tasks = ceil_div(job->images, job->images_per_task) * job->channel_tasks;
-    double elements = (double)job->images * (double)job->channels;
-    double cost = NANOSECONDS(elements * (double)job->count, elements * (double)job->plane);
-    int status = parallel_run(tasks, cost, 0, task, job);
-    return status ? status : bad ? PYCONV_BAD_INDEX : PYCONV_OK;
-}
-
-/* Scatter channels [0, width) of one image. */
-INLINE int scatter_image(const struct pool_index *job, const real *pooled, const int64_t *indices,
-                         ptrdiff_t channels, ptrdiff_t width, int assign, real *unpooled) {
-    int bad = 0;
-    if (width == channels)
-        memset(unpooled, 0, (size_t)(job->plane * channels) * sizeof(real));
-    else
-        for (ptrdiff_t i = 0; i < job->plane; i++)
-            memset(unpooled + i * channels, 0, (size_t)width * sizeof(real));
-    for (ptrdiff_t i = 0; i < job->count; i++)
-        for (ptrdiff_t c = 0; c < width; c++) {
-            uint64_t index = (uint64_t)indices[i * channels + c];
-            if (index >= (uint64_t)job->plane) {
-                bad = 1;
+/* Scatter `count` pooled pixels into the pixels [first, first + band) of a plane, `unpooled` being the first;
+ * returns whether an index was outside of it. */
+INLINE int scatter_pixels(const real *pooled, const int64_t *indices, ptrdiff_t count, ptrdiff_t channels,
+                          ptrdiff_t first, ptrdiff_t band, int assign, real *unpooled) {
+    int outside = 0;
+    for (ptrdiff_t i = 0; i < count; i++, pooled += channels, indices += channels) {
+        ptrdiff_t c = 0;
+        if (!assign && channels >= LANES) /* neighbouring channels never add to the same element */
+            for (; c + LANES <= channels; c += LANES)
+                outside |= add_at(unpooled + c, indices + c, first, band, channels, load(pooled + c));
+        for (; c < channels; c++) {
+            uint64_t pixel = (uint64_t)(indices[c] - first);
+            if (pixel >= (uint64_t)band) {
+                outside = 1;
                 continue;
             }
-            real *to = unpooled + (ptrdiff_t)index * channels + c, x = pooled[i * channels + c];
-            *to = assign ? x : *to + x;
+            real *to = unpooled + (ptrdiff_t)pixel * channels + c;
+            *to = assign ? pooled[c] : *to + pooled[c];
         }
-    return bad;
+    }
+    return outside;
 }
 
-static void run_scatter(const void *context, ptrdiff_t task, void *scratch) {
+static int scatter_any(const struct pool_index *job, ptrdiff_t image, ptrdiff_t begin, ptrdiff_t end,
+                       ptrdiff_t first, ptrdiff_t band) {
+    ptrdiff_t channels = job->channels, at = (image * job->count + begin) * channels;
+    real *to = job->to + (image * job->plane + first) * channels;
+    if (job->assign)
+        return scatter_pixels(job->from + at, job->indices + at, end - begin, channels, first, band, 1, to);
+    if (channels == 1)
+        return scatter_pixels(job->from + at, job->indices + at, end - begin, 1, first, band, 0, to);
+    return scatter_pixels(job->from + at, job->indices + at, end - begin, channels, first, band, 0, to);
+}
+
+static void run_images(const void *context, ptrdiff_t task, void *scratch) {
     (void)scratch;
     const struct pool_index *job = context;
-    ptrdiff_t channels = job->channels, c = task % job->channel_tasks * job->channel_block;
-    ptrdiff_t width = min_size(job->channel_block, channels - c);
-    ptrdiff_t image = task / job->channel_tasks * job->images_per_task;
-    ptrdiff_t end = min_size(image + job->images_per_task, job->images);
+    ptrdiff_t image = task * job->images_per_task, end = min_size(image + job->images_per_task, job->images);
     int bad = 0;
     for (; image < end; image++) {
-        ptrdiff_t at = image * job->count * channels + c;
-        real *to = job->to + image * job->plane * channels + c;
-        if (job->assign)
-            bad |= scatter_image(job, job->from + at, job->indices + at, channels, width, 1, to);
-        else if (channels == 1)
-            bad |= scatter_image(job, job->from + at, job->indices + at, 1, 1, 0, to);
-        else
-            bad |= scatter_image(job, job->from + at, job->indices + at, channels, width, 0, to);
+        ptrdiff_t elements = job->plane * job->channels;
+        memset(job->to + image * elements, 0, (size_t)elements * sizeof(real));
+        bad |= scatter_any(job, image, 0, job->count, 0, job->plane);
     }
     if (bad) __atomic_store_n(job->bad, 1, __ATOMIC_RELAXED);
 }
 
-static void run_gather(const void *context, ptrdiff_t task, void *scratch) {
+/* The range of the indices of one chunk. */
+static void run_ranges(const void *context, ptrdiff_t task, void *scratch) {
     (void)scratch;
     const struct pool_index *job = context;
-    ptrdiff_t channels = job->channels, c = task % job->channel_tasks * job->channel_block;
-    ptrdiff_t c_end = min_size(c + job->channel_block, channels);
-    ptrdiff_t image = task / job->channel_tasks * job->images_per_task;
-    ptrdiff_t end = min_size(image + job->images_per_task, job->images);
-    int bad = 0;
-    for (; image < end; image++)
-        for (ptrdiff_t i = 0; i < job->count; i++)
-            for (ptrdiff_t k = c; k < c_end; k++) {
-                ptrdiff_t at = (image * job->count + i) * channels + k;
-                uint64_t index = (uint64_t)job->indices[at];
-                int inside = index < (uint64_t)job->plane;
-                bad |= !inside;
-                job->to[at] = inside ? job->from[(image * job->plane + (ptrdiff_t)index) * channels + k] : 0;
-            }
-    if (bad) __atomic_store_n(job->bad, 1, __ATOMIC_RELAXED);
+    ptrdiff_t image = task / job->chunks, begin = task % job->chunks * job->chunk;
+    ptrdiff_t elements = min_size(job->chunk, job->count - begin) * job->channels;
+    const int64_t *indices = job->indices + (image * job->count + begin) * job->channels;
+    int64_t least = INT64_MAX, greatest = INT64_MIN;
+    for (ptrdiff_t i = 0; i < elements; i++) {
+        least = indices[i] < least ? indices[i] : least;
+        greatest = indices[i] > greatest ? indices[i] : greatest;
+    }
+    job->ranges[task] = (struct range){least, greatest};
+    if (elements && (least < 0 || greatest >= job->plane)) __atomic_store_n(job->bad, 1, __ATOMIC_RELAXED);
+}
+
+static void run_bands(const void *context, ptrdiff_t task, void *scratch) {
+    (void)scratch;
+    const struct pool_index *job = context;
+    ptrdiff_t image = task / job->bands, first = task % job->bands * job->band;
+    ptrdiff_t band = min_size(job->band, job->plane - first);
+    memset(job->to + (image * job->plane + first) * job->channels, 0,
+           (size_t)(band * job->channels) * sizeof(real));
+    for (ptrdiff_t chunk = 0; chunk < job->chunks; chunk++) {
+        struct range range = job->ranges[image * job->chunks + chunk];
+        if (range.greatest < first || range.least >= first + band) continue;
+        ptrdiff_t begin = chunk * job->chunk;
+        scatter_any(job, image, begin, min_size(begin + job->chunk, job->count), first, band);
+    }
+}
+
+static int scatter_large(struct pool_index *job, double cost) {
+    job->band = max_size(BAND_ELEMENTS / job->channels, 1);
+    job->bands = ceil_div(job->plane, job->band);
+    job->chunk = max_size(CHUNK_ELEMENTS / job->channels, 1);
+    job->chunks = ceil_div(job->count, job->chunk);
+    size_t bytes = (size_t)(job->images * job->chunks) * sizeof(struct range);
+    if (!(job->ranges = pyconv_alloc(bytes))) return PYCONV_NO_MEMORY;
+    int status = parallel_run(job->images * job->chunks, cost / 8, 0, run_ranges, job);
+    if (!status) status = parallel_run(job->images * job->bands, cost, 0, run_bands, job);
+    pyconv_free(job->ranges, bytes);
+    return status;
 }
 
 static int scatter(ptrdiff_t images, ptrdiff_t plane, ptrdiff_t count, ptrdiff_t channels, int assign,
                    const void *pooled, const int64_t *indices, void *unpooled) {
+    int bad = 0, status;
     struct pool_index job = {.images = images,
                              .plane = plane,
                              .count = count,
@@ -118,20 +140,54 @@ static int scatter(ptrdiff_t images, ptrdiff_t plane, ptrdiff_t count, ptrdiff_t
                              .assign = assign,
                              .from = pooled,
                              .indices = indices,
-                             .to = unpooled};
-    return run(&job, run_scatter);
+                             .to = unpooled,
+                             .bad = &bad};
+    double elements = (double)images * (double)channels;
+    double cost = NANOSECONDS(elements * (double)count, elements * (double)plane);
+    if (plane * channels > 2 * BAND_ELEMENTS) {
+        status = scatter_large(&job, cost);
+    } else {
+        job.images_per_task = max_size(BAND_ELEMENTS / max_size(plane * channels, 1), 1);
+        status = parallel_run(ceil_div(images, job.images_per_task), cost, 0, run_images, &job);
+    }
+    return status ? status : bad ? PYCONV_BAD_INDEX : PYCONV_OK;
+}
+
+/* ---- Gather ---- */
+
+static void run_gather(const void *context, ptrdiff_t task, void *scratch) {
+    (void)scratch;
+    const struct pool_index *job = context;
+    ptrdiff_t channels = job->channels, i = task * job->chunk,
+              end = min_size(i + job->chunk, job->images * job->count);
+    int bad = 0;
+    for (; i < end; i++) {
+        const real *image = job->from + i / job->count * job->plane * channels;
+        for (ptrdiff_t c = 0; c < channels; c++) {
+            uint64_t pixel = (uint64_t)job->indices[i * channels + c];
+            int inside = pixel < (uint64_t)job->plane;
+            bad |= !inside;
+            job->to[i * channels + c] = inside ? image[(ptrdiff_t)pixel * channels + c] : 0;
+        }
+    }
+    if (bad) __atomic_store_n(job->bad, 1, __ATOMIC_RELAXED);
 }
 
 static int gather(ptrdiff_t images, ptrdiff_t plane, ptrdiff_t count, ptrdiff_t channels,
                   const void *unpooled, const int64_t *indices, void *pooled) {
+    int bad = 0;
     struct pool_index job = {.images = images,
                              .plane = plane,
                              .count = count,
                              .channels = channels,
                              .from = unpooled,
                              .indices = indices,
-                             .to = pooled};
-    return run(&job, run_gather);
+                             .to = pooled,
+                             .bad = &bad};
+    job.chunk = max_size(CHUNK_ELEMENTS / max_size(channels, 1), 1);
+    double cost = NANOSECONDS((double)images * (double)count * (double)channels, 0);
+    int status = parallel_run(ceil_div(images * count, job.chunk), cost, 0, run_gather, &job);
+    return status ? status : bad ? PYCONV_BAD_INDEX : PYCONV_OK;
 }
 
 const struct pyconv_pool_index_kernels KERNELS(pool_index) = {scatter, gather};

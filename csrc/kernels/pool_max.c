@@ -163,19 +163,21 @@ static void pool_one(const struct max_pool *job, const real *line, const struct 
     if (job->form == PYCONV_TAP_INDEX) ((uint8_t *)job->indices)[at + j] = (uint8_t)(taps.base + index);
 }
 
-/* n <= LANES neighbouring outputs, whose first windows begin at `input`, all their taps being there;
- * `first` says with which tap each window begins in the input. */
+/* The outputs j, j + 1, ... of one vector: n of them, whose windows begin at `input` and `step` apart. With
+ * `edge` some taps are in the padding. */
 INLINE void pool_neighbours(const struct max_pool *job, const real *input, struct taps taps, ptrdiff_t rows,
-                            ptrdiff_t columns, ptrdiff_t step, enum pyconv_pool_index form, ivec first,
-                            ptrdiff_t at, ptrdiff_t n) {
+                            ptrdiff_t columns, ptrdiff_t step, int edge, enum pyconv_pool_index form,
+                            ptrdiff_t j, ptrdiff_t at, ptrdiff_t n) {
+    ivec first = load_integers(job->line.first + j), last = load_integers(job->line.last + j);
     struct best best = nothing();
-    best.at = first * taps.column_index;
+    if (edge) best.at = first * taps.column_index;
     for (ptrdiff_t r = 0; r < rows; r++)
-        for (ptrdiff_t s = 0; s < columns; s++)
-            best = better(best,
-                          load_step(input + r * taps.row_stride + s * taps.column_stride, step,
-                                    (int)(s * taps.column_stride & 1)),
-                          (integer)r * taps.row_index + (integer)s * taps.column_index);
+        for (ptrdiff_t s = 0; s < columns; s++) {
+            ptrdiff_t tap = s * taps.column_stride;
+            vec x = load_step(input + r * taps.row_stride + tap, step, (int)(tap & 1));
+            if (edge) x = tap_or(x, first, last, s, (real)-INFINITY);
+            best = better(best, x, (integer)r * taps.row_index + (integer)s * taps.column_index);
+        }
     if (n == LANES)
         store(job->output + at, best.value);
     else
@@ -188,57 +190,61 @@ INLINE void pool_neighbours(const struct max_pool *job, const real *input, struc
     store_index(form, job->indices, at, taps.base, best.at, n);
 }
 
-INLINE void pool_line(const struct max_pool *job, enum pyconv_pool_index form, ptrdiff_t image, ptrdiff_t i,
-                      real *scratch) {
+/* The same, with constants for what is common. */
+INLINE void pool_vector(const struct max_pool *job, const real *input, struct taps taps, int edge,
+                        enum pyconv_pool_index form, ptrdiff_t j, ptrdiff_t at, ptrdiff_t n) {
+    ptrdiff_t step = job->pool.stride[1];
+    struct taps near = taps;
+    near.column_stride = 1;
+    int dense = step == 2 && taps.column_stride == 1;
+    if (dense && taps.rows == 2 && taps.columns == 2)
+        pool_neighbours(job, input, near, 2, 2, 2, edge, form, j, at, n);
+    else if (dense && taps.rows == 3 && taps.columns == 3)
+        pool_neighbours(job, input, near, 3, 3, 2, edge, form, j, at, n);
+    else if (step == 2)
+        pool_neighbours(job, input, taps, taps.rows, taps.columns, 2, edge, form, j, at, n);
+    else if (step == 1)
+        pool_neighbours(job, input, taps, taps.rows, taps.columns, 1, edge, form, j, at, n);
+    else
+        pool_neighbours(job, input, taps, taps.rows, taps.columns, step, edge, form, j, at, n);
+}
+
+INLINE void pool_line(const struct max_pool *job, enum pyconv_pool_index form, ptrdiff_t image, ptrdiff_t i) {
     const struct pyconv_pool *pool = &job->pool;
     const struct window *row = &job->axes.row.window[i], *column = job->axes.column.window;
-    const real *input = job->input + (image * pool->height + row->begin) * pool->width;
+    const real *line = job->input + (image * pool->height + row->begin) * pool->width;
     const real *end = job->input + pool->images * pool->height * pool->width;
-    ptrdiff_t at = (image * pool->out_height + i) * pool->out_width, step = pool->stride[1];
-    if (job->line.one_by_one) {
-        for (ptrdiff_t j = 0; j < pool->out_width; j++) pool_one(job, input, row, j, at);
-        return;
-    }
-    struct window whole = {column->origin, pool->kernel[1], 0, 0, column->origin, 0};
-    struct taps taps = window_taps(job, row, &whole);
-    ptrdiff_t reach = (taps.rows - 1) * taps.row_stride + (taps.columns - 1) * taps.column_stride + 2 * LANES;
-    /* With step 2 a load reads one element too many: at the very end of the input that is not there. */
-    int in_place =
-        job->line.in_place && (step != 2 || input + (pool->out_width - 1) * 2 + reach - LANES <= end);
-    if (!in_place) {
-        pad_rows(pool, job->line.padded, input, taps.rows, taps.row_stride, (real)-INFINITY, scratch);
-        input = scratch;
-        taps.row_stride = job->line.padded;
-    }
+    ptrdiff_t at = (image * pool->out_height + i) * pool->out_width, step = job->line.one_by_one ? 1 : LANES;
+    struct window origin = {column->origin, pool->kernel[1], 0, 0, column->origin, 0};
+    struct taps taps = window_taps(job, row, &origin);
+    ptrdiff_t reach =
+        (taps.rows - 1) * taps.row_stride + (taps.columns - 1) * taps.column_stride + job->line.reach;
     int64_t base = taps.base;
-    for (ptrdiff_t j = 0; j < pool->out_width; j += LANES) {
-        if (in_place) j = min_size(j, pool->out_width - LANES); /* the last vector repeats some outputs */
-        ptrdiff_t n = min_size(LANES, pool->out_width - j);
-        ivec first = {0};
-        for (ptrdiff_t l = 0; l < n && column[j + l].first_tap; l++)
-            first[l] = (integer)column[j + l].first_tap;
-        if (form == PYCONV_PLANE_INDEX) taps.base = base + j * step;
-        const real *x = input + j * step;
-        if (step == 2 && taps.rows == 2 && taps.columns == 2)
-            pool_neighbours(job, x, taps, 2, 2, 2, form, first, at + j, n);
-        else if (step == 2)
-            pool_neighbours(job, x, taps, taps.rows, taps.columns, 2, form, first, at + j, n);
-        else if (step == 1)
-            pool_neighbours(job, x, taps, taps.rows, taps.columns, 1, form, first, at + j, n);
+    for (ptrdiff_t j = 0; j < pool->out_width; j += step) {
+        ptrdiff_t n = min_size(step, pool->out_width - j);
+        const real *x = line + column->origin + j * pool->stride[1];
+        if (job->line.one_by_one || taps.rows == 0 || x < job->input || x + reach > end) {
+            for (ptrdiff_t k = j; k < j + n; k++) pool_one(job, line, row, k, at);
+            continue;
+        }
+        if (form == PYCONV_PLANE_INDEX) taps.base = base + j * pool->stride[1];
+        if (j >= job->line.whole.first && j + n <= job->line.whole.last)
+            pool_vector(job, x, taps, 0, form, j, at + j, n);
         else
-            pool_neighbours(job, x, taps, taps.rows, taps.columns, step, form, first, at + j, n);
+            pool_vector(job, x, taps, 1, form, j, at + j, n);
     }
 }
 
 static void run_forward_planes(const void *context, ptrdiff_t task, void *scratch) {
+    (void)scratch;
     const struct max_pool *job = context;
     struct pool_part part = task_part(&job->cut, task, 1);
     for (ptrdiff_t row = part.row; row < part.row_end; row++) {
         ptrdiff_t image = row / job->pool.out_height, i = row % job->pool.out_height;
         switch (job->form) {
-        case PYCONV_NO_INDEX: pool_line(job, PYCONV_NO_INDEX, image, i, scratch); break;
-        case PYCONV_PLANE_INDEX: pool_line(job, PYCONV_PLANE_INDEX, image, i, scratch); break;
-        case PYCONV_TAP_INDEX: pool_line(job, PYCONV_TAP_INDEX, image, i, scratch); break;
+        case PYCONV_NO_INDEX: pool_line(job, PYCONV_NO_INDEX, image, i); break;
+        case PYCONV_PLANE_INDEX: pool_line(job, PYCONV_PLANE_INDEX, image, i); break;
+        case PYCONV_TAP_INDEX: pool_line(job, PYCONV_TAP_INDEX, image, i); break;
         }
     }
 }
@@ -249,12 +255,14 @@ static int forward(const struct pyconv_pool *pool, enum pyconv_pool_index form, 
     int status = make_axes(pool, &job.axes);
     if (status) return status;
     ptrdiff_t rows = pool->images * pool->out_height, plane = pool->height * pool->width * pool->channels;
-    int planes = pool->channels == 1;
-    if (planes) job.line = plan_line(pool, &job.axes.column);
     job.cut = cut_rows(rows, plane / max_size(pool->out_height, 1), pool->channels);
     double cost = NANOSECONDS((double)pool->images * (double)plane * sizeof(real));
-    status = parallel_run(job.cut.row_tasks * job.cut.channel_tasks, cost, line_scratch(pool, job.line),
-                          planes ? run_forward_planes : run_forward, &job);
+    int planes = pool->channels == 1;
+    if (planes) status = make_line(pool, &job.axes.column, &job.line);
+    if (!status)
+        status = parallel_run(job.cut.row_tasks * job.cut.channel_tasks, cost, 0,
+                              planes ? run_forward_planes : run_forward, &job);
+    free_line(&job.line);
     free_axes(&job.axes);
     return status;
 }
