@@ -15,14 +15,18 @@ class Tracer:
     def __init__(self, model):
         self.seconds = defaultdict(float)  # (path, pass) -> seconds
         self.shapes = {}  # path -> (input shape, output shape)
+        self.wants = {}  # path -> whether the gradient of its input was wanted
         self.modules = dict(model.named_modules())
         self.inner = [0.0]  # time spent in inner calls, for each call in progress
         for path, module in self.modules.items():
             for step in PASSES:
-                object.__setattr__(module, step, self.timed(getattr(module, step), path, step))
+                object.__setattr__(module, step, self.timed(module, path, step))
 
-    def timed(self, call, path, step):
+    def timed(self, module, path, step):
+        call = getattr(module, step)
+
         def wrapper(*arguments):
+            wanted = module.needs_input_grad
             self.inner.append(0.0)
             began = time.perf_counter()
             try:
@@ -33,6 +37,8 @@ class Tracer:
                 self.inner[-1] += elapsed
             if step == "forward":
                 self.shapes[path] = (arguments[0].shape, result.shape)
+            else:
+                self.wants[path] = wanted
             return result
 
         return wrapper
@@ -47,12 +53,12 @@ class Tracer:
                    "operations": 0, "bytes": 0, "input": "", "output": ""}  # fmt: skip
             if leaf:
                 row["input"], row["output"] = ("x".join(map(str, shape)) for shape in self.shapes[path])
-                row["operations"], row["bytes"] = cost(module, *self.shapes[path], step)
+                row["operations"], row["bytes"] = cost(module, *self.shapes[path], step, self.wants.get(path))
             rows.append(row)
         return rows
 
 
-def cost(module, input_shape, output_shape, step):
+def cost(module, input_shape, output_shape, step, wants_input_grad):
     """Least operations (by the direct algorithm) and bytes of a layer's pass."""
     x, y = math.prod(input_shape), math.prod(output_shape)
     weights = sum(parameter.size for parameter in module.parameters())
@@ -64,7 +70,8 @@ def cost(module, input_shape, output_shape, step):
     if operations:
         if step == "forward":
             return operations, 4 * (x + y + weights)
-        return operations * (2 if module.needs_input_grad else 1), 4 * (2 * x + y + 2 * weights)
+        both = wants_input_grad is not False
+        return operations * (1 + both), 4 * ((1 + both) * x + y + 2 * weights)
     if "BatchNorm" in type(module).__name__:  # the statistics need a reading of their own
         return 0, 4 * (2 * x + y if step == "forward" else 2 * x + 2 * y + x)
     return 0, 4 * (x + y if step == "forward" else 2 * x + y)
