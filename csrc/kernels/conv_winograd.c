@@ -7,12 +7,13 @@
  *
  * 36 multiplications serve 16 outputs of 9 taps: 4 times less arithmetic (5x5: 4 outputs of 25, 2.8 times).
  * Everything is fused over a group of tiles and a block of filters, so that intermediate tiles never leave
- * L2: a group of 2 * TILE tiles and 64 channels has V in 36 * 28 * 64 * 4 = 252 KiB, M for one block of 32
- * filters in 126 KiB. Whichever of U and V is smaller to make again is made inside the task:
+ * L2. Two orders, by what would travel from L3 again and again otherwise:
  *
- *     many tiles: U is made once for all (its 36/9 times the weight's size), each task makes its group's V;
- *     few tiles, many channels: V is made once for all, each task makes its block's U, which would
- *     otherwise travel to memory and back (37 MB for 512 x 512 filters).
+ *     tiles outside: U is made once for all, a task makes its group's V (2 * TILE tiles of 64 channels: 36 *
+ *         28 * 80 * 4 = 315 KiB) and takes the blocks of filters in turn (M of one: 36 * 28 * 32 * 4 = 126 KiB);
+ *     filters outside, where U exceeds L2 and the tiles are few: V is made once for all, a task makes U for
+ *         one block, CHUNK channels at a time (36 * 128 * 32 * 4 = 576 KiB), and takes the groups in turn; U,
+ *         37 MB for 512 x 512 filters, never exists as a whole.
  */
 #include "conv.h"
 #include "correlation.h"
@@ -20,19 +21,25 @@
 #include "tile.h"
 #include "winograd.h"
 
-#define GROUP_BYTES ((ptrdiff_t)640 << 10) /* of V that a task may keep in L2 */
+#define GROUP_BYTES ((ptrdiff_t)1200 << 10) /* of V that a task may keep in L2 */
+#define MOST_TILES (4 * TILE)
+#define L2_FILTERS ((ptrdiff_t)2 << 20)     /* a smaller U stays in L2 and L3 anyway */
+#define MOST_SHARED ((ptrdiff_t)24 << 20)   /* of V made for all */
+#define SHARE_TILES 128                     /* of M that a task keeps: 36 * 128 * 32 * 4 = 576 KiB */
+#define TASKS_WANTED 16
 #define LARGEST_OUTPUT 4                   /* outputs of a tile in one direction */
 
 struct winograd {
     const struct correlation *c;
-    int taps, outputs;                   /* of a tile, in one direction: 3 and 4, or 5 and 2 */
-    ptrdiff_t tile_rows, tile_columns;   /* of an image */
-    ptrdiff_t tiles, group, groups;      /* in all; in one task; how many groups */
-    ptrdiff_t blocks, pitch;             /* of filters; elements from one tile of V[p] to the next */
-    int filters_inside;                  /* tasks make their own U, and V is made once */
-    real *shared;                        /* U of all blocks, or V of all groups */
-    ptrdiff_t v_plane, u_plane, m_plane; /* elements from one point to the next, odd in cache lines as well */
+    int taps, outputs;                 /* of a tile, in one direction: 3 and 4, or 5 and 2 */
+    ptrdiff_t tile_rows, tile_columns; /* of an image */
+    ptrdiff_t tiles, groups, group;    /* in all; groups of tiles; the tiles of the largest */
+    ptrdiff_t blocks, shares;          /* of filters; filters outside: of the groups */
+    int filters_outside;
+    ptrdiff_t pitch;                     /* elements from one tile of V[p] to the next, and */
+    ptrdiff_t v_plane, u_plane, m_plane; /* from one point to the next: all odd in cache lines, against L1's sets */
     ptrdiff_t v_elements, u_elements;    /* of one group; of one block */
+    real *shared;                        /* U of all blocks, or V of all groups */
     const real *zeros;                   /* `pitch` of them: what lies outside of the image */
 };
 
@@ -53,21 +60,23 @@ INLINE void read_filters(const int taps, const struct correlation *c, const real
     for (int t = 0; t < area; t++) g[t] = by_index[c->tap[t].index];
 }
 
-INLINE void transform_filters(const int taps, const struct winograd *w, ptrdiff_t block, real *u) {
+/* u[p][channel - begin][BLOCK] for the channels [begin, end) */
+INLINE void transform_filters(const int taps, const struct winograd *w, ptrdiff_t block, ptrdiff_t begin, ptrdiff_t end,
+                              real *u) {
     const struct correlation *c = w->c;
     ptrdiff_t first = block * BLOCK, count = min_size(BLOCK, c->dst_channels - first);
-    for (ptrdiff_t v = 0; v < count; v += LANES)
-        for (ptrdiff_t i = 0; i < c->src_channels; i++) {
+    for (ptrdiff_t i = begin; i < end; i++)
+        for (ptrdiff_t v = 0; v < count; v += LANES) {
             vec g[25], out[AREA];
             read_filters(taps, c, c->weight + (first + v) * c->weight_dst + i * c->weight_src, count - v, g);
             transform_filter_2d(taps, g, out);
-            for (int p = 0; p < AREA; p++) store(u + p * w->u_plane + i * BLOCK + v, out[p]);
+            for (int p = 0; p < AREA; p++) store(u + p * w->u_plane + (i - begin) * BLOCK + v, out[p]);
         }
 }
 
-static void make_filters(const struct winograd *w, ptrdiff_t block, real *u) {
-    if (w->taps == 3) transform_filters(3, w, block, u);
-    else transform_filters(5, w, block, u);
+static void make_filters(const struct winograd *w, ptrdiff_t block, ptrdiff_t begin, ptrdiff_t end, real *u) {
+    if (w->taps == 3) transform_filters(3, w, block, begin, end, u);
+    else transform_filters(5, w, block, begin, end, u);
 }
 
 /* ---- V: the input tiles ---- */
@@ -102,25 +111,28 @@ static void make_group(const struct winograd *w, ptrdiff_t first, ptrdiff_t tile
 
 /* ---- M: the products ---- */
 
-#define PRODUCT_2(m) tile_product(m, 2, x, pitch, depth, weight, out, BLOCK)
-#define PRODUCT_1(m) tile_product(m, 1, x, pitch, depth, weight, out, BLOCK)
+#define PRODUCT_2(m) tile_product(m, 2, x, pitch, depth, weight, out, BLOCK, add)
+#define PRODUCT_1(m) tile_product(m, 1, x, pitch, depth, weight, out, BLOCK, add)
 
-static void product_2(ptrdiff_t size, const real *x, ptrdiff_t pitch, ptrdiff_t depth, const real *weight, real *out) {
+static void product_2(ptrdiff_t size, const real *x, ptrdiff_t pitch, ptrdiff_t depth, const real *weight, real *out,
+                      int add) {
     DISPATCH_TILE(size, PRODUCT_2)
 }
 
-static void product_1(ptrdiff_t size, const real *x, ptrdiff_t pitch, ptrdiff_t depth, const real *weight, real *out) {
+static void product_1(ptrdiff_t size, const real *x, ptrdiff_t pitch, ptrdiff_t depth, const real *weight, real *out,
+                      int add) {
     DISPATCH_TILE(size, PRODUCT_1)
 }
 
+/* M (+)= V U over `depth` channels; += where `add` */
 static void multiply(const struct winograd *w, ptrdiff_t tiles, ptrdiff_t filters, const real *v, const real *u,
-                     real *m) {
-    ptrdiff_t depth = w->c->src_channels, parts = ceil_div(tiles, TILE);
+                     ptrdiff_t depth, real *m, int add) {
+    ptrdiff_t parts = ceil_div(tiles, TILE);
     for (ptrdiff_t p = 0; p < AREA; p++, v += w->v_plane, u += w->u_plane, m += w->m_plane)
         for (ptrdiff_t part = 0; part < parts; part++) {
             ptrdiff_t t = tiles * part / parts, size = tiles * (part + 1) / parts - t;
-            if (filters > LANES) product_2(size, v + t * w->pitch, w->pitch, depth, u, m + t * BLOCK);
-            else product_1(size, v + t * w->pitch, w->pitch, depth, u, m + t * BLOCK);
+            if (filters > LANES) product_2(size, v + t * w->pitch, w->pitch, depth, u, m + t * BLOCK, add);
+            else product_1(size, v + t * w->pitch, w->pitch, depth, u, m + t * BLOCK, add);
         }
 }
 
@@ -168,7 +180,7 @@ static ptrdiff_t group_begin(const struct winograd *w, ptrdiff_t group) { return
 static void share_filters(const void *context, ptrdiff_t block, void *scratch) {
     (void)scratch;
     const struct winograd *w = context;
-    make_filters(w, block, w->shared + block * w->u_elements);
+    make_filters(w, block, 0, w->c->src_channels, w->shared + block * w->u_elements);
 }
 
 static void share_tiles(const void *context, ptrdiff_t group, void *scratch) {
@@ -178,26 +190,37 @@ static void share_tiles(const void *context, ptrdiff_t group, void *scratch) {
     make_group(w, first, group_begin(w, group + 1) - first, w->shared + group * w->v_elements);
 }
 
-/* Few tiles: one block of filters, all groups. */
-static void run_block(const void *context, ptrdiff_t block, void *scratch) {
+/* Filters outside: one block of them, one share of the groups. */
+static void run_block(const void *context, ptrdiff_t task, void *scratch) {
     const struct winograd *w = context;
+    ptrdiff_t block = task % w->blocks, share = task / w->blocks, channels = w->c->src_channels;
+    ptrdiff_t begin = w->groups * share / w->shares, end = w->groups * (share + 1) / w->shares;
+    ptrdiff_t filters = w->c->dst_channels - block * BLOCK, chunks = ceil_div(channels, CHUNK);
     real *u = scratch, *m = u + w->u_elements;
-    make_filters(w, block, u);
-    for (ptrdiff_t group = 0; group < w->groups; group++) {
+    for (ptrdiff_t chunk = 0; chunk < chunks; chunk++) {
+        ptrdiff_t c0 = channels * chunk / chunks, c1 = channels * (chunk + 1) / chunks;
+        make_filters(w, block, c0, c1, u);
+        for (ptrdiff_t group = begin; group < end; group++) {
+            ptrdiff_t tiles = group_begin(w, group + 1) - group_begin(w, group);
+            multiply(w, tiles, filters, w->shared + group * w->v_elements + c0, u, c1 - c0,
+                     m + (group - begin) * AREA * w->m_plane, chunk > 0);
+        }
+    }
+    for (ptrdiff_t group = begin; group < end; group++) {
         ptrdiff_t first = group_begin(w, group), tiles = group_begin(w, group + 1) - first;
-        multiply(w, tiles, w->c->dst_channels - block * BLOCK, w->shared + group * w->v_elements, u, m);
-        put_group(w, first, tiles, block, m);
+        put_group(w, first, tiles, block, m + (group - begin) * AREA * w->m_plane);
     }
 }
 
-/* Many tiles: one group of tiles, all blocks. */
+/* Tiles outside: one group of them, all blocks. */
 static void run_group(const void *context, ptrdiff_t group, void *scratch) {
     const struct winograd *w = context;
     real *v = scratch, *m = v + w->v_elements;
     ptrdiff_t first = group_begin(w, group), tiles = group_begin(w, group + 1) - first;
     make_group(w, first, tiles, v);
     for (ptrdiff_t block = 0; block < w->blocks; block++) {
-        multiply(w, tiles, w->c->dst_channels - block * BLOCK, v, w->shared + block * w->u_elements, m);
+        multiply(w, tiles, w->c->dst_channels - block * BLOCK, v, w->shared + block * w->u_elements,
+                 w->c->src_channels, m, 0);
         put_group(w, first, tiles, block, m);
     }
 }
@@ -210,17 +233,25 @@ static void plan(struct winograd *w, const struct correlation *c) {
     w->tile_columns = ceil_div(c->dst_width, w->outputs);
     w->tiles = c->batch * w->tile_rows * w->tile_columns;
     w->blocks = ceil_div(c->dst_channels, BLOCK);
-    w->pitch = ceil_div(c->src_channels, LANES) * LANES + LANES; /* odd in lines: no two tiles on one L1 set */
-    w->u_plane = c->src_channels * BLOCK + LANES;
-    w->u_elements = AREA * w->u_plane;
-    /* As many whole register tiles as GROUP_BYTES hold; all groups of nearly equal size. */
-    ptrdiff_t fit = GROUP_BYTES / (AREA * w->pitch * (ptrdiff_t)sizeof(real)) / TILE * TILE;
-    ptrdiff_t most = max_size(min_size(fit, 4 * TILE), TILE);
-    w->filters_inside = w->tiles <= 8 * TILE && c->src_channels >= 128;
-    w->groups = ceil_div(w->tiles, most);
+    w->pitch = ceil_div(c->src_channels, LANES) * LANES + LANES;
+    ptrdiff_t tile_bytes = AREA * w->pitch * (ptrdiff_t)sizeof(real);
+    ptrdiff_t filter_bytes = AREA * c->src_channels * w->blocks * BLOCK * (ptrdiff_t)sizeof(real);
+    /* Groups: as many whole register tiles as L2 holds, but enough groups for the threads; of nearly equal size. */
+    ptrdiff_t fit = GROUP_BYTES / tile_bytes / TILE * TILE, even = ceil_div(w->tiles, 2 * TASKS_WANTED);
+    ptrdiff_t most = max_size(min_size(min_size(fit, MOST_TILES), ceil_div(even, TILE) * TILE), TILE);
+    /* What travels: every group reads U, or every block reads V; the latter in shorter streams. */
+    double filters = (double)filter_bytes * (double)(ceil_div(w->tiles, most) + 1);
+    double tiles = (double)w->tiles * (double)tile_bytes * (double)(w->blocks + 1);
+    w->filters_outside = filter_bytes > L2_FILTERS && w->tiles * tile_bytes <= MOST_SHARED && 2 * tiles < filters;
+    w->groups = ceil_div(w->tiles, w->filters_outside ? 2 * TILE : most);
     w->group = ceil_div(w->tiles, w->groups);
+    w->shares = max_size(ceil_div(w->tiles, SHARE_TILES), min_size(ceil_div(TASKS_WANTED, w->blocks), w->tiles / 64));
+    w->shares = max_size(min_size(w->shares, w->groups), 1);
+
+    w->u_plane = (w->filters_outside ? min_size(c->src_channels, CHUNK) : c->src_channels) * BLOCK + LANES;
     w->v_plane = w->group * w->pitch + (w->group % 2 ? 0 : LANES);
     w->m_plane = w->group * BLOCK + LANES;
+    w->u_elements = AREA * w->u_plane;
     w->v_elements = AREA * w->v_plane;
 }
 
@@ -228,24 +259,29 @@ int VARIANT(correlate_winograd)(const struct correlation *c) {
     if (!c->batch || !c->dst_height || !c->dst_width || !c->dst_channels) return PYCONV_OK;
     struct winograd w;
     plan(&w, c);
-    size_t shared = (size_t)(w.filters_inside ? w.groups * w.v_elements : w.blocks * w.u_elements) * sizeof(real);
+    size_t shared = (size_t)(w.filters_outside ? w.groups * w.v_elements : w.blocks * w.u_elements) * sizeof(real);
     size_t zeros = (size_t)w.pitch * sizeof(real);
     w.shared = pyconv_alloc(shared + zeros);
     if (!w.shared) return PYCONV_NO_MEMORY;
     w.zeros = (real *)((char *)w.shared + shared);
     memset((real *)w.zeros, 0, zeros);
 
-    double filters = (double)w.blocks * (double)w.u_elements * 0.2, tiles = (double)w.groups * (double)w.v_elements * 0.2;
-    double products = (double)w.blocks * BLOCK * (double)w.tiles * AREA * (double)c->src_channels;
+    double filters = (double)(w.blocks * c->src_channels) * AREA * BLOCK * 0.2;
+    double tiles = (double)w.tiles * (double)(AREA * w.pitch) * 0.2;
+    double products = (double)(w.blocks * BLOCK) * (double)w.tiles * AREA * (double)c->src_channels;
+    products /= MULTIPLY_ADDS_PER_NANOSECOND;
     size_t m = (size_t)(AREA * w.m_plane);
-    int status = w.filters_inside ? parallel_run(w.groups, tiles, 0, share_tiles, &w)
-                                  : parallel_run(w.blocks, filters, 0, share_filters, &w);
-    if (status == PYCONV_OK)
-        status = w.filters_inside
-                     ? parallel_run(w.blocks, products / MULTIPLY_ADDS_PER_NANOSECOND + filters,
-                                    ((size_t)w.u_elements + m) * sizeof(real), run_block, &w)
-                     : parallel_run(w.groups, products / MULTIPLY_ADDS_PER_NANOSECOND + tiles,
-                                    ((size_t)w.v_elements + m) * sizeof(real), run_group, &w);
+    int status;
+    if (w.filters_outside) {
+        status = parallel_run(w.groups, tiles, 0, share_tiles, &w);
+        size_t scratch = ((size_t)w.u_elements + m * (size_t)ceil_div(w.groups, w.shares)) * sizeof(real);
+        if (status == PYCONV_OK)
+            status = parallel_run(w.blocks * w.shares, products + filters, scratch, run_block, &w);
+    } else {
+        status = parallel_run(w.blocks, filters, 0, share_filters, &w);
+        size_t scratch = ((size_t)w.v_elements + m) * sizeof(real);
+        if (status == PYCONV_OK) status = parallel_run(w.groups, products + tiles, scratch, run_group, &w);
+    }
     pyconv_free(w.shared, shared + zeros);
     return status;
 }

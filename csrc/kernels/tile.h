@@ -31,6 +31,9 @@ struct run {
     int last;
 };
 
+/* Packed weights are prefetched this many rows (8 KiB) ahead: where they come from L3, it is worth 20 %. */
+#define AHEAD 64
+
 /* Cut runs that are longer than CHUNK, and mark where chunks end. `from` and `to` may not overlap. */
 INLINE ptrdiff_t cut_runs(const struct run *from, ptrdiff_t runs, struct run *to) {
     ptrdiff_t count = 0, summed = 0;
@@ -70,7 +73,10 @@ INLINE void tile_gather(const int pixels, const int vectors, const int indexed, 
         ptrdiff_t length = run[t].length;
         for (ptrdiff_t j = 0; j < length; j++) {
             vec weight[BLOCK_VECTORS];
-            UNROLL for (int v = 0; v < vectors; v++) weight[v] = load(w + v * LANES);
+            UNROLL for (int v = 0; v < vectors; v++) {
+                weight[v] = load(w + v * LANES);
+                __builtin_prefetch(w + AHEAD * BLOCK + v * LANES);
+            }
             w += BLOCK;
             ptrdiff_t at = indexed ? *step++ : j;
             UNROLL for (int m = 0; m < pixels; m++) {
@@ -111,9 +117,9 @@ INLINE void tile_gather(const int pixels, const int vectors, const int indexed, 
     }
 }
 
-/* out[m * out_pitch + v] = sum over j of x[m * pitch + j] * w[j][v], in chunks */
+/* out[m * out_pitch + v] (+)= sum over j of x[m * pitch + j] * w[j][v], in chunks; += where `add` */
 INLINE void tile_product(const int rows, const int vectors, const real *x, ptrdiff_t pitch, ptrdiff_t depth,
-                         const real *w, real *out, ptrdiff_t out_pitch) {
+                         const real *w, real *out, ptrdiff_t out_pitch, int add) {
     const real *p[TILE];
     UNROLL for (int m = 0; m < rows; m++) p[m] = x + m * pitch;
     ptrdiff_t chunks = ceil_div(depth, CHUNK), j = 0;
@@ -123,14 +129,17 @@ INLINE void tile_product(const int rows, const int vectors, const real *x, ptrdi
             UNROLL for (int v = 0; v < vectors; v++) sum[m][v] = (vec){0};
         for (ptrdiff_t end = depth * (chunk + 1) / chunks; j < end; j++) {
             vec weight[BLOCK_VECTORS];
-            UNROLL for (int v = 0; v < vectors; v++) weight[v] = load(w + v * LANES);
+            UNROLL for (int v = 0; v < vectors; v++) {
+                weight[v] = load(w + v * LANES);
+                __builtin_prefetch(w + AHEAD * BLOCK + v * LANES);
+            }
             w += BLOCK;
             UNROLL for (int m = 0; m < rows; m++) {
                 vec value = splat(p[m][j]);
                 UNROLL for (int v = 0; v < vectors; v++) sum[m][v] += value * weight[v];
             }
         }
-        if (chunk)
+        if (chunk || add)
             UNROLL for (int m = 0; m < rows; m++)
                 UNROLL for (int v = 0; v < vectors; v++) sum[m][v] += load(out + m * out_pitch + v * LANES);
         UNROLL for (int m = 0; m < rows; m++)
