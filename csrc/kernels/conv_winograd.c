@@ -65,8 +65,8 @@ INLINE void transform_filters(const int taps, const struct winograd *w, ptrdiff_
                               real *u) {
     const struct correlation *c = w->c;
     ptrdiff_t first = block * BLOCK, count = min_size(BLOCK, c->dst_channels - first);
-    for (ptrdiff_t i = begin; i < end; i++)
-        for (ptrdiff_t v = 0; v < count; v += LANES) {
+    for (ptrdiff_t v = 0; v < count; v += LANES)
+        for (ptrdiff_t i = begin; i < end; i++) {
             vec g[25], out[AREA];
             read_filters(taps, c, c->weight + (first + v) * c->weight_dst + i * c->weight_src, count - v, g);
             transform_filter_2d(taps, g, out);
@@ -239,10 +239,10 @@ static void plan(struct winograd *w, const struct correlation *c) {
     /* Groups: as many whole register tiles as L2 holds, but enough groups for the threads; of nearly equal size. */
     ptrdiff_t fit = GROUP_BYTES / tile_bytes / TILE * TILE, even = ceil_div(w->tiles, 2 * TASKS_WANTED);
     ptrdiff_t most = max_size(min_size(min_size(fit, MOST_TILES), ceil_div(even, TILE) * TILE), TILE);
-    /* What travels: every group reads U, or every block reads V; the latter in shorter streams. */
+    /* What travels: every group reads U, or every block reads V; the latter in streams so short that each byte costs thrice. */
     double filters = (double)filter_bytes * (double)(ceil_div(w->tiles, most) + 1);
     double tiles = (double)w->tiles * (double)tile_bytes * (double)(w->blocks + 1);
-    w->filters_outside = filter_bytes > L2_FILTERS && w->tiles * tile_bytes <= MOST_SHARED && 2 * tiles < filters;
+    w->filters_outside = filter_bytes > L2_FILTERS && w->tiles * tile_bytes <= MOST_SHARED && 3 * tiles < filters;
     w->groups = ceil_div(w->tiles, w->filters_outside ? 2 * TILE : most);
     w->group = ceil_div(w->tiles, w->groups);
     w->shares = max_size(ceil_div(w->tiles, SHARE_TILES), min_size(ceil_div(TASKS_WANTED, w->blocks), w->tiles / 64));
