@@ -271,6 +271,13 @@ enum pyconv_conv_algorithm {
     PYCONV_CONV_WINOGRAD
 };
 
+struct pyconv_conv_plan {
+    enum pyconv_conv_algorithm algorithm;
+    double cycles;          /* of one core, if arithmetic were all; in each, two vectors of `lanes` multiply-adds */
+    ptrdiff_t lanes;
+    size_t shared, scratch; /* bytes of workspace: once a call; once for each thread */
+};
+
 /* input, grad_input: [batch][in_height][in_width][in_channels]; output, grad_output likewise;
  * weight, grad_weight: [out_channels][in_channels / groups][kernel_height][kernel_width];
  * grad_bias: [out_channels]. grad_weight and grad_bias may be NULL: not wanted. */
@@ -281,8 +288,9 @@ struct pyconv_conv_kernels {
                       void *grad_input, enum pyconv_conv_algorithm);
     int (*grad_weight)(const struct pyconv_conv2d *, const void *grad_output, const void *input,
                        void *grad_weight, void *grad_bias, enum pyconv_conv_algorithm);
-    /* The algorithm that AUTO stands for. */
-    enum pyconv_conv_algorithm (*choose)(const struct pyconv_conv2d *, enum pyconv_conv_pass);
+    /* What a call would take; the algorithm is that which AUTO or the one asked for stands for. */
+    int (*explain)(const struct pyconv_conv2d *, enum pyconv_conv_pass, enum pyconv_conv_algorithm,
+                   struct pyconv_conv_plan *);
 };
 
 /* ---- Linear layers: linear.c ------------------------------------------------------------------------ */

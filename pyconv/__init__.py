@@ -2,6 +2,7 @@
 
 from pyconv import data, functional, nn, optim
 from pyconv.config import empty_cache, get_num_threads, options, set_num_threads, show_config
+from pyconv.functional.conv import explain_conv2d
 from pyconv.nn.module import is_grad_enabled, no_grad
 from pyconv.random import default_generator, manual_seed
 from pyconv.trainer import Trainer
@@ -12,6 +13,7 @@ __all__ = [
     "data",
     "default_generator",
     "empty_cache",
+    "explain_conv2d",
     "functional",
     "get_num_threads",
     "is_grad_enabled",

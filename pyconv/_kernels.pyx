@@ -184,6 +184,12 @@ cdef extern from "pyconv.h" nogil:
         PYCONV_GRAD_INPUT
         PYCONV_GRAD_WEIGHT
 
+    struct pyconv_conv_plan:
+        pyconv_conv_algorithm algorithm
+        double cycles
+        ptrdiff_t lanes
+        size_t shared, scratch
+
     struct pyconv_conv_kernels:
         int (*forward)(const pyconv_conv2d *, const void *, const void *, const pyconv_epilogue *, void *,
                        pyconv_conv_algorithm) noexcept nogil
@@ -191,7 +197,8 @@ cdef extern from "pyconv.h" nogil:
                           pyconv_conv_algorithm) noexcept nogil
         int (*grad_weight)(const pyconv_conv2d *, const void *, const void *, void *, void *,
                            pyconv_conv_algorithm) noexcept nogil
-        pyconv_conv_algorithm (*choose)(const pyconv_conv2d *, pyconv_conv_pass) noexcept nogil
+        int (*explain)(const pyconv_conv2d *, pyconv_conv_pass, pyconv_conv_algorithm,
+                       pyconv_conv_plan *) noexcept nogil
 
     struct pyconv_linear_kernels:
         int (*forward)(ptrdiff_t, ptrdiff_t, ptrdiff_t, const void *, const void *, const void *, int,
@@ -856,11 +863,13 @@ cdef class Conv2d:
         g.pad_top, g.pad_left = pad_before
         g.dilation_height, g.dilation_width = dilation
 
-    def choose(self, str conv_pass, dtype):
-        """The name of the algorithm that "auto" stands for."""
+    def explain(self, str conv_pass, dtype, int algorithm):
+        """(algorithm's name, cycles, lanes, shared bytes, bytes a thread) of a pass."""
         table = pyconv_kernels(current_isa, PYCONV_F32 if dtype.itemsize == 4 else PYCONV_F64)
-        chosen = table.conv.choose(&self.geometry, CONV_PASSES[conv_pass])
-        return next(name for name, value in CONV_ALGORITHMS.items() if value == chosen)
+        cdef pyconv_conv_plan plan
+        check(table.conv.explain(&self.geometry, CONV_PASSES[conv_pass], <pyconv_conv_algorithm>algorithm, &plan))
+        name = next(name for name, value in CONV_ALGORITHMS.items() if value == plan.algorithm)
+        return name, plan.cycles, plan.lanes, plan.shared, plan.scratch
 
     def forward(self, input, weight, bias, residual, bint relu, int algorithm, result):
         """result = relu(conv(input, weight) + bias + residual)."""

@@ -13,20 +13,71 @@ static int fits_winograd(const struct pyconv_conv2d *g) {
            (g->kernel_height == 3 || g->kernel_height == 5);
 }
 
-/* Scattering pays where a correlation would leave most lanes of the input's channels empty. */
 static int fits_scatter(const struct pyconv_conv2d *g) {
-    ptrdiff_t area = g->kernel_height * g->kernel_width, c = g->in_channels, k = g->out_channels;
-    if (g->groups != 1 || g->dilation_width != 1 || !c || !k || !g->batch || !g->out_height || !g->out_width) return 0;
-    double gather = (double)(area * k * ceil_div(c, LANES));
-    double scatter = (double)(ceil_div(area * c, LANES) * k + 4 * g->kernel_height * ceil_div(g->kernel_width * c, LANES));
-    return g->kernel_width > 1 && scatter < gather;
+    return g->groups == 1 && g->dilation_width == 1 && g->kernel_width > 1 && g->in_channels && g->out_channels &&
+           g->batch && g->out_height && g->out_width;
+}
+
+/* ---- What a pass costs ----
+ *
+ * A model in cycles of one core, which does two vector multiply-adds in each. Only the vectors count: 3
+ * channels cost as much as LANES do. The constants were measured with AVX-512 and caches warm: how near
+ * to two the register tiles come, and what a transform of one 6 x 6 tile of vectors takes, loads and
+ * stores included. */
+#define GATHER_EFFICIENCY 0.9
+#define PRODUCT_EFFICIENCY 0.8
+#define TRANSFORM_INPUT 130.0  /* cycles for LANES channels of a tile */
+#define TRANSFORM_OUTPUT 110.0 /* for LANES filters of a tile */
+#define TRANSFORM_FILTER 220.0 /* for LANES filters on one channel, the transposition included */
+#define SCATTER_VECTOR 4.0     /* load, add, store */
+
+static double direct_cycles(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass) {
+    double pixels = (double)(g->batch * g->out_height * g->out_width), taps = (double)(g->kernel_height * g->kernel_width);
+    ptrdiff_t from = g->in_channels / g->groups, to = g->out_channels / g->groups;
+    if (pass == PYCONV_GRAD_INPUT) from = g->out_channels / g->groups, to = g->in_channels / g->groups;
+    return pixels * taps * (double)(g->groups * from * ceil_div(to, LANES)) / 2 / GATHER_EFFICIENCY;
+}
+
+static double scatter_cycles(const struct pyconv_conv2d *g) {
+    double pixels = (double)(g->batch * g->out_height * g->out_width);
+    ptrdiff_t run = g->kernel_width * g->in_channels;
+    double product = (double)(ceil_div(g->kernel_height * run, LANES) * g->out_channels) / 2 / PRODUCT_EFFICIENCY;
+    return pixels * (product + SCATTER_VECTOR * (double)(g->kernel_height * ceil_div(run, LANES)));
+}
+
+static double winograd_cycles(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass) {
+    ptrdiff_t outputs = 7 - g->kernel_height, from = g->in_channels, to = g->out_channels;
+    ptrdiff_t height = g->out_height, width = g->out_width;
+    if (pass == PYCONV_GRAD_INPUT) from = g->out_channels, to = g->in_channels, height = g->in_height, width = g->in_width;
+    double tiles = (double)(g->batch * ceil_div(height, outputs) * ceil_div(width, outputs));
+    double from_vectors = (double)ceil_div(from, LANES), to_vectors = (double)ceil_div(to, LANES);
+    double products = 36 * tiles * (double)from * to_vectors / 2 / PRODUCT_EFFICIENCY;
+    if (pass == PYCONV_GRAD_WEIGHT) { /* tiles are made again for every 64 channels or filters of the other side */
+        double made = tiles * (from_vectors * ceil_div(to, 64) + to_vectors * ceil_div(from, 64)) * TRANSFORM_INPUT;
+        return products + made + (double)from * to_vectors * TRANSFORM_FILTER;
+    }
+    return products + tiles * (from_vectors * TRANSFORM_INPUT + to_vectors * TRANSFORM_OUTPUT) +
+           (double)from * to_vectors * TRANSFORM_FILTER;
+}
+
+static double cycles(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass, enum pyconv_conv_algorithm algorithm) {
+    switch (algorithm) {
+    case PYCONV_CONV_WINOGRAD: return winograd_cycles(g, pass);
+    case PYCONV_CONV_SCATTER: return scatter_cycles(g);
+    case PYCONV_CONV_DEPTHWISE: /* bound by loads, two a cycle */
+        return direct_cycles(g, pass) * GATHER_EFFICIENCY / LANES;
+    default: return direct_cycles(g, pass);
+    }
 }
 
 static enum pyconv_conv_algorithm choose_algorithm(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass) {
     if (is_depthwise(g)) return PYCONV_CONV_DEPTHWISE;
-    if (pass == PYCONV_GRAD_INPUT && fits_scatter(g)) return PYCONV_CONV_SCATTER;
-    if (fits_winograd(g) && g->in_channels >= 16 && g->out_channels >= 16) return PYCONV_CONV_WINOGRAD;
-    return PYCONV_CONV_DIRECT;
+    enum pyconv_conv_algorithm best = PYCONV_CONV_DIRECT;
+    double least = direct_cycles(g, pass);
+    if (pass == PYCONV_GRAD_INPUT && fits_scatter(g) && scatter_cycles(g) < least)
+        best = PYCONV_CONV_SCATTER, least = scatter_cycles(g);
+    if (fits_winograd(g) && winograd_cycles(g, pass) < least) best = PYCONV_CONV_WINOGRAD;
+    return best;
 }
 
 /* The algorithm that computes a pass when a user has asked for one: it may not fit. */
@@ -124,4 +175,45 @@ static int grad_weight(const struct pyconv_conv2d *g, const void *grad_output, c
     return VARIANT(grad_weight_direct)(g, grad_output, input, result);
 }
 
-const struct pyconv_conv_kernels KERNELS(conv) = {forward, grad_input, grad_weight, choose_algorithm};
+/* ---- What a call would take ---- */
+
+static void add_correlation(const struct correlation *c, enum pyconv_conv_algorithm algorithm, struct workspace *most) {
+    if (!c->taps || !c->src_channels || !c->dst_channels || !c->dst_height || !c->dst_width || !c->batch) return;
+    struct workspace bytes = {0, 0}; /* depthwise: a copy of the weight */
+    if (algorithm == PYCONV_CONV_WINOGRAD) bytes = VARIANT(correlate_winograd_workspace)(c);
+    if (algorithm == PYCONV_CONV_DIRECT) bytes = VARIANT(correlate_direct_workspace)(c);
+    if (bytes.shared > most->shared) most->shared = bytes.shared;
+    if (bytes.scratch > most->scratch) most->scratch = bytes.scratch;
+}
+
+static int explain(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass, enum pyconv_conv_algorithm asked,
+                   struct pyconv_conv_plan *plan) {
+    enum pyconv_conv_algorithm algorithm = resolve(g, pass, asked);
+    size_t size;
+    struct tap *tap = alloc_taps(g, &size);
+    if (!tap) return PYCONV_NO_MEMORY;
+    struct workspace bytes = {0, 0};
+    struct pyconv_epilogue none = {NULL, NULL, 0};
+    int empty = !g->batch || !g->in_channels || !g->out_channels || !g->out_height || !g->out_width;
+    if (empty) {
+    } else if (pass == PYCONV_GRAD_WEIGHT) {
+        if (algorithm == PYCONV_CONV_WINOGRAD) bytes = VARIANT(grad_weight_winograd_workspace)(g);
+        if (algorithm == PYCONV_CONV_DIRECT) bytes = VARIANT(grad_weight_direct_workspace)(g);
+    } else if (algorithm == PYCONV_CONV_SCATTER) {
+        bytes = VARIANT(grad_input_scatter_workspace)(g);
+    } else if (pass == PYCONV_FORWARD) {
+        struct correlation c = forward_correlation(g, NULL, NULL, &none, NULL, tap);
+        add_correlation(&c, algorithm, &bytes);
+    } else {
+        for (ptrdiff_t i = 0; i < g->stride_height * g->stride_width; i++) {
+            struct correlation c =
+                grad_input_correlation(g, i / g->stride_width, i % g->stride_width, NULL, NULL, NULL, tap);
+            add_correlation(&c, algorithm, &bytes);
+        }
+    }
+    pyconv_free(tap, size);
+    *plan = (struct pyconv_conv_plan){algorithm, empty ? 0 : cycles(g, pass, algorithm), LANES, bytes.shared, bytes.scratch};
+    return PYCONV_OK;
+}
+
+const struct pyconv_conv_kernels KERNELS(conv) = {forward, grad_input, grad_weight, explain};

@@ -8,8 +8,14 @@
 
 struct correlation;
 
+/* Bytes that an algorithm asks for: once a call, and once for each thread. */
+struct workspace {
+    size_t shared, scratch;
+};
+
 /* conv_direct.c: dst of a correlation with any geometry. */
 int VARIANT(correlate_direct)(const struct correlation *);
+struct workspace VARIANT(correlate_direct_workspace)(const struct correlation *);
 /* Partial sums of a weight's gradient, each over a share of the pixels: [part][group][block][tap][channel][BLOCK].
  * At most PARTS_BYTES in all, unless a single part is larger. */
 struct weight_parts {
@@ -38,9 +44,11 @@ INLINE struct weight_parts weight_parts(const struct pyconv_conv2d *g, ptrdiff_t
 int VARIANT(sum_weight_parts)(const struct weight_parts *, real *grad_weight);
 int VARIANT(grad_weight_direct)(const struct pyconv_conv2d *, const real *grad_output, const real *input,
                                 real *grad_weight);
+struct workspace VARIANT(grad_weight_direct_workspace)(const struct pyconv_conv2d *);
 /* conv_scatter.c: one group, dilation 1 across. */
 int VARIANT(grad_input_scatter)(const struct pyconv_conv2d *, const real *grad_output, const real *weight,
                                 real *grad_input);
+struct workspace VARIANT(grad_input_scatter_workspace)(const struct pyconv_conv2d *);
 /* conv_depthwise.c: one input and one output channel to a group. */
 int VARIANT(correlate_depthwise)(const struct correlation *);
 int VARIANT(grad_input_depthwise)(const struct pyconv_conv2d *, const real *grad_output, const real *weight,
@@ -51,9 +59,12 @@ int VARIANT(grad_weight_depthwise)(const struct pyconv_conv2d *, const real *gra
 
 /* conv_winograd.c: 3x3 or 5x5 taps, dense, step 1, one group. */
 int VARIANT(correlate_winograd)(const struct correlation *);
+struct workspace VARIANT(correlate_winograd_workspace)(const struct correlation *);
 /* conv_winograd_weight.c: the same geometries */
 int VARIANT(grad_weight_winograd)(const struct pyconv_conv2d *, const real *grad_output, const real *input,
                                   real *grad_weight);
+
+struct workspace VARIANT(grad_weight_winograd_workspace)(const struct pyconv_conv2d *);
 
 /* A core's arithmetic, for deciding how many threads a call is worth: multiply-adds to nanoseconds. */
 #define MULTIPLY_ADDS_PER_NANOSECOND (LANES * 3.0)

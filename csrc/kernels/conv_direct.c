@@ -262,6 +262,23 @@ static void fill_constant(const struct correlation *c) {
             }
 }
 
+static struct workspace space(const struct direct *d) {
+    const struct correlation *c = d->c;
+    ptrdiff_t blocks = c->groups * d->blocks;
+    return (struct workspace){
+        (size_t)(blocks * (d->block_elements + BLOCK)) * sizeof(real),
+        (size_t)d->scratch_source * sizeof(real) + (size_t)(2 * d->pixels + d->steps) * sizeof(ptrdiff_t) +
+            (size_t)(c->taps + d->most_runs) * sizeof(struct run),
+    };
+}
+
+struct workspace VARIANT(correlate_direct_workspace)(const struct correlation *correlation) {
+    struct correlation c = flatten(correlation);
+    struct direct d = {.c = &c};
+    plan(&d);
+    return space(&d);
+}
+
 int VARIANT(correlate_direct)(const struct correlation *correlation) {
     struct correlation c = flatten(correlation);
     if (!c.batch || !c.dst_height || !c.dst_width || !c.dst_channels) return PYCONV_OK;
@@ -272,22 +289,16 @@ int VARIANT(correlate_direct)(const struct correlation *correlation) {
     struct direct d = {.c = &c};
     plan(&d);
     ptrdiff_t blocks = c.groups * d.blocks;
-    size_t packed_bytes = (size_t)(blocks * d.block_elements) * sizeof(real);
-    size_t bias_bytes = (size_t)(blocks * BLOCK) * sizeof(real);
-    real *packed = pyconv_alloc(packed_bytes), *bias = pyconv_alloc(bias_bytes);
-    int status = PYCONV_NO_MEMORY;
-    if (packed && bias) {
-        d.packed = packed, d.bias = bias;
-        pack_bias(&d, bias);
-        status = parallel_run(blocks, (double)(blocks * d.block_elements), 0, pack_block, &d);
-        double work = (double)c.batch * (double)(c.dst_height * c.dst_width) * (double)(blocks * d.block_elements);
-        size_t scratch = (size_t)d.scratch_source * sizeof(real) + (size_t)(2 * d.pixels + d.steps) * sizeof(ptrdiff_t) +
-                         (size_t)(c.taps + d.most_runs) * sizeof(struct run);
-        if (status == PYCONV_OK)
-            status = parallel_run(c.batch * d.chunks * d.splits, work / MULTIPLY_ADDS_PER_NANOSECOND, scratch,
-                                  run_direct, &d);
-    }
-    pyconv_free(packed, packed_bytes);
-    pyconv_free(bias, bias_bytes);
+    struct workspace bytes = space(&d);
+    real *packed = pyconv_alloc(bytes.shared);
+    if (!packed) return PYCONV_NO_MEMORY;
+    d.packed = packed, d.bias = packed + blocks * d.block_elements;
+    pack_bias(&d, packed + blocks * d.block_elements);
+    int status = parallel_run(blocks, (double)(blocks * d.block_elements), 0, pack_block, &d);
+    double work = (double)c.batch * (double)(c.dst_height * c.dst_width) * (double)(blocks * d.block_elements);
+    if (status == PYCONV_OK)
+        status = parallel_run(c.batch * d.chunks * d.splits, work / MULTIPLY_ADDS_PER_NANOSECOND, bytes.scratch,
+                              run_direct, &d);
+    pyconv_free(packed, bytes.shared);
     return status;
 }

@@ -265,6 +265,21 @@ static void plan(struct weight_gradient *w) {
     w->scratch_input = w->pointwise ? ceil_div(w->shares, w->splits) * panel : w->padded ? ((rows * w->width * g->in_channels) + 15) & ~(ptrdiff_t)15 : 0;
 }
 
+static struct workspace space(const struct weight_gradient *w) {
+    ptrdiff_t area = w->g.kernel_height * w->g.kernel_width;
+    return (struct workspace){
+        (size_t)(w->parts.count * w->parts.part_elements) * sizeof(real),
+        (size_t)(w->scratch_input + w->band_rows * w->g.out_width * BLOCK) * sizeof(real) +
+            (size_t)w->band_rows * sizeof(struct segment) + (size_t)area * sizeof(struct run),
+    };
+}
+
+struct workspace VARIANT(grad_weight_direct_workspace)(const struct pyconv_conv2d *g) {
+    struct weight_gradient w = {.g = *g};
+    plan(&w);
+    return space(&w);
+}
+
 int VARIANT(grad_weight_direct)(const struct pyconv_conv2d *geometry, const real *grad_output, const real *input,
                                 real *grad_weight) {
     const struct pyconv_conv2d *g = geometry;
@@ -276,13 +291,11 @@ int VARIANT(grad_weight_direct)(const struct pyconv_conv2d *geometry, const real
     }
     struct weight_gradient w = {.g = *g, .grad_output = grad_output, .input = input};
     plan(&w);
-    size_t bytes = (size_t)(w.parts.count * w.parts.part_elements) * sizeof(real);
-    if (!(w.parts.sums = pyconv_alloc(bytes))) return PYCONV_NO_MEMORY;
-    size_t scratch = (size_t)(w.scratch_input + w.band_rows * w.g.out_width * BLOCK) * sizeof(real) +
-                     (size_t)w.band_rows * sizeof(struct segment) + (size_t)area * sizeof(struct run);
+    struct workspace bytes = space(&w);
+    if (!(w.parts.sums = pyconv_alloc(bytes.shared))) return PYCONV_NO_MEMORY;
     double work = (double)(g->batch * g->out_height * g->out_width) * (double)w.parts.part_elements;
-    int status = parallel_run(w.parts.count * w.splits, work / MULTIPLY_ADDS_PER_NANOSECOND, scratch, run_part, &w);
+    int status = parallel_run(w.parts.count * w.splits, work / MULTIPLY_ADDS_PER_NANOSECOND, bytes.scratch, run_part, &w);
     if (status == PYCONV_OK) status = VARIANT(sum_weight_parts)(&w.parts, grad_weight);
-    pyconv_free(w.parts.sums, bytes);
+    pyconv_free(w.parts.sums, bytes.shared);
     return status;
 }

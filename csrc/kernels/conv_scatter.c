@@ -96,27 +96,44 @@ static void run_scatter(const void *context, ptrdiff_t task, void *scratch) {
         memcpy(to + y * row, band + y * s->width + g->pad_left * g->in_channels, (size_t)row * sizeof(real));
 }
 
+static void plan(struct scatter *s, const struct pyconv_conv2d *g) {
+    s->g = g;
+    s->run = g->kernel_width * g->in_channels;
+    s->elements = g->kernel_height * s->run;
+    s->blocks = ceil_div(s->elements, BLOCK);
+    s->pitch = s->blocks * BLOCK + LANES;
+    for (int i = 0; i < LANES; i++) s->tail[i] = i <= (s->run - 1) % LANES ? -1 : 0;
+    ptrdiff_t columns = max_size(g->in_width + g->pad_left, (g->out_width - 1) * g->stride_width + g->kernel_width);
+    s->width = columns * g->in_channels + LANES;
+    ptrdiff_t fit = max_size(BAND_BYTES / (s->width * (ptrdiff_t)sizeof(real)), 1);
+    ptrdiff_t share = ceil_div(g->in_height, ceil_div(TASKS_WANTED, g->batch));
+    s->rows = min_size(min_size(fit, max_size(share, 4 * g->kernel_height)), g->in_height);
+    s->bands = ceil_div(g->in_height, s->rows);
+}
+
+static struct workspace space(const struct scatter *s) {
+    return (struct workspace){
+        (size_t)(s->blocks * s->g->out_channels * BLOCK) * sizeof(real),
+        (size_t)(s->rows * s->width + TILE * s->pitch) * sizeof(real),
+    };
+}
+
+struct workspace VARIANT(grad_input_scatter_workspace)(const struct pyconv_conv2d *g) {
+    struct scatter s;
+    plan(&s, g);
+    return space(&s);
+}
+
 int VARIANT(grad_input_scatter)(const struct pyconv_conv2d *g, const real *grad_output, const real *weight,
                                 real *grad_input) {
-    struct scatter s = {.g = g, .grad_output = grad_output, .grad_input = grad_input};
-    s.run = g->kernel_width * g->in_channels;
-    s.elements = g->kernel_height * s.run;
-    s.blocks = ceil_div(s.elements, BLOCK);
-    s.pitch = s.blocks * BLOCK + LANES;
-    for (int i = 0; i < LANES; i++) s.tail[i] = i <= (s.run - 1) % LANES ? -1 : 0;
-    ptrdiff_t columns = max_size(g->in_width + g->pad_left, (g->out_width - 1) * g->stride_width + g->kernel_width);
-    s.width = columns * g->in_channels + LANES;
-    ptrdiff_t fit = max_size(BAND_BYTES / (s.width * (ptrdiff_t)sizeof(real)), 1);
-    ptrdiff_t share = ceil_div(g->in_height, ceil_div(TASKS_WANTED, g->batch));
-    s.rows = min_size(min_size(fit, max_size(share, 4 * g->kernel_height)), g->in_height);
-    s.bands = ceil_div(g->in_height, s.rows);
-
-    size_t bytes = (size_t)(s.blocks * g->out_channels * BLOCK) * sizeof(real);
-    if (!(s.packed = pyconv_alloc(bytes))) return PYCONV_NO_MEMORY;
+    struct scatter s = {.grad_output = grad_output, .grad_input = grad_input};
+    plan(&s, g);
+    struct workspace bytes = space(&s);
+    if (!(s.packed = pyconv_alloc(bytes.shared))) return PYCONV_NO_MEMORY;
     pack(g, weight, &s);
     double work = (double)(g->batch * g->out_height * g->out_width) * (double)(s.blocks * BLOCK * g->out_channels);
-    size_t scratch = (size_t)(s.rows * s.width + TILE * s.pitch) * sizeof(real);
-    int status = parallel_run(g->batch * s.bands, 1.3 * work / MULTIPLY_ADDS_PER_NANOSECOND, scratch, run_scatter, &s);
-    pyconv_free(s.packed, bytes);
+    int status =
+        parallel_run(g->batch * s.bands, 1.3 * work / MULTIPLY_ADDS_PER_NANOSECOND, bytes.scratch, run_scatter, &s);
+    pyconv_free(s.packed, bytes.shared);
     return status;
 }

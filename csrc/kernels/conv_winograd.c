@@ -255,33 +255,41 @@ static void plan(struct winograd *w, const struct correlation *c) {
     w->v_elements = AREA * w->v_plane;
 }
 
+static struct workspace space(const struct winograd *w) {
+    ptrdiff_t shared = w->filters_outside ? w->groups * w->v_elements : w->blocks * w->u_elements;
+    ptrdiff_t scratch = w->filters_outside ? w->u_elements + ceil_div(w->groups, w->shares) * AREA * w->m_plane
+                                           : w->v_elements + AREA * w->m_plane;
+    return (struct workspace){(size_t)(shared + w->pitch) * sizeof(real), (size_t)scratch * sizeof(real)};
+}
+
+struct workspace VARIANT(correlate_winograd_workspace)(const struct correlation *c) {
+    struct winograd w;
+    plan(&w, c);
+    return space(&w);
+}
+
 int VARIANT(correlate_winograd)(const struct correlation *c) {
     if (!c->batch || !c->dst_height || !c->dst_width || !c->dst_channels) return PYCONV_OK;
     struct winograd w;
     plan(&w, c);
-    size_t shared = (size_t)(w.filters_outside ? w.groups * w.v_elements : w.blocks * w.u_elements) * sizeof(real);
-    size_t zeros = (size_t)w.pitch * sizeof(real);
-    w.shared = pyconv_alloc(shared + zeros);
-    if (!w.shared) return PYCONV_NO_MEMORY;
-    w.zeros = (real *)((char *)w.shared + shared);
-    memset((real *)w.zeros, 0, zeros);
+    struct workspace bytes = space(&w);
+    if (!(w.shared = pyconv_alloc(bytes.shared))) return PYCONV_NO_MEMORY;
+    w.zeros = w.shared + bytes.shared / sizeof(real) - w.pitch;
+    memset((real *)w.zeros, 0, (size_t)w.pitch * sizeof(real));
 
     double filters = (double)(w.blocks * c->src_channels) * AREA * BLOCK * 0.2;
     double tiles = (double)w.tiles * (double)(AREA * w.pitch) * 0.2;
     double products = (double)(w.blocks * BLOCK) * (double)w.tiles * AREA * (double)c->src_channels;
     products /= MULTIPLY_ADDS_PER_NANOSECOND;
-    size_t m = (size_t)(AREA * w.m_plane);
     int status;
     if (w.filters_outside) {
         status = parallel_run(w.groups, tiles, 0, share_tiles, &w);
-        size_t scratch = ((size_t)w.u_elements + m * (size_t)ceil_div(w.groups, w.shares)) * sizeof(real);
         if (status == PYCONV_OK)
-            status = parallel_run(w.blocks * w.shares, products + filters, scratch, run_block, &w);
+            status = parallel_run(w.blocks * w.shares, products + filters, bytes.scratch, run_block, &w);
     } else {
         status = parallel_run(w.blocks, filters, 0, share_filters, &w);
-        size_t scratch = ((size_t)w.v_elements + m) * sizeof(real);
-        if (status == PYCONV_OK) status = parallel_run(w.groups, products + tiles, scratch, run_group, &w);
+        if (status == PYCONV_OK) status = parallel_run(w.groups, products + tiles, bytes.scratch, run_group, &w);
     }
-    pyconv_free(w.shared, shared + zeros);
+    pyconv_free(w.shared, bytes.shared);
     return status;
 }

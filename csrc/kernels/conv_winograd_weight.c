@@ -172,23 +172,35 @@ static void plan(struct winograd_weight *w) {
     w->parts = weight_parts(g, parts);
 }
 
+static struct workspace space(const struct winograd_weight *w) {
+    ptrdiff_t zeros = max_size(w->g->in_channels, w->g->out_channels);
+    return (struct workspace){
+        (size_t)(w->parts.count * w->parts.part_elements + zeros) * sizeof(real),
+        (size_t)(AREA * (w->v_plane + w->d_plane + w->m_plane)) * sizeof(real),
+    };
+}
+
+struct workspace VARIANT(grad_weight_winograd_workspace)(const struct pyconv_conv2d *g) {
+    struct winograd_weight w = {.g = g};
+    plan(&w);
+    return space(&w);
+}
+
 int VARIANT(grad_weight_winograd)(const struct pyconv_conv2d *g, const real *grad_output, const real *input,
                                   real *grad_weight) {
     if (!g->in_channels || !g->out_channels || !g->batch || !g->out_height || !g->out_width)
         return VARIANT(grad_weight_direct)(g, grad_output, input, grad_weight);
     struct winograd_weight w = {.g = g, .grad_output = grad_output, .input = input};
     plan(&w);
-    ptrdiff_t widest = max_size(g->in_channels, g->out_channels);
-    size_t sums = (size_t)(w.parts.count * w.parts.part_elements) * sizeof(real), zeros = (size_t)widest * sizeof(real);
-    w.parts.sums = pyconv_alloc(sums + zeros);
-    if (!w.parts.sums) return PYCONV_NO_MEMORY;
-    w.zeros = memset((char *)w.parts.sums + sums, 0, zeros);
+    struct workspace bytes = space(&w);
+    ptrdiff_t sums = w.parts.count * w.parts.part_elements;
+    if (!(w.parts.sums = pyconv_alloc(bytes.shared))) return PYCONV_NO_MEMORY;
+    w.zeros = memset(w.parts.sums + sums, 0, bytes.shared - (size_t)sums * sizeof(real));
 
     ptrdiff_t tasks = w.parts.count * w.channel_blocks * w.filter_blocks;
     double work = (double)w.tiles * AREA * (double)g->in_channels * (double)g->out_channels;
-    size_t scratch = (size_t)(AREA * (w.v_plane + w.d_plane + w.m_plane)) * sizeof(real);
-    int status = parallel_run(tasks, work / MULTIPLY_ADDS_PER_NANOSECOND, scratch, run_winograd_weight, &w);
+    int status = parallel_run(tasks, work / MULTIPLY_ADDS_PER_NANOSECOND, bytes.scratch, run_winograd_weight, &w);
     if (status == PYCONV_OK) status = VARIANT(sum_weight_parts)(&w.parts, grad_weight);
-    pyconv_free(w.parts.sums, sums + zeros);
+    pyconv_free(w.parts.sums, bytes.shared);
     return status;
 }

@@ -1,12 +1,13 @@
 """2-D convolution, its gradients, and its transpose."""
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
 from pyconv import _kernels
 from pyconv.config import current_options
-from pyconv.functional._arrays import channels_last, check_array, contiguous, in_format_of
+from pyconv.functional._arrays import FLOAT_DTYPES, channels_last, check_array, contiguous, in_format_of
 
 # ---- Arguments -------------------------------------------------------------------------------------
 
@@ -242,6 +243,76 @@ def _needs(op, needs):
     if len(needs) != 3:
         raise ValueError(f"{op}: needs must have three entries (input, weight, bias); got {needs}")
     return tuple(bool(need) for need in needs)
+
+
+# ---- What a call would take ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Conv2dPlan:
+    """How one pass of a convolution would be computed: see `explain_conv2d`."""
+
+    conv_pass: str
+    algorithm: str
+    multiply_adds: int
+    predicted_cycles: float
+    lanes: int
+    workspace: int
+    workspace_per_thread: int
+
+    def __str__(self):
+        speed = 2 * self.multiply_adds / self.predicted_cycles if self.predicted_cycles else 0.0
+        return (
+            f"{self.conv_pass:11} {self.algorithm:9} {self.multiply_adds / 1e6:10.1f} M multiply-adds, "
+            f"{self.predicted_cycles / 1e6:8.2f} M cycles of one core ({speed:.0f} operations a cycle, of "
+            f"{4 * self.lanes} that it can do), workspace {self.workspace / 2**20:.2f} MiB + "
+            f"{self.workspace_per_thread / 2**20:.2f} MiB a thread"
+        )
+
+
+def explain_conv2d(input_shape, weight_shape, stride=1, padding=0, dilation=1, groups=1, dtype=np.float32):
+    """Which algorithm each pass of a convolution would take on this machine, and what it costs.
+
+    Parameters
+    ----------
+    input_shape, weight_shape : tuple of int
+        (N, C, H, W) and (K, C / groups, R, S).
+    stride, padding, dilation, groups
+        As for `conv2d`. The options in force (`pyconv.options`) count.
+    dtype : float32 or float64
+
+    Returns
+    -------
+    dict of str to Conv2dPlan
+        For 'forward', 'grad_input' and 'grad_weight': the algorithm; the multiply-adds of the convolution's
+        definition; the cycles that one core needs by the cost model of ``csrc/kernels/conv.c``, were
+        arithmetic all (a core does two vectors of `lanes` multiply-adds a cycle, so an algorithm with less
+        arithmetic than the definition may do more operations a cycle than the core can); and the bytes of
+        workspace, for the call and for each thread.
+
+    Examples
+    --------
+    >>> import pyconv
+    >>> plans = pyconv.explain_conv2d((8, 64, 56, 56), (64, 64, 3, 3), padding=1)
+    >>> plans["forward"].algorithm
+    'winograd'
+    >>> for plan in plans.values():
+    ...     print(plan)  # doctest: +SKIP
+    """
+    op = "explain_conv2d"
+    dtype = np.dtype(dtype)
+    if dtype not in FLOAT_DTYPES:
+        raise TypeError(f"{op}: dtype must be float32 or float64; got {dtype}")
+    shapes = [tuple(int(extent) for extent in shape) for shape in (input_shape, weight_shape)]
+    if any(len(shape) != 4 or min(shape) < 0 for shape in shapes):
+        raise ValueError(f"{op}: input_shape and weight_shape must be four sizes each; got {shapes[0]}, {shapes[1]}")
+    geometry, (n, k, p, q) = _plan(op, *shapes, stride, padding, dilation, groups)
+    multiply_adds = n * k * p * q * shapes[1][1] * shapes[1][2] * shapes[1][3]
+    plans = {}
+    for conv_pass in _kernels.CONV_PASSES:
+        name, cycles, lanes, shared, scratch = geometry.explain(conv_pass, dtype, _algorithm())
+        plans[conv_pass] = Conv2dPlan(conv_pass, name, multiply_adds, cycles, lanes, shared, scratch)
+    return plans
 
 
 # ---- conv_transpose2d ------------------------------------------------------------------------------
