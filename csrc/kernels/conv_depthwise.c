@@ -30,11 +30,14 @@ struct tap_row {
     ptrdiff_t src, weight;
 };
 
-/* One strip of a correlation's destination; the pointers are those of image 0 and row 0 until a row is chosen. */
+/* One strip of a correlation's destination, over `count` rows that read the same kernel rows; the pointers are
+ * those of image 0 and row 0 until rows are chosen. */
 struct tile {
     const struct correlation *correlation;
     enum tile_form form;
     ptrdiff_t pixels, channels, first_vector, last_vector;
+    ptrdiff_t k_begin, k_end;          /* see conv_depthwise.h */
+    ptrdiff_t count, src_row, dst_row; /* from one row to the next */
     ptrdiff_t kernel_row; /* taps to a row of the kernel, inside the image or not */
     ptrdiff_t pieces;     /* tap rows to a row of the kernel */
     const struct tap_row *row;
@@ -58,22 +61,27 @@ struct depthwise {
     ptrdiff_t ahead;                /* rows, or 0 */
 };
 
-/* step: source pixels from one destination pixel to the next; with one tap to a row, any (src_step). */
-INLINE void correlate_tile(const struct tile *t, const int pixels, const int taps, const int step, const int masked) {
+/* Row i of a tile. step: source pixels from one destination pixel to the next; with one tap, any (src_step). */
+INLINE void correlate_row(const struct tile *t, ptrdiff_t i, const int pixels, const int taps, const int step,
+                          const int masked) {
     const ptrdiff_t channels = t->channels, weight_step = t->weight_step, dst_step = t->dst_step;
     const ptrdiff_t advance = taps == 1 ? t->src_step : channels, last_vector = t->last_vector;
+    const ptrdiff_t k_begin = t->k_begin, k_end = t->k_end, dst_row = i * t->dst_row;
     const struct tap_row *end = t->row + t->rows;
+    const real *src = t->src + i * t->src_row;
     for (ptrdiff_t v = t->first_vector; v < last_vector; v++) {
         /* the last vector overlaps the one before rather than being masked */
         ptrdiff_t channel = masked ? 0 : min_size(v * LANES, channels - LANES);
         vec sum[PIXELS], bias = masked ? load_first(t->bias, channels) : load(t->bias + channel);
         UNROLL for (int m = 0; m < pixels; m++) sum[m] = bias;
         for (const struct tap_row *row = t->row; row < end; row++) {
-            const real *x = t->src + row->src + channel, *w = t->weight + row->weight + channel;
+            const real *x = src + row->src + channel, *w = t->weight + row->weight + channel;
             vec weight[MOST_TAPS];
             UNROLL for (int s = 0; s < taps; s++, w += weight_step)
                 weight[s] = in_register(masked ? load_first(w, channels) : load(w));
             UNROLL for (int k = 0; k < (pixels - 1) * step + taps; k++, x += advance) {
+                if (k < taps - 1 && k < k_begin) continue;
+                if (k > (pixels - 1) * step && k >= k_end) continue;
                 vec value = in_register(masked ? load_first(x, channels) : load(x));
                 UNROLL for (int s = 0; s < taps; s++)
                     if (k >= s && (k - s) % step == 0 && (k - s) / step < pixels)
@@ -81,12 +89,13 @@ INLINE void correlate_tile(const struct tile *t, const int pixels, const int tap
             }
         }
         if (t->dst_ahead) {
-            const real *next_src = t->src_ahead + channel, *next_dst = t->dst_ahead + channel;
+            const real *next_src = t->src_ahead + i * t->src_row + channel;
+            const real *next_dst = t->dst_ahead + dst_row + channel;
             UNROLL for (int m = 0; m < pixels * step; m++, next_src += advance) __builtin_prefetch(next_src, 0);
             UNROLL for (int m = 0; m < pixels; m++, next_dst += dst_step) __builtin_prefetch(next_dst, 1);
         }
-        const real *residual = t->residual + channel;
-        real *dst = t->dst + channel;
+        const real *residual = t->residual + dst_row + channel;
+        real *dst = t->dst + dst_row + channel;
         if (t->residual)
             UNROLL for (int m = 0; m < pixels; m++, residual += dst_step)
                 sum[m] += masked ? load_first(residual, channels) : load(residual);
@@ -96,6 +105,10 @@ INLINE void correlate_tile(const struct tile *t, const int pixels, const int tap
             if (masked) store_first(dst, sum[m], channels);
             else store(dst, sum[m]);
     }
+}
+
+INLINE void correlate_tile(const struct tile *t, const int pixels, const int taps, const int step, const int masked) {
+    for (ptrdiff_t i = 0; i < t->count; i++) correlate_row(t, i, pixels, taps, step, masked);
 }
 
 INLINE void correlate_pixels(const struct tile *t, const int taps, const int step, const int masked) {
@@ -131,10 +144,13 @@ static void correlate_strip(const struct depthwise *d, struct tile t, ptrdiff_t 
     const real *src = t.src + image * c->src_height * c->src_width * d->channels;
     t.dst += image * c->dst_image + begin * c->dst_row;
     if (t.residual) t.residual += image * c->dst_image + begin * c->dst_row;
-    for (ptrdiff_t i = begin; i < end; i++, t.dst += c->dst_row) {
+    for (ptrdiff_t i = begin; i < end; i += t.count) {
         ptrdiff_t first = 0, last = kernel_rows, y = i * c->step_height;
         while (first < last && y + c->tap[first * t.kernel_row].y < 0) first++;
         while (last > first && y + c->tap[(last - 1) * t.kernel_row].y >= c->src_height) last--;
+        t.count = 1;
+        if (last - first == kernel_rows && kernel_rows)
+            t.count = min_size((c->src_height - 1 - c->y_max - y) / c->step_height + 1, end - i);
         t.src = src + y * c->src_width * d->channels;
         t.row = row + first * t.pieces, t.rows = (last - first) * t.pieces;
         if (d->ahead) {
@@ -143,7 +159,8 @@ static void correlate_strip(const struct depthwise *d, struct tile t, ptrdiff_t 
             t.dst_ahead = t.dst + d->ahead * c->dst_row;
         }
         correlate_form[t.form](&t);
-        if (t.residual) t.residual += c->dst_row;
+        t.dst += t.count * c->dst_row;
+        if (t.residual) t.residual += t.count * c->dst_row;
     }
 }
 
@@ -201,7 +218,8 @@ static void make_tiles(struct depthwise *d, struct tile *tile, struct tap_row *r
                 const real *residual = c->epilogue.residual;
                 tile[d->tiles] = (struct tile){
                     .correlation = c, .form = strip.form, .pixels = strip.pixels, .channels = d->channels,
-                    .kernel_row = columns.taps, .pieces = pieces, .row = row + d->tap_rows - kernel_rows * pieces,
+                    .k_begin = strip.k_begin, .k_end = strip.k_end, .dst_row = c->dst_row,
+                    .src_row = c->step_height * c->src_width * d->channels, .kernel_row = columns.taps, .pieces = pieces, .row = row + d->tap_rows - kernel_rows * pieces,
                     .src = c->src + column * c->step_width * d->channels, .src_step = c->step_width * d->channels,
                     .dst = c->dst + column * c->dst_column, .dst_step = c->dst_column,
                     .residual = residual ? residual + column * c->dst_column : NULL, .relu = c->epilogue.relu,

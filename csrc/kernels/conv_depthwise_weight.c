@@ -37,6 +37,7 @@ struct reach {
 struct tile {
     enum tile_form form;
     ptrdiff_t pixels, channels, area;
+    ptrdiff_t k_begin, k_end;        /* see conv_depthwise.h */
     const real *input, *grad_output; /* of image 0, output row 0 */
     ptrdiff_t input_row, grad_row;   /* from one output row to the next */
     ptrdiff_t input_step;            /* from one output pixel to the next */
@@ -60,7 +61,7 @@ struct depthwise_weight {
 /* step: input pixels from one output pixel to the next; with one tap to a row, any (input_step). */
 INLINE void add_tile(const struct tile *t, const int pixels, const int taps, const int step, const int masked) {
     const ptrdiff_t channels = t->channels, input_row = t->input_row, grad_row = t->grad_row;
-    const ptrdiff_t advance = taps == 1 ? t->input_step : channels;
+    const ptrdiff_t advance = taps == 1 ? t->input_step : channels, k_begin = t->k_begin, k_end = t->k_end;
     for (ptrdiff_t v = t->first_vector; v < t->last_vector; v++) {
         /* the last vector overlaps the one before rather than being masked */
         ptrdiff_t channel = masked ? 0 : min_size(v * LANES, channels - LANES);
@@ -78,6 +79,8 @@ INLINE void add_tile(const struct tile *t, const int pixels, const int taps, con
                 UNROLL for (int m = 0; m < pixels; m++, from += channels)
                     grad[m] = in_register(masked ? load_first(from, channels) : load(from));
                 UNROLL for (int k = 0; k < (pixels - 1) * step + taps; k++, x += advance) {
+                    if (k < taps - 1 && k < k_begin) continue;
+                    if (k > (pixels - 1) * step && k >= k_end) continue;
                     vec value = in_register(masked ? load_first(x, channels) : load(x));
                     UNROLL for (int s = 0; s < taps; s++)
                         if (k >= s && (k - s) % step == 0 && (k - s) / step < pixels)
@@ -191,6 +194,7 @@ static void make_tiles(struct depthwise_weight *d, const real *grad_output, cons
         if (tile)
             tile[d->tiles] = (struct tile){
                 .form = strip.form, .pixels = strip.pixels, .channels = channels, .area = d->area,
+                .k_begin = strip.k_begin, .k_end = strip.k_end,
                 .input = input + column * g->stride_width * channels, .input_step = g->stride_width * channels,
                 .input_row = g->stride_height * g->in_width * channels,
                 .grad_output = grad_output + column * channels, .grad_row = g->out_width * channels,
