@@ -109,6 +109,12 @@ def linear(name, x, options):
     return lambda: F.linear(x, weight, bias), lambda: F.linear_backward(grad, x, weight)[0]
 
 
+def softmax(name, x, options):
+    output = F.softmax(x, **options)
+    grad = gradient(output)
+    return lambda: F.softmax(x, **options), lambda: F.softmax_backward(grad, None, **options, output=output)
+
+
 def cross_entropy(name, x, options):
     target = data.labels(*x.shape)
     return lambda: F.cross_entropy(x, target), lambda: F.cross_entropy_backward(np.float32(1), x, target)
@@ -127,8 +133,8 @@ def normalisation(name, x, options):
 
 
 OPERATORS = {"max_pool2d": max_pool2d, "avg_pool2d": pooling, "adaptive_avg_pool2d": pooling, "interpolate": pooling,
-             "pad": pooling, "linear": linear, "cross_entropy": cross_entropy, "batch_norm": normalisation,
-             "group_norm": normalisation, "layer_norm": normalisation}  # fmt: skip
+             "pad": pooling, "linear": linear, "softmax": softmax, "cross_entropy": cross_entropy,
+             "batch_norm": normalisation, "group_norm": normalisation, "layer_norm": normalisation}  # fmt: skip
 
 
 def network(case):

@@ -91,12 +91,12 @@ enum pyconv_pointwise_loss {
 };
 
 struct pyconv_loss_kernels {
-    /* input[rows][classes], target[rows] in [0, classes) or ignore_index, weight[classes] or NULL;
-     * loss[rows] or NULL; grad_input[rows][classes] or NULL, the gradient of the sum over rows of
-     * row_scale[row] loss[row], or scale loss[row] where row_scale is NULL */
-    int (*cross_entropy)(ptrdiff_t rows, ptrdiff_t classes, const void *input, const int64_t *target,
-                         const void *weight, int64_t ignore_index, double smoothing, const void *row_scale,
-                         double scale, void *loss, void *grad_input);
+    /* input[outer][classes][inner], target[outer][inner] in [0, classes) or ignore_index, weight[classes] or
+     * NULL; loss[outer][inner] or NULL; grad_input as input or NULL, the gradient of the sum of
+     * row_scale[outer][inner] times loss, or scale times loss where row_scale is NULL */
+    int (*cross_entropy)(ptrdiff_t outer, ptrdiff_t classes, ptrdiff_t inner, const void *input,
+                         const int64_t *target, const void *weight, int64_t ignore_index, double smoothing,
+                         const void *row_scale, double scale, void *loss, void *grad_input);
     /* losses[count] or NULL, and their sum */
     int (*pointwise_loss)(enum pyconv_pointwise_loss op, ptrdiff_t count, const void *input,
                           const void *target, double a, void *losses, double *sum);

@@ -122,11 +122,17 @@ INLINE void store_first(real *p, vec v, ptrdiff_t n) {
 
 /* LANES bytes as integers. The compiler's own conversion of byte vectors goes lane by lane. */
 #if defined(__AVX512F__) && REAL_IS_FLOAT
-INLINE ivec load_bytes(const uint8_t *p) { return (ivec)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p)); }
+INLINE ivec load_bytes(const uint8_t *p) {
+    return (ivec)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p));
+}
 #elif defined(__AVX512F__)
-INLINE ivec load_bytes(const uint8_t *p) { return (ivec)_mm512_cvtepu8_epi64(_mm_loadl_epi64((const __m128i *)p)); }
+INLINE ivec load_bytes(const uint8_t *p) {
+    return (ivec)_mm512_cvtepu8_epi64(_mm_loadl_epi64((const __m128i *)p));
+}
 #elif defined(__AVX2__) && REAL_IS_FLOAT
-INLINE ivec load_bytes(const uint8_t *p) { return (ivec)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p)); }
+INLINE ivec load_bytes(const uint8_t *p) {
+    return (ivec)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p));
+}
 #elif defined(__AVX2__)
 INLINE ivec load_bytes(const uint8_t *p) {
     int32_t four;
@@ -269,17 +275,40 @@ INLINE vec first_lanes(vec v, ptrdiff_t n, vec rest) {
     for (int i = 0; i < LANES; i++) lane[i] = i;
     return choose(lane < (integer)n, v, rest);
 }
+/* Over all lanes; `largest_lane` of a vector with NaN is NaN only by chance */
+#if defined(__AVX512F__) && REAL_IS_FLOAT
+INLINE real sum_lanes(vec v) { return _mm512_reduce_add_ps((__m512)v); }
+INLINE real largest_lane(vec v) { return _mm512_reduce_max_ps((__m512)v); }
+#elif defined(__AVX512F__)
+INLINE real sum_lanes(vec v) { return _mm512_reduce_add_pd((__m512d)v); }
+INLINE real largest_lane(vec v) { return _mm512_reduce_max_pd((__m512d)v); }
+#elif defined(__AVX2__) && REAL_IS_FLOAT
 INLINE real sum_lanes(vec v) {
-    for (int width = LANES / 2; width; width /= 2)
-        for (int i = 0; i < width; i++) v[i] += v[i + width];
-    return v[0];
+    __m128 four = _mm_add_ps(_mm256_castps256_ps128((__m256)v), _mm256_extractf128_ps((__m256)v, 1));
+    __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 }
-/* NaN where a lane is NaN only by chance: see `larger` */
 INLINE real largest_lane(vec v) {
-    for (int width = LANES / 2; width; width /= 2)
-        for (int i = 0; i < width; i++) v[i] = v[i] > v[i + width] ? v[i] : v[i + width];
-    return v[0];
+    __m128 four = _mm_max_ps(_mm256_castps256_ps128((__m256)v), _mm256_extractf128_ps((__m256)v, 1));
+    __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
 }
+#else
+INLINE real sum_lanes(vec v) {
+    real lane[LANES];
+    memcpy(lane, &v, sizeof v);
+    for (int width = LANES / 2; width; width /= 2)
+        for (int i = 0; i < width; i++) lane[i] += lane[i + width];
+    return lane[0];
+}
+INLINE real largest_lane(vec v) {
+    real lane[LANES];
+    memcpy(lane, &v, sizeof v);
+    for (int width = LANES / 2; width; width /= 2)
+        for (int i = 0; i < width; i++) lane[i] = lane[i] > lane[i + width] ? lane[i] : lane[i + width];
+    return lane[0];
+}
+#endif
 
 /* p 2^n for an integer-valued n that may take the result to denormals, 0 or infinity */
 #if defined(__AVX512F__) && REAL_IS_FLOAT

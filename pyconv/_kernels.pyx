@@ -58,7 +58,7 @@ cdef extern from "pyconv.h" nogil:
         PYCONV_BCE_WITH_LOGITS_LOSS
 
     struct pyconv_loss_kernels:
-        int (*cross_entropy)(ptrdiff_t, ptrdiff_t, const void *, const int64_t *, const void *, int64_t, double,
+        int (*cross_entropy)(ptrdiff_t, ptrdiff_t, ptrdiff_t, const void *, const int64_t *, const void *, int64_t, double,
                              const void *, double, void *, void *) noexcept nogil
         int (*pointwise_loss)(pyconv_pointwise_loss, ptrdiff_t, const void *, const void *, double, void *,
                               double *) noexcept nogil
@@ -513,11 +513,10 @@ POINTWISE_LOSS = {
 }
 
 
-def cross_entropy(input, target, weight, int64_t ignore_index, double smoothing, row_scale, double scale, loss,
-                  grad_input):
-    """Losses of the rows of input (rows, classes) with int64 target, and their gradient; either may be None."""
+def cross_entropy(ptrdiff_t outer, ptrdiff_t classes, ptrdiff_t inner, input, target, weight,
+                  int64_t ignore_index, double smoothing, row_scale, double scale, loss, grad_input):
+    """Losses of input [outer][classes][inner] with int64 target, and their gradient; either may be None."""
     cdef const pyconv_kernels_table *table = kernels(input)
-    cdef ptrdiff_t rows = input.shape[0], classes = input.shape[1]
     cdef int status
     cdef const void *x = data(input)
     cdef const void *t = data(target)
@@ -526,8 +525,8 @@ def cross_entropy(input, target, weight, int64_t ignore_index, double smoothing,
     cdef void *y = NULL if loss is None else output(loss)
     cdef void *g = NULL if grad_input is None else output(grad_input)
     with nogil:
-        status = table.loss.cross_entropy(rows, classes, x, <const int64_t *>t, w, ignore_index, smoothing, s,
-                                          scale, y, g)
+        status = table.loss.cross_entropy(outer, classes, inner, x, <const int64_t *>t, w, ignore_index, smoothing,
+                                          s, scale, y, g)
     check(status)
 
 

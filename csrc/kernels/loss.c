@@ -19,6 +19,7 @@
 
 struct cross_entropy {
     ptrdiff_t rows, classes, rows_per_task;
+    ptrdiff_t inner, blocks; /* where the classes of a row lie inner > 1 apart; blocks: tasks to an image */
     const real *input;
     const int64_t *target;
     const real *weight;
@@ -101,21 +102,104 @@ static void run_cross_entropy(const void *context, ptrdiff_t task, void *scratch
     for (ptrdiff_t row = task * job->rows_per_task; row < end; row++) cross_entropy_row(job, row);
 }
 
-static int cross_entropy(ptrdiff_t rows, ptrdiff_t classes, const void *input, const int64_t *target,
-                         const void *weight, int64_t ignore_index, double smoothing, const void *row_scale,
-                         double scale, void *loss, void *grad_input) {
-    struct cross_entropy job = {rows,          classes,      max_size(1, CHUNK / max_size(1, classes)),
-                                input,         target,       weight,
-                                (real)classes, ignore_index, (real)smoothing,
-                                (real)scale,   row_scale,    loss,
-                                grad_input};
+/* ---- Rows that lie side by side, [image][class][inner]: a lane for each ---- */
+
+/* Class, weights and what the gradient needs of up to LANES neighbouring rows. Ignored rows have kept = 0. */
+struct lanes {
+    ptrdiff_t y[LANES];
+    vec picked, of_class, scale;
+    ivec kept;
+};
+
+static struct lanes load_targets(const struct cross_entropy *job, ptrdiff_t row, const real *x,
+                                 ptrdiff_t width) {
+    real picked[LANES] = {0}, of_class[LANES] = {0}, scale[LANES] = {0};
+    integer kept[LANES] = {0};
+    struct lanes lanes = {.y = {0}};
+    for (ptrdiff_t i = 0; i < min_size(width, LANES); i++) {
+        if (job->target[row + i] == job->ignore_index) continue;
+        ptrdiff_t y = lanes.y[i] = (ptrdiff_t)job->target[row + i];
+        kept[i] = -1;
+        picked[i] = x[y * job->inner + i];
+        of_class[i] = (1 - job->smoothing) * (job->weight ? job->weight[y] : 1);
+        scale[i] = job->row_scale ? job->row_scale[row + i] : job->scale;
+    }
+    memcpy(&lanes.picked, picked, sizeof picked);
+    memcpy(&lanes.of_class, of_class, sizeof of_class);
+    memcpy(&lanes.scale, scale, sizeof scale);
+    memcpy(&lanes.kept, kept, sizeof kept);
+    return lanes;
+}
+
+/* The rows `column` .. `column + width`, LANES at most, of an image */
+static void cross_entropy_columns(const struct cross_entropy *job, ptrdiff_t image, ptrdiff_t column,
+                                  ptrdiff_t width) {
+    ptrdiff_t n = job->classes, stride = job->inner, offset = image * n * stride + column;
+    ptrdiff_t row = image * stride + column;
+    const real *x = job->input + offset;
+    real *grad = job->grad_input ? job->grad_input + offset : NULL;
+    real of_all = job->smoothing / (real)n;
+    struct lanes lanes = load_targets(job, row, x, width);
+    vec m = splat((real)-__builtin_inf()), sum = {0}, smooth = {0};
+    for (ptrdiff_t c = 0; c < n; c++) m = larger(load_row(x + c * stride, width), m);
+    for (ptrdiff_t c = 0; c < n; c++) {
+        vec v = load_row(x + c * stride, width) - m, e = vec_exp(v);
+        sum += e;
+        if (grad) store_row(grad + c * stride, e, width);
+        if (of_all != 0) smooth -= job->weight ? v * job->weight[c] : v;
+    }
+    if (job->loss) {
+        vec log_sum = vec_log(sum), loss = lanes.of_class * (m - lanes.picked + log_sum);
+        if (of_all != 0) loss += of_all * (smooth + job->weight_sum * log_sum);
+        store_row(job->loss + row, choose(lanes.kept, loss, (vec){0}), width);
+    }
+    if (!grad) return;
+    vec factor = lanes.scale * (lanes.of_class + of_all * job->weight_sum) / sum;
+    for (ptrdiff_t c = 0; c < n; c++) {
+        vec g = load_row(grad + c * stride, width) * factor;
+        if (of_all != 0) g -= lanes.scale * (of_all * (job->weight ? job->weight[c] : 1));
+        store_row(grad + c * stride, choose(lanes.kept, g, (vec){0}), width);
+    }
+    for (ptrdiff_t i = 0; i < min_size(width, LANES); i++)
+        if (lanes.kept[i]) grad[lanes.y[i] * stride + i] -= lanes.scale[i] * lanes.of_class[i];
+}
+
+static void run_columns(const void *context, ptrdiff_t task, void *scratch) {
+    (void)scratch;
+    const struct cross_entropy *job = context;
+    ptrdiff_t image = task / job->blocks, block = task % job->blocks;
+    ptrdiff_t begin = job->inner * block / job->blocks, end = job->inner * (block + 1) / job->blocks;
+    for (ptrdiff_t column = begin; column < end; column += LANES)
+        cross_entropy_columns(job, image, column, end - column);
+}
+
+static int cross_entropy(ptrdiff_t outer, ptrdiff_t classes, ptrdiff_t inner, const void *input,
+                         const int64_t *target, const void *weight, int64_t ignore_index, double smoothing,
+                         const void *row_scale, double scale, void *loss, void *grad_input) {
+    struct cross_entropy job = {.rows = outer * inner,
+                                .classes = classes,
+                                .rows_per_task = max_size(1, CHUNK / max_size(1, classes)),
+                                .inner = inner,
+                                .input = input,
+                                .target = target,
+                                .weight = weight,
+                                .weight_sum = (real)classes,
+                                .ignore_index = ignore_index,
+                                .smoothing = (real)smoothing,
+                                .scale = (real)scale,
+                                .row_scale = row_scale,
+                                .loss = loss,
+                                .grad_input = grad_input};
     if (weight) {
         double sum = 0;
         for (ptrdiff_t i = 0; i < classes; i++) sum += (double)job.weight[i];
         job.weight_sum = (real)sum;
     }
-    double nanoseconds = (double)rows * (double)classes * NANOSECONDS_PER_ELEMENT;
-    return parallel_run(ceil_div(rows, job.rows_per_task), nanoseconds, 0, run_cross_entropy, &job);
+    double nanoseconds = (double)job.rows * (double)classes * NANOSECONDS_PER_ELEMENT;
+    if (inner == 1)
+        return parallel_run(ceil_div(outer, job.rows_per_task), nanoseconds, 0, run_cross_entropy, &job);
+    job.blocks = max_size(1, ceil_div(inner, max_size(64, CHUNK / max_size(1, classes))));
+    return parallel_run(outer * job.blocks, nanoseconds, 0, run_columns, &job);
 }
 
 /* ---- Losses that are a function of two numbers ---- */

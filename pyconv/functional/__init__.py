@@ -49,18 +49,10 @@ from pyconv.functional.dropout import (
 from pyconv.functional.join import add, cat, cat_backward
 from pyconv.functional.linear import linear, linear_backward
 from pyconv.functional.loss import (
-    binary_cross_entropy_with_logits,
-    binary_cross_entropy_with_logits_backward,
     cross_entropy,
     cross_entropy_backward,
-    l1_loss,
-    l1_loss_backward,
-    mse_loss,
-    mse_loss_backward,
     nll_loss,
     nll_loss_backward,
-    smooth_l1_loss,
-    smooth_l1_loss_backward,
 )
 from pyconv.functional.norm import (
     batch_norm,
@@ -75,6 +67,16 @@ from pyconv.functional.norm import (
     local_response_norm_backward,
 )
 from pyconv.functional.padding import pad, pad_backward
+from pyconv.functional.pointwise_loss import (
+    binary_cross_entropy_with_logits,
+    binary_cross_entropy_with_logits_backward,
+    l1_loss,
+    l1_loss_backward,
+    mse_loss,
+    mse_loss_backward,
+    smooth_l1_loss,
+    smooth_l1_loss_backward,
+)
 from pyconv.functional.pooling import (
     adaptive_avg_pool2d,
     adaptive_avg_pool2d_backward,

@@ -1,8 +1,10 @@
-"""Losses and their gradients.
+"""Losses of classes and their gradients.
 
 ``reduction`` is "mean", "sum" or "none"; "mean" and "sum" give a NumPy scalar of the input's dtype. In each
 ``*_backward`` grad_output is a number for these, and an array of the losses' shape for "none".
 """
+
+import math
 
 import numpy as np
 
@@ -11,10 +13,8 @@ from pyconv.functional._arrays import (
     channels_last,
     check_array,
     contiguous,
-    dense,
-    empty_like,
     in_format_of,
-    like,
+    wants_channels_last,
 )
 from pyconv.functional.softmax import log_softmax
 
@@ -23,9 +23,7 @@ from pyconv.functional.softmax import log_softmax
 
 def _check_reduction(op, reduction, size_average=None, reduce=None):
     if size_average is not None or reduce is not None:
-        raise ValueError(
-            f"{op}: size_average and reduce must be None, use reduction; got {size_average}, {reduce}"
-        )
+        raise ValueError(f"{op}: size_average and reduce must be None, use reduction; got {size_average}, {reduce}")
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f"{op}: reduction must be 'mean', 'sum' or 'none'; got {reduction!r}")
 
@@ -35,8 +33,7 @@ def _upstream(op, grad_output, reduction, shape, dtype):
     if reduction != "none":
         if np.ndim(grad_output) != 0:
             raise ValueError(
-                f"{op}: grad_output must be a number for reduction={reduction!r}; "
-                f"got shape {np.shape(grad_output)}"
+                f"{op}: grad_output must be a number for reduction={reduction!r}; got shape {np.shape(grad_output)}"
             )
         return float(grad_output)
     if shape == () and np.ndim(grad_output) == 0:
@@ -48,9 +45,10 @@ def _upstream(op, grad_output, reduction, shape, dtype):
 
 
 def _divide(a, b):
-    """a / b for numbers, with NaN and infinity in place of an error."""
-    with np.errstate(all="ignore"):
-        return float(np.float64(a) / np.float64(b))
+    """a / b for numbers, b not negative, with NaN and infinity in place of an error."""
+    if b:
+        return float(a) / float(b)
+    return math.copysign(math.inf, a) if abs(a) > 0 else math.nan
 
 
 def _check_weight(op, weight, classes, dtype):
@@ -84,9 +82,7 @@ def _check_classes(op, target, input, ignore_index):
     if target.dtype.kind not in "iu":
         raise TypeError(f"{op}: target must have an integer dtype for class indices; got {target.dtype}")
     if target.shape != shape:
-        raise ValueError(
-            f"{op}: target must have shape {shape} for input of shape {input.shape}; got {target.shape}"
-        )
+        raise ValueError(f"{op}: target must have shape {shape} for input of shape {input.shape}; got {target.shape}")
     if target.size and (target.min() < 0 or target.max() >= classes):
         wrong = np.flatnonzero(((target < 0) | (target >= classes)) & (target != ignore_index))
         if wrong.size:
@@ -130,14 +126,10 @@ def _from_rows(whole, input):
     return in_format_of(whole, input) if input.ndim == 4 else contiguous(whole)
 
 
-def _row_weights(target, weight, ignore_index):
-    """The weight of every row, 0 where it is ignored."""
-    kept = target != ignore_index
-    return kept if weight is None else np.where(kept, weight[np.where(kept, target, 0)], 0)
-
-
 def _total_weight(target, weight, ignore_index):
-    return float(_row_weights(target, weight, ignore_index).sum(dtype=np.float64))
+    """The divisor of the mean: the sum over the rows that are not ignored of their weights."""
+    kept = target != ignore_index
+    return np.count_nonzero(kept) if weight is None else float(weight[target[kept]].sum(dtype=np.float64))
 
 
 def _reduced(losses, reduction, total, shape):
@@ -233,25 +225,29 @@ def _cross_entropy(input, target, weight, smoothing, ignore_index, reduction, gr
     """(loss, gradient): the loss where grad_output is None or `both`, the gradient where it is not None."""
     if target.dtype.kind == "f":
         return _soft_cross_entropy(input, target, weight, smoothing, reduction, grad_output)
-    x = _rows(input)
     total = _total_weight(target, weight, ignore_index) if reduction == "mean" else 1.0
-    losses = gradient = grad_rows = row_scale = None
+    in_rows = input.ndim <= 2 or (input.ndim == 4 and wants_channels_last(input))
+    if in_rows:
+        x = _rows(input)
+        view = (*x.shape, 1)
+    else:
+        x = contiguous(input)
+        view = (*x.shape[:2], math.prod(x.shape[2:]))
+    losses = gradient = grad_view = row_scale = None
     scale = 1.0
     if grad_output is None or both:
-        losses = _kernels.empty(x.shape[:1], x.dtype)
+        losses = _kernels.empty((target.size,), x.dtype)
     if grad_output is not None:
-        gradient, grad_rows = _empty_rows(input)
+        gradient, grad_view = _empty_rows(input) if in_rows else [_kernels.empty(x.shape, x.dtype)] * 2
         if reduction == "none":
             row_scale = contiguous(grad_output.reshape(-1))
         else:
             scale = _divide(grad_output, total)
-    _kernels.cross_entropy(
-        x, target, weight, int(ignore_index), smoothing, row_scale, scale, losses, grad_rows
-    )
+    _kernels.cross_entropy(*view, x, target, weight, int(ignore_index), smoothing, row_scale, scale, losses, grad_view)
     if losses is not None:
         shape = input.shape[:1] + input.shape[2:] if input.ndim > 1 else ()
         losses = _reduced(losses, reduction, total, shape)
-    return losses, None if gradient is None else _from_rows(gradient, input)
+    return losses, gradient
 
 
 def _soft_cross_entropy(input, target, weight, smoothing, reduction, grad_output):
@@ -328,189 +324,3 @@ def nll_loss_backward(grad_output, input, target, weight=None, ignore_index=-100
     slope = -np.broadcast_to(np.asarray(scale, input.dtype), rows)[kept]
     grad_rows[kept, target[kept]] = slope if weight is None else slope * weight[target[kept]]
     return _from_rows(gradient, input)
-
-
-# ---- Functions of two numbers ----------------------------------------------------------------------
-
-
-def _check_pair(op, input, target):
-    check_array(op, "input", input)
-    check_array(op, "target", target, dtype=input.dtype)
-    if target.shape != input.shape:
-        raise ValueError(f"{op}: target must have the shape of input, {input.shape}; got {target.shape}")
-
-
-def _pointwise(op, input, target, reduction, parameter=0.0):
-    _check_pair(op, input, target)
-    x = dense(input)
-    losses = empty_like(x) if reduction == "none" else None
-    total = _kernels.pointwise_loss(_kernels.POINTWISE_LOSS[op], x, like(target, x), parameter, losses)
-    if losses is not None:
-        return losses[()]
-    return x.dtype.type(total if reduction == "sum" else _divide(total, x.size))
-
-
-def _pointwise_backward(op, grad_output, input, target, reduction, parameter=0.0):
-    name = f"{op}_backward"
-    _check_reduction(name, reduction)
-    _check_pair(name, input, target)
-    upstream = _upstream(name, grad_output, reduction, input.shape, input.dtype)
-    x = dense(input)
-    scale = 1.0
-    if reduction == "none":
-        upstream = like(upstream, x)
-    else:
-        scale, upstream = upstream if reduction == "sum" else _divide(upstream, x.size), None
-    gradient = empty_like(x)
-    _kernels.pointwise_loss_backward(
-        _kernels.POINTWISE_LOSS[op], upstream, scale, x, like(target, x), parameter, gradient
-    )
-    return gradient
-
-
-def mse_loss(input, target, size_average=None, reduce=None, reduction="mean"):
-    """(input - target)^2.
-
-    Parameters
-    ----------
-    input, target : ndarray
-        Of one shape and dtype, float32 or float64; unlike in PyTorch, they are not broadcast.
-    reduction : {"mean", "sum", "none"}
-
-    Examples
-    --------
-    >>> import numpy as np, pyconv.functional as F
-    >>> F.mse_loss(np.array([1.0, 2.0]), np.array([1.0, 4.0])).item()
-    2.0
-    """
-    _check_reduction("mse_loss", reduction, size_average, reduce)
-    return _pointwise("mse_loss", input, target, reduction)
-
-
-def mse_loss_backward(grad_output, input, target, reduction="mean"):
-    """Gradient of `mse_loss` with respect to input."""
-    return _pointwise_backward("mse_loss", grad_output, input, target, reduction)
-
-
-def l1_loss(input, target, size_average=None, reduce=None, reduction="mean"):
-    """abs(input - target); the gradient is 0 where they are equal.
-
-    Parameters
-    ----------
-    input, target : ndarray
-        Of one shape and dtype, float32 or float64; unlike in PyTorch, they are not broadcast.
-    reduction : {"mean", "sum", "none"}
-    """
-    _check_reduction("l1_loss", reduction, size_average, reduce)
-    return _pointwise("l1_loss", input, target, reduction)
-
-
-def l1_loss_backward(grad_output, input, target, reduction="mean"):
-    """Gradient of `l1_loss` with respect to input."""
-    return _pointwise_backward("l1_loss", grad_output, input, target, reduction)
-
-
-def _check_beta(op, beta):
-    if not beta >= 0:
-        raise ValueError(f"{op}: beta must be at least 0; got {beta}")
-    return float(beta)
-
-
-def smooth_l1_loss(input, target, size_average=None, reduce=None, reduction="mean", beta=1.0):
-    """With d = abs(input - target): d^2 / (2 beta) where d < beta, else d - beta / 2.
-
-    Parameters
-    ----------
-    input, target : ndarray
-        Of one shape and dtype, float32 or float64; unlike in PyTorch, they are not broadcast.
-    reduction : {"mean", "sum", "none"}
-    beta : float
-        At least 0; 0 gives `l1_loss`.
-    """
-    _check_reduction("smooth_l1_loss", reduction, size_average, reduce)
-    beta = _check_beta("smooth_l1_loss", beta)
-    if beta == 0:
-        return l1_loss(input, target, reduction=reduction)
-    return _pointwise("smooth_l1_loss", input, target, reduction, beta)
-
-
-def smooth_l1_loss_backward(grad_output, input, target, reduction="mean", beta=1.0):
-    """Gradient of `smooth_l1_loss` with respect to input."""
-    beta = _check_beta("smooth_l1_loss_backward", beta)
-    if beta == 0:
-        return l1_loss_backward(grad_output, input, target, reduction)
-    return _pointwise_backward("smooth_l1_loss", grad_output, input, target, reduction, beta)
-
-
-def _check_broadcast(op, name, array, input):
-    check_array(op, name, array, dtype=input.dtype)
-    try:
-        return np.broadcast_to(array, input.shape)
-    except ValueError:
-        raise ValueError(
-            f"{op}: {name} must broadcast to the shape of input, {input.shape}; got {array.shape}"
-        ) from None
-
-
-def binary_cross_entropy_with_logits(
-    input, target, weight=None, size_average=None, reduce=None, reduction="mean", pos_weight=None
-):
-    """Cross entropy between sigmoid(input) and target, element by element.
-
-    Parameters
-    ----------
-    input : ndarray
-        Logits of any shape, float32 or float64.
-    target : ndarray
-        Probabilities, of the shape and dtype of input.
-    weight : ndarray, optional
-        Weights of the losses; must broadcast to input's shape.
-    reduction : {"mean", "sum", "none"}
-    pos_weight : ndarray, optional
-        Weights of the positive parts; must broadcast to input's shape.
-
-    Examples
-    --------
-    >>> import numpy as np, pyconv.functional as F
-    >>> F.binary_cross_entropy_with_logits(np.array([0.0, 0.0]), np.array([1.0, 0.0])).round(4).item()
-    0.6931
-    """
-    op = "binary_cross_entropy_with_logits"
-    _check_reduction(op, reduction, size_average, reduce)
-    if weight is None and pos_weight is None:
-        return _pointwise(op, input, target, reduction)
-    _check_pair(op, input, target)
-    one = input.dtype.type(1)
-    softplus = np.log1p(np.exp(-np.abs(input))) + np.maximum(-input, 0)  # log(1 + exp(-input))
-    if pos_weight is not None:
-        softplus = softplus * ((_check_broadcast(op, "pos_weight", pos_weight, input) - one) * target + one)
-    losses = (one - target) * input + softplus
-    if weight is not None:
-        losses = losses * _check_broadcast(op, "weight", weight, input)
-    return _reduced(losses, reduction, losses.size, input.shape)
-
-
-def binary_cross_entropy_with_logits_backward(
-    grad_output, input, target, weight=None, reduction="mean", pos_weight=None
-):
-    """Gradient of `binary_cross_entropy_with_logits` with respect to input."""
-    op = "binary_cross_entropy_with_logits"
-    if weight is None and pos_weight is None:
-        return _pointwise_backward(op, grad_output, input, target, reduction)
-    op += "_backward"
-    _check_reduction(op, reduction)
-    _check_pair(op, input, target)
-    scale = _upstream(op, grad_output, reduction, input.shape, input.dtype)
-    if reduction == "mean":
-        scale = _divide(scale, input.size)
-    one = input.dtype.type(1)
-    e = np.exp(-np.abs(input))
-    upper = np.where(input >= 0, e, one) / (one + e)  # sigmoid(-input)
-    if pos_weight is not None:
-        upper = upper * ((_check_broadcast(op, "pos_weight", pos_weight, input) - one) * target + one)
-    slope = (one - target) - upper
-    if weight is not None:
-        slope = slope * _check_broadcast(op, "weight", weight, input)
-    gradient = empty_like(dense(input))
-    np.multiply(slope, scale, out=gradient, casting="same_kind")
-    return gradient

@@ -38,13 +38,11 @@ def _softmax(op, input, dim, log):
     return output
 
 
-def _softmax_backward_from_output(op, grad_output, output, dim, log):
-    """The gradient from what the forward gave, which saves computing it again."""
+def _softmax_backward(op, grad_output, output, dim, log):
+    check_array(op, "output", output)
     check_array(op, "grad_output", grad_output, dtype=output.dtype)
     if grad_output.shape != output.shape:
-        raise ValueError(
-            f"{op}: grad_output must have the shape of input, {output.shape}; got {grad_output.shape}"
-        )
+        raise ValueError(f"{op}: grad_output must have the shape of input, {output.shape}; got {grad_output.shape}")
     y = dense(output)
     grad_input = empty_like(y)
     dim = _dimension(op, dim, y)
@@ -76,10 +74,11 @@ def softmax(input, dim=None):
     return _softmax("softmax", input, dim, False)
 
 
-def softmax_backward(grad_output, input, dim=None):
-    """Gradient of `softmax`."""
-    output = _softmax("softmax_backward", input, dim, False)
-    return _softmax_backward_from_output("softmax_backward", grad_output, output, dim, False)
+def softmax_backward(grad_output, input, dim=None, *, output=None):
+    """Gradient of `softmax`; with the `output` that it returned, input is not looked at and may be None."""
+    if output is None:
+        output = _softmax("softmax_backward", input, dim, False)
+    return _softmax_backward("softmax_backward", grad_output, output, dim, False)
 
 
 def log_softmax(input, dim=None):
@@ -106,7 +105,8 @@ def log_softmax(input, dim=None):
     return _softmax("log_softmax", input, dim, True)
 
 
-def log_softmax_backward(grad_output, input, dim=None):
-    """Gradient of `log_softmax`."""
-    output = _softmax("log_softmax_backward", input, dim, True)
-    return _softmax_backward_from_output("log_softmax_backward", grad_output, output, dim, True)
+def log_softmax_backward(grad_output, input, dim=None, *, output=None):
+    """Gradient of `log_softmax`; with the `output` that it returned, input is not looked at and may be None."""
+    if output is None:
+        output = _softmax("log_softmax_backward", input, dim, True)
+    return _softmax_backward("log_softmax_backward", grad_output, output, dim, True)

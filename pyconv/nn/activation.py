@@ -6,7 +6,6 @@
 import numpy as np
 
 from pyconv import functional as F
-from pyconv.functional.softmax import _softmax_backward_from_output
 from pyconv.nn.module import Module, Parameter
 
 
@@ -255,8 +254,8 @@ class Softmax(Module):
         (output,) = self._take()
         if not self.needs_input_grad:
             return None
-        op = f"{type(self).__name__}.backward"
-        return _softmax_backward_from_output(op, grad_output, output, self.dim, self._log)
+        backward = F.log_softmax_backward if self._log else F.softmax_backward
+        return backward(grad_output, None, self.dim, output=output)
 
     def extra_repr(self):
         return f"dim={self.dim}"
