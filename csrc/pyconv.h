@@ -130,10 +130,11 @@ enum pyconv_pool_index {
  * (images, out_height, out_width, channels). */
 struct pyconv_max_pool_kernels {
     /* indices: of the type that `form` says, or NULL */
-    int (*forward)(const struct pyconv_pool *pool, enum pyconv_pool_index form, const void *input, void *output,
-                   void *indices);
+    int (*forward)(const struct pyconv_pool *pool, enum pyconv_pool_index form, const void *input,
+                   void *output, void *indices);
     /* grad_input = the sum of grad_output over the windows whose maximum was there (tap indices) */
-    int (*backward)(const struct pyconv_pool *pool, const void *grad_output, const uint8_t *indices, void *grad_input);
+    int (*backward)(const struct pyconv_pool *pool, const void *grad_output, const uint8_t *indices,
+                    void *grad_input);
 };
 
 struct pyconv_pool_index_kernels {
@@ -143,8 +144,8 @@ struct pyconv_pool_index_kernels {
     int (*scatter)(ptrdiff_t images, ptrdiff_t plane, ptrdiff_t count, ptrdiff_t channels, int assign,
                    const void *pooled, const int64_t *indices, void *unpooled);
     /* pooled[n][i][c] = unpooled[n][indices[n][i][c]][c]: the gradient of the assigning scatter */
-    int (*gather)(ptrdiff_t images, ptrdiff_t plane, ptrdiff_t count, ptrdiff_t channels, const void *unpooled,
-                  const int64_t *indices, void *pooled);
+    int (*gather)(ptrdiff_t images, ptrdiff_t plane, ptrdiff_t count, ptrdiff_t channels,
+                  const void *unpooled, const int64_t *indices, void *pooled);
 };
 
 struct pyconv_avg_pool_kernels {
@@ -273,7 +274,7 @@ enum pyconv_conv_algorithm {
 
 struct pyconv_conv_plan {
     enum pyconv_conv_algorithm algorithm;
-    double cycles;          /* of one core, if arithmetic were all; in each, two vectors of `lanes` multiply-adds */
+    double cycles; /* of one core, if arithmetic were all; in each, two vectors of `lanes` multiply-adds */
     ptrdiff_t lanes;
     size_t shared, scratch; /* bytes of workspace: once a call; once for each thread */
 };
@@ -302,11 +303,11 @@ struct pyconv_linear_kernels {
     int (*forward)(ptrdiff_t rows, ptrdiff_t in, ptrdiff_t out, const void *input, const void *weight,
                    const void *bias, int relu, void *output);
     /* grad_input = grad_output weight */
-    int (*grad_input)(ptrdiff_t rows, ptrdiff_t in, ptrdiff_t out, const void *grad_output, const void *weight,
-                      void *grad_input);
+    int (*grad_input)(ptrdiff_t rows, ptrdiff_t in, ptrdiff_t out, const void *grad_output,
+                      const void *weight, void *grad_input);
     /* grad_weight = grad_output^T input, grad_bias = sum over rows of grad_output; NULL: not wanted */
-    int (*grad_weight)(ptrdiff_t rows, ptrdiff_t in, ptrdiff_t out, const void *grad_output, const void *input,
-                       void *grad_weight, void *grad_bias);
+    int (*grad_weight)(ptrdiff_t rows, ptrdiff_t in, ptrdiff_t out, const void *grad_output,
+                       const void *input, void *grad_weight, void *grad_bias);
 };
 
 /* ---- Joins of branches: join.c ---------------------------------------------------------------------- */

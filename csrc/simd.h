@@ -168,7 +168,8 @@ INLINE int add_at(real *p, const int64_t *index, int64_t first, ptrdiff_t count,
 INLINE int add_at(real *p, const int64_t *index, int64_t first, ptrdiff_t count, ptrdiff_t stride, vec x) {
     __m512i at = _mm512_sub_epi64(_mm512_loadu_si512(index), _mm512_set1_epi64(first));
     __mmask8 inside = _mm512_cmplt_epu64_mask(at, _mm512_set1_epi64(count));
-    at = _mm512_add_epi64(_mm512_mullo_epi64(at, _mm512_set1_epi64(stride)), _mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7));
+    at = _mm512_add_epi64(_mm512_mullo_epi64(at, _mm512_set1_epi64(stride)),
+                          _mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7));
     __m512d sum = _mm512_add_pd(_mm512_mask_i64gather_pd(_mm512_setzero_pd(), inside, at, p, 8), (__m512d)x);
     _mm512_mask_i64scatter_pd(p, inside, at, sum, 8);
     return inside != 0xff;

@@ -14,8 +14,8 @@ static int fits_winograd(const struct pyconv_conv2d *g) {
 }
 
 static int fits_scatter(const struct pyconv_conv2d *g) {
-    return g->groups == 1 && g->dilation_width == 1 && g->kernel_width > 1 && g->in_channels && g->out_channels &&
-           g->batch && g->out_height && g->out_width;
+    return g->groups == 1 && g->dilation_width == 1 && g->kernel_width > 1 && g->in_channels &&
+           g->out_channels && g->batch && g->out_height && g->out_width;
 }
 
 /* ---- What a pass costs ----
@@ -32,7 +32,8 @@ static int fits_scatter(const struct pyconv_conv2d *g) {
 #define SCATTER_VECTOR 4.0     /* load, add, store */
 
 static double direct_cycles(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass) {
-    double pixels = (double)(g->batch * g->out_height * g->out_width), taps = (double)(g->kernel_height * g->kernel_width);
+    double pixels = (double)(g->batch * g->out_height * g->out_width),
+           taps = (double)(g->kernel_height * g->kernel_width);
     ptrdiff_t from = g->in_channels / g->groups, to = g->out_channels / g->groups;
     if (pass == PYCONV_GRAD_INPUT) from = g->out_channels / g->groups, to = g->in_channels / g->groups;
     return pixels * taps * (double)(g->groups * from * ceil_div(to, LANES)) / 2 / GATHER_EFFICIENCY;
@@ -41,26 +42,31 @@ static double direct_cycles(const struct pyconv_conv2d *g, enum pyconv_conv_pass
 static double scatter_cycles(const struct pyconv_conv2d *g) {
     double pixels = (double)(g->batch * g->out_height * g->out_width);
     ptrdiff_t run = g->kernel_width * g->in_channels;
-    double product = (double)(ceil_div(g->kernel_height * run, LANES) * g->out_channels) / 2 / PRODUCT_EFFICIENCY;
+    double product =
+        (double)(ceil_div(g->kernel_height * run, LANES) * g->out_channels) / 2 / PRODUCT_EFFICIENCY;
     return pixels * (product + SCATTER_VECTOR * (double)(g->kernel_height * ceil_div(run, LANES)));
 }
 
 static double winograd_cycles(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass) {
     ptrdiff_t outputs = 7 - g->kernel_height, from = g->in_channels, to = g->out_channels;
     ptrdiff_t height = g->out_height, width = g->out_width;
-    if (pass == PYCONV_GRAD_INPUT) from = g->out_channels, to = g->in_channels, height = g->in_height, width = g->in_width;
+    if (pass == PYCONV_GRAD_INPUT)
+        from = g->out_channels, to = g->in_channels, height = g->in_height, width = g->in_width;
     double tiles = (double)(g->batch * ceil_div(height, outputs) * ceil_div(width, outputs));
     double from_vectors = (double)ceil_div(from, LANES), to_vectors = (double)ceil_div(to, LANES);
     double products = 36 * tiles * (double)from * to_vectors / 2 / PRODUCT_EFFICIENCY;
-    if (pass == PYCONV_GRAD_WEIGHT) { /* tiles are made again for every 64 channels or filters of the other side */
-        double made = tiles * (from_vectors * ceil_div(to, 64) + to_vectors * ceil_div(from, 64)) * TRANSFORM_INPUT;
+    if (pass ==
+        PYCONV_GRAD_WEIGHT) { /* tiles are made again for every 64 channels or filters of the other side */
+        double made =
+            tiles * (from_vectors * ceil_div(to, 64) + to_vectors * ceil_div(from, 64)) * TRANSFORM_INPUT;
         return products + made + (double)from * to_vectors * TRANSFORM_FILTER;
     }
     return products + tiles * (from_vectors * TRANSFORM_INPUT + to_vectors * TRANSFORM_OUTPUT) +
            (double)from * to_vectors * TRANSFORM_FILTER;
 }
 
-static double cycles(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass, enum pyconv_conv_algorithm algorithm) {
+static double cycles(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass,
+                     enum pyconv_conv_algorithm algorithm) {
     switch (algorithm) {
     case PYCONV_CONV_WINOGRAD: return winograd_cycles(g, pass);
     case PYCONV_CONV_SCATTER: return scatter_cycles(g);
@@ -70,7 +76,8 @@ static double cycles(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass, 
     }
 }
 
-static enum pyconv_conv_algorithm choose_algorithm(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass) {
+static enum pyconv_conv_algorithm choose_algorithm(const struct pyconv_conv2d *g,
+                                                   enum pyconv_conv_pass pass) {
     if (is_depthwise(g)) return PYCONV_CONV_DEPTHWISE;
     enum pyconv_conv_algorithm best = PYCONV_CONV_DIRECT;
     double least = direct_cycles(g, pass);
@@ -102,7 +109,8 @@ static struct tap *alloc_taps(const struct pyconv_conv2d *g, size_t *bytes) {
 }
 
 static int forward(const struct pyconv_conv2d *g, const void *input, const void *weight,
-                   const struct pyconv_epilogue *epilogue, void *output, enum pyconv_conv_algorithm algorithm) {
+                   const struct pyconv_epilogue *epilogue, void *output,
+                   enum pyconv_conv_algorithm algorithm) {
     algorithm = resolve(g, PYCONV_FORWARD, algorithm);
     size_t bytes;
     struct tap *tap = alloc_taps(g, &bytes);
@@ -113,11 +121,12 @@ static int forward(const struct pyconv_conv2d *g, const void *input, const void 
     return status;
 }
 
-static int grad_input(const struct pyconv_conv2d *g, const void *grad_output, const void *weight, void *result,
-                      enum pyconv_conv_algorithm algorithm) {
+static int grad_input(const struct pyconv_conv2d *g, const void *grad_output, const void *weight,
+                      void *result, enum pyconv_conv_algorithm algorithm) {
     algorithm = resolve(g, PYCONV_GRAD_INPUT, algorithm);
     if (algorithm == PYCONV_CONV_SCATTER) return VARIANT(grad_input_scatter)(g, grad_output, weight, result);
-    if (algorithm == PYCONV_CONV_DEPTHWISE) return VARIANT(grad_input_depthwise)(g, grad_output, weight, result);
+    if (algorithm == PYCONV_CONV_DEPTHWISE)
+        return VARIANT(grad_input_depthwise)(g, grad_output, weight, result);
     size_t bytes;
     struct tap *tap = alloc_taps(g, &bytes);
     if (!tap) return PYCONV_NO_MEMORY;
@@ -145,7 +154,8 @@ static void run_bias(const void *context, ptrdiff_t task, void *scratch) {
     (void)scratch;
     const struct bias_gradient *b = context;
     ptrdiff_t begin = task * BIAS_PIXELS, count = min_size(BIAS_PIXELS, b->pixels - begin);
-    sum_parts(b->grad_output + begin * b->channels, count, b->channels, 0, b->channels, b->parts + task * b->channels);
+    sum_parts(b->grad_output + begin * b->channels, count, b->channels, 0, b->channels,
+              b->parts + task * b->channels);
 }
 
 static int bias_gradient(ptrdiff_t pixels, ptrdiff_t channels, const real *grad_output, real *grad_bias) {
@@ -163,22 +173,27 @@ static int bias_gradient(ptrdiff_t pixels, ptrdiff_t channels, const real *grad_
     return status;
 }
 
-static int grad_weight(const struct pyconv_conv2d *g, const void *grad_output, const void *input, void *result,
-                       void *grad_bias, enum pyconv_conv_algorithm algorithm) {
+static int grad_weight(const struct pyconv_conv2d *g, const void *grad_output, const void *input,
+                       void *result, void *grad_bias, enum pyconv_conv_algorithm algorithm) {
     algorithm = resolve(g, PYCONV_GRAD_WEIGHT, algorithm);
     int status = PYCONV_OK;
     if (grad_bias)
-        status = bias_gradient(g->batch * g->out_height * g->out_width, g->out_channels, grad_output, grad_bias);
+        status =
+            bias_gradient(g->batch * g->out_height * g->out_width, g->out_channels, grad_output, grad_bias);
     if (status != PYCONV_OK || !result) return status;
-    if (algorithm == PYCONV_CONV_DEPTHWISE) return VARIANT(grad_weight_depthwise)(g, grad_output, input, result);
-    if (algorithm == PYCONV_CONV_WINOGRAD) return VARIANT(grad_weight_winograd)(g, grad_output, input, result);
+    if (algorithm == PYCONV_CONV_DEPTHWISE)
+        return VARIANT(grad_weight_depthwise)(g, grad_output, input, result);
+    if (algorithm == PYCONV_CONV_WINOGRAD)
+        return VARIANT(grad_weight_winograd)(g, grad_output, input, result);
     return VARIANT(grad_weight_direct)(g, grad_output, input, result);
 }
 
 /* ---- What a call would take ---- */
 
-static void add_correlation(const struct correlation *c, enum pyconv_conv_algorithm algorithm, struct workspace *most) {
-    if (!c->taps || !c->src_channels || !c->dst_channels || !c->dst_height || !c->dst_width || !c->batch) return;
+static void add_correlation(const struct correlation *c, enum pyconv_conv_algorithm algorithm,
+                            struct workspace *most) {
+    if (!c->taps || !c->src_channels || !c->dst_channels || !c->dst_height || !c->dst_width || !c->batch)
+        return;
     struct workspace bytes = {0, 0}; /* depthwise: a copy of the weight */
     if (algorithm == PYCONV_CONV_WINOGRAD) bytes = VARIANT(correlate_winograd_workspace)(c);
     if (algorithm == PYCONV_CONV_DIRECT) bytes = VARIANT(correlate_direct_workspace)(c);
@@ -186,8 +201,8 @@ static void add_correlation(const struct correlation *c, enum pyconv_conv_algori
     if (bytes.scratch > most->scratch) most->scratch = bytes.scratch;
 }
 
-static int explain(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass, enum pyconv_conv_algorithm asked,
-                   struct pyconv_conv_plan *plan) {
+static int explain(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass,
+                   enum pyconv_conv_algorithm asked, struct pyconv_conv_plan *plan) {
     enum pyconv_conv_algorithm algorithm = resolve(g, pass, asked);
     size_t size;
     struct tap *tap = alloc_taps(g, &size);
@@ -212,7 +227,8 @@ static int explain(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass, en
         }
     }
     pyconv_free(tap, size);
-    *plan = (struct pyconv_conv_plan){algorithm, empty ? 0 : cycles(g, pass, algorithm), LANES, bytes.shared, bytes.scratch};
+    *plan = (struct pyconv_conv_plan){algorithm, empty ? 0 : cycles(g, pass, algorithm), LANES, bytes.shared,
+                                      bytes.scratch};
     return PYCONV_OK;
 }
 

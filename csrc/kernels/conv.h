@@ -16,8 +16,8 @@ struct workspace {
 /* conv_direct.c: dst of a correlation with any geometry. */
 int VARIANT(correlate_direct)(const struct correlation *);
 struct workspace VARIANT(correlate_direct_workspace)(const struct correlation *);
-/* Partial sums of a weight's gradient, each over a share of the pixels: [part][group][block][tap][channel][BLOCK].
- * At most PARTS_BYTES in all, unless a single part is larger. */
+/* Partial sums of a weight's gradient, each over a share of the pixels:
+ * [part][group][block][tap][channel][BLOCK]. At most PARTS_BYTES in all, unless a single part is larger. */
 struct weight_parts {
     ptrdiff_t count, groups, blocks; /* blocks to a group */
     ptrdiff_t channels, filters;     /* of one group */

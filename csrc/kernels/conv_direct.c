@@ -18,8 +18,8 @@
 #define SOURCE_BYTES ((ptrdiff_t)256 << 10)
 #define TASKS_WANTED 64 /* enough for 16 threads to share evenly */
 #define FEWEST_PIXELS (4 * TILE)
-#define SHORT_RUN 24     /* shorter runs cost more to set up (some 20 cycles) than a list of offsets to read */
-#define MOST_STEPS 512   /* 4 KiB of offsets */
+#define SHORT_RUN 24   /* shorter runs cost more to set up (some 20 cycles) than a list of offsets to read */
+#define MOST_STEPS 512 /* 4 KiB of offsets */
 
 struct direct {
     const struct correlation *c;
@@ -71,8 +71,8 @@ struct source {
 };
 
 /* Where the task's source rows lie: in the image itself, or copied to scratch with their padding. */
-static struct source gather_source(const struct direct *d, ptrdiff_t image, ptrdiff_t first_row, ptrdiff_t end_row,
-                                   real *scratch) {
+static struct source gather_source(const struct direct *d, ptrdiff_t image, ptrdiff_t first_row,
+                                   ptrdiff_t end_row, real *scratch) {
     const struct correlation *c = d->c;
     ptrdiff_t pitch = c->groups * c->src_channels, row = c->src_width * pitch;
     const real *src = c->src + image * c->src_height * row;
@@ -82,7 +82,8 @@ static struct source gather_source(const struct direct *d, ptrdiff_t image, ptrd
     ptrdiff_t y1 = (end_row - 1) * c->step_height + c->y_max + 1;
     ptrdiff_t width = (c->dst_width - 1) * c->step_width + c->x_max - c->x_min + 1;
     ptrdiff_t left = min_size(max_size(-c->x_min, 0), width); /* zero columns before the image's first */
-    ptrdiff_t from = max_size(c->x_min, 0), columns = max_size(min_size(c->src_width - from, width - left), 0);
+    ptrdiff_t from = max_size(c->x_min, 0),
+              columns = max_size(min_size(c->src_width - from, width - left), 0);
     for (ptrdiff_t y = y0; y < y1; y++) {
         real *to = scratch + (y - y0) * width * pitch;
         if (y < 0 || y >= c->src_height) {
@@ -104,7 +105,8 @@ static ptrdiff_t merge_runs(const struct correlation *c, const struct source *so
         ptrdiff_t offset = (c->tap[t].y - c->y_min) * source->row + (c->tap[t].x - c->x_min) * source->column;
         if (runs && merged[runs - 1].offset + merged[runs - 1].length == offset)
             merged[runs - 1].length += c->src_channels;
-        else merged[runs++] = (struct run){offset, c->src_channels, 0};
+        else
+            merged[runs++] = (struct run){offset, c->src_channels, 0};
     }
     return cut_runs(merged, runs, run);
 }
@@ -112,8 +114,8 @@ static ptrdiff_t merge_runs(const struct correlation *c, const struct source *so
 /* The pixels that a single tap reads, copied one after the other at a pitch that is odd in cache lines:
  * channels in powers of two would put all TILE pixels on the same few sets of L1, and rows of pixels far
  * apart are not prefetched. */
-static void gather_pixels(const struct direct *d, struct source *source, ptrdiff_t *src_offset, ptrdiff_t pixels,
-                          real *to) {
+static void gather_pixels(const struct direct *d, struct source *source, ptrdiff_t *src_offset,
+                          ptrdiff_t pixels, real *to) {
     ptrdiff_t channels = d->c->groups * d->c->src_channels;
     for (ptrdiff_t p = 0; p < pixels; p++) {
         copy_elements(source->base + src_offset[p], channels, to + p * d->pointwise);
@@ -145,12 +147,14 @@ struct reduction {
 #define GATHER_1_INDEXED(m) GATHER(m, 1, 1)
 
 #define GATHER_FUNCTION(name, CALL)                                                                          \
-    static void name(ptrdiff_t size, const real *src, const ptrdiff_t *src_offset, const struct reduction *r, \
-                     const real *weight, const struct destination *to, const ptrdiff_t *dst_offset) {        \
+    static void name(ptrdiff_t size, const real *src, const ptrdiff_t *src_offset,                           \
+                     const struct reduction *r, const real *weight, const struct destination *to,            \
+                     const ptrdiff_t *dst_offset) {                                                          \
         DISPATCH_TILE(size, CALL)                                                                            \
     }
-typedef void gather_function(ptrdiff_t size, const real *src, const ptrdiff_t *src_offset, const struct reduction *r,
-                             const real *weight, const struct destination *to, const ptrdiff_t *dst_offset);
+typedef void gather_function(ptrdiff_t size, const real *src, const ptrdiff_t *src_offset,
+                             const struct reduction *r, const real *weight, const struct destination *to,
+                             const ptrdiff_t *dst_offset);
 GATHER_FUNCTION(gather_2, GATHER_2)
 GATHER_FUNCTION(gather_1, GATHER_1)
 GATHER_FUNCTION(gather_2_indexed, GATHER_2_INDEXED)
@@ -159,7 +163,8 @@ GATHER_FUNCTION(gather_1_indexed, GATHER_1_INDEXED)
 static void run_direct(const void *context, ptrdiff_t task, void *scratch) {
     const struct direct *d = context;
     const struct correlation *c = d->c;
-    ptrdiff_t split = task % d->splits, chunk = task / d->splits % d->chunks, image = task / d->splits / d->chunks;
+    ptrdiff_t split = task % d->splits, chunk = task / d->splits % d->chunks,
+              image = task / d->splits / d->chunks;
     ptrdiff_t begin = chunk * d->pixels, end = min_size(begin + d->pixels, c->dst_height * c->dst_width);
     ptrdiff_t pixels = end - begin;
 
@@ -167,8 +172,7 @@ static void run_direct(const void *context, ptrdiff_t task, void *scratch) {
     ptrdiff_t *src_offset = (ptrdiff_t *)(rows + d->scratch_source), *dst_offset = src_offset + d->pixels;
     ptrdiff_t *step = dst_offset + d->pixels;
     struct run *merged = (struct run *)(step + d->steps), *run = merged + c->taps;
-    struct source source =
-        gather_source(d, image, begin / c->dst_width, (end - 1) / c->dst_width + 1, rows);
+    struct source source = gather_source(d, image, begin / c->dst_width, (end - 1) / c->dst_width + 1, rows);
     struct reduction r = {run, 0, d->steps ? step : NULL};
     r.runs = d->steps ? list_steps(c, &source, run, step) : merge_runs(c, &source, run, merged);
     ptrdiff_t src_step = c->step_width * source.column;
@@ -187,7 +191,8 @@ static void run_direct(const void *context, ptrdiff_t task, void *scratch) {
     ptrdiff_t all = c->groups * d->blocks, tiles = ceil_div(pixels, TILE);
     for (ptrdiff_t b = all * split / d->splits; b < all * (split + 1) / d->splits; b++) {
         ptrdiff_t group = b / d->blocks, first = b % d->blocks * BLOCK;
-        ptrdiff_t filters = min_size(BLOCK, c->dst_channels - first), channel = group * c->dst_channels + first;
+        ptrdiff_t filters = min_size(BLOCK, c->dst_channels - first),
+                  channel = group * c->dst_channels + first;
         const real *src = source.base + group * c->src_channels, *weight = d->packed + b * d->block_elements;
         const real *residual = c->epilogue.residual;
         struct destination to = {c->dst + channel, residual ? residual + channel : NULL, d->bias + b * BLOCK,
@@ -221,7 +226,8 @@ static void plan(struct direct *d) {
     ptrdiff_t pitch = c->groups * c->src_channels, total = c->dst_height * c->dst_width;
     d->blocks = ceil_div(c->dst_channels, BLOCK);
     d->block_elements = c->taps * c->src_channels * BLOCK;
-    d->padded = c->y_min < 0 || c->x_min < 0 || (c->dst_height - 1) * c->step_height + c->y_max >= c->src_height ||
+    d->padded = c->y_min < 0 || c->x_min < 0 ||
+                (c->dst_height - 1) * c->step_height + c->y_max >= c->src_height ||
                 (c->dst_width - 1) * c->step_width + c->x_max >= c->src_width;
 
     ptrdiff_t width = (c->dst_width - 1) * c->step_width + c->x_max - c->x_min + 1;
@@ -232,7 +238,8 @@ static void plan(struct direct *d) {
         ptrdiff_t rows = SOURCE_BYTES / (width * pixel_bytes) - (c->y_max - c->y_min);
         d->pixels = max_size(rows / c->step_height, 1) * c->dst_width;
     }
-    ptrdiff_t even = ceil_div(total, ceil_div(TASKS_WANTED, c->batch)); /* pixels that would make enough tasks */
+    ptrdiff_t even =
+        ceil_div(total, ceil_div(TASKS_WANTED, c->batch)); /* pixels that would make enough tasks */
     d->pixels = min_size(d->pixels, max_size(even, FEWEST_PIXELS));
     d->pixels = ceil_div(d->pixels, TILE) * TILE;
     d->chunks = ceil_div(total, d->pixels);
@@ -240,10 +247,15 @@ static void plan(struct direct *d) {
     d->chunks = ceil_div(total, d->pixels);
     d->splits = min_size(c->groups * d->blocks, ceil_div(TASKS_WANTED, c->batch * d->chunks));
     ptrdiff_t most_rows = min_size((d->pixels - 2) / c->dst_width + 2, c->dst_height);
-    d->pointwise = c->taps == 1 && !d->padded && c->dst_channels >= BLOCK ? ceil_div(pitch, LANES) * LANES + LANES : 0;
-    d->scratch_source = d->pointwise ? d->pixels * d->pointwise : d->padded ? ((most_rows - 1) * c->step_height + c->y_max - c->y_min + 1) * width * pitch : 0;
+    d->pointwise =
+        c->taps == 1 && !d->padded && c->dst_channels >= BLOCK ? ceil_div(pitch, LANES) * LANES + LANES : 0;
+    d->scratch_source = d->pointwise ? d->pixels * d->pointwise
+                        : d->padded
+                            ? ((most_rows - 1) * c->step_height + c->y_max - c->y_min + 1) * width * pitch
+                            : 0;
     ptrdiff_t elements = c->taps * c->src_channels, row = c->x_max - c->x_min + 1;
-    d->steps = c->src_channels * (c->groups == 1 ? row : 1) < SHORT_RUN && elements <= MOST_STEPS ? elements : 0;
+    d->steps =
+        c->src_channels * (c->groups == 1 ? row : 1) < SHORT_RUN && elements <= MOST_STEPS ? elements : 0;
     d->most_runs = c->taps + c->taps * c->src_channels / CHUNK;
     d->scratch_source = (d->scratch_source + 7) & ~(ptrdiff_t)7;
 }
@@ -295,10 +307,11 @@ int VARIANT(correlate_direct)(const struct correlation *correlation) {
     d.packed = packed, d.bias = packed + blocks * d.block_elements;
     pack_bias(&d, packed + blocks * d.block_elements);
     int status = parallel_run(blocks, (double)(blocks * d.block_elements), 0, pack_block, &d);
-    double work = (double)c.batch * (double)(c.dst_height * c.dst_width) * (double)(blocks * d.block_elements);
+    double work =
+        (double)c.batch * (double)(c.dst_height * c.dst_width) * (double)(blocks * d.block_elements);
     if (status == PYCONV_OK)
-        status = parallel_run(c.batch * d.chunks * d.splits, work / MULTIPLY_ADDS_PER_NANOSECOND, bytes.scratch,
-                              run_direct, &d);
+        status = parallel_run(c.batch * d.chunks * d.splits, work / MULTIPLY_ADDS_PER_NANOSECOND,
+                              bytes.scratch, run_direct, &d);
     pyconv_free(packed, bytes.shared);
     return status;
 }

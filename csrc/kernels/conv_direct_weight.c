@@ -24,11 +24,12 @@ struct weight_gradient {
     struct pyconv_conv2d g;
     const real *grad_output, *input;
     struct weight_parts parts;
-    ptrdiff_t band_rows, bands;     /* output rows to a band, bands to an image */
-    ptrdiff_t shares, splits;       /* what tasks of one part divide: blocks of filters, or channel tiles; by how many */
-    int padded;                     /* some tap reads outside of the image */
-    int pointwise;                  /* a 1x1 kernel without padding */
-    int indexed;                    /* runs are so short that tiles span several */
+    ptrdiff_t band_rows, bands; /* output rows to a band, bands to an image */
+    ptrdiff_t shares,
+        splits;    /* what tasks of one part divide: blocks of filters, or channel tiles; by how many */
+    int padded;    /* some tap reads outside of the image */
+    int pointwise; /* a 1x1 kernel without padding */
+    int indexed;   /* runs are so short that tiles span several */
     ptrdiff_t width, scratch_input; /* padded columns; elements of the padded rows */
 };
 
@@ -58,7 +59,8 @@ static const real *gather_input(const struct weight_gradient *w, const struct ba
         }
         memset(to, 0, (size_t)(left * pitch) * sizeof(real));
         memcpy(to + left * pitch, input + y * row, (size_t)(columns * pitch) * sizeof(real));
-        memset(to + (left + columns) * pitch, 0, (size_t)((w->width - left - columns) * pitch) * sizeof(real));
+        memset(to + (left + columns) * pitch, 0,
+               (size_t)((w->width - left - columns) * pitch) * sizeof(real));
     }
     return scratch;
 }
@@ -69,18 +71,22 @@ static ptrdiff_t merge_runs(const struct weight_gradient *w, ptrdiff_t row_eleme
     for (ptrdiff_t r = 0; r < g->kernel_height; r++)
         for (ptrdiff_t s = 0; s < g->kernel_width; s++) {
             ptrdiff_t offset = r * g->dilation_height * row_elements + s * g->dilation_width * g->in_channels;
-            if (runs && run[runs - 1].offset + run[runs - 1].length == offset) run[runs - 1].length += w->parts.channels;
-            else run[runs++] = (struct run){offset, w->parts.channels, 0};
+            if (runs && run[runs - 1].offset + run[runs - 1].length == offset)
+                run[runs - 1].length += w->parts.channels;
+            else
+                run[runs++] = (struct run){offset, w->parts.channels, 0};
         }
     return runs;
 }
 
 /* [pixel][BLOCK] of the band's gradients, one block of filters; returns how many filters that is. */
-static ptrdiff_t pack_gradient(const struct weight_gradient *w, const struct band *band, ptrdiff_t block, real *to) {
+static ptrdiff_t pack_gradient(const struct weight_gradient *w, const struct band *band, ptrdiff_t block,
+                               real *to) {
     const struct pyconv_conv2d *g = &w->g;
     ptrdiff_t group = block / w->parts.blocks, first = block % w->parts.blocks * BLOCK;
     ptrdiff_t filters = min_size(BLOCK, w->parts.filters - first), pixels = band->rows * g->out_width;
-    const real *from = w->grad_output + (band->image * g->out_height + band->p0) * g->out_width * g->out_channels +
+    const real *from = w->grad_output +
+                       (band->image * g->out_height + band->p0) * g->out_width * g->out_channels +
                        group * w->parts.filters + first;
     for (; pixels > 0; pixels--, from += g->out_channels, to += BLOCK)
         for (ptrdiff_t k = 0; k < BLOCK; k += LANES)
@@ -90,17 +96,18 @@ static ptrdiff_t pack_gradient(const struct weight_gradient *w, const struct ban
     return filters;
 }
 
-#define OUTER(m, vectors, indexed) tile_outer(m, vectors, indexed, segment, segments, offset, x_step, BLOCK, acc)
+#define OUTER(m, vectors, indexed)                                                                           \
+    tile_outer(m, vectors, indexed, segment, segments, offset, x_step, BLOCK, acc)
 #define OUTER_2(m) OUTER(m, 2, 0)
 #define OUTER_1(m) OUTER(m, 1, 0)
 #define OUTER_2_INDEXED(m) OUTER(m, 2, 1)
 #define OUTER_1_INDEXED(m) OUTER(m, 1, 1)
 
-typedef void outer_function(ptrdiff_t size, const struct segment *segment, ptrdiff_t segments, const ptrdiff_t *offset,
-                            ptrdiff_t x_step, real *acc);
+typedef void outer_function(ptrdiff_t size, const struct segment *segment, ptrdiff_t segments,
+                            const ptrdiff_t *offset, ptrdiff_t x_step, real *acc);
 #define OUTER_FUNCTION(name, CALL)                                                                           \
-    static void name(ptrdiff_t size, const struct segment *segment, ptrdiff_t segments, const ptrdiff_t *offset, \
-                     ptrdiff_t x_step, real *acc) {                                                          \
+    static void name(ptrdiff_t size, const struct segment *segment, ptrdiff_t segments,                      \
+                     const ptrdiff_t *offset, ptrdiff_t x_step, real *acc) {                                 \
         DISPATCH_TILE(size, CALL)                                                                            \
     }
 OUTER_FUNCTION(outer_2, OUTER_2)
@@ -111,7 +118,8 @@ OUTER_FUNCTION(outer_1_indexed, OUTER_1_INDEXED)
 /* All rows j of one block: tile by tile within each run, or, where runs are shorter than a tile, over the
  * list of their offsets. */
 static void add_block(const struct weight_gradient *w, ptrdiff_t filters, const struct segment *segment,
-                      ptrdiff_t segments, const struct run *run, ptrdiff_t runs, ptrdiff_t x_step, real *acc) {
+                      ptrdiff_t segments, const struct run *run, ptrdiff_t runs, ptrdiff_t x_step,
+                      real *acc) {
     if (w->indexed) {
         ptrdiff_t offset[MOST_INDEXED], elements = 0;
         for (ptrdiff_t t = 0; t < runs; t++)
@@ -137,8 +145,8 @@ static void add_block(const struct weight_gradient *w, ptrdiff_t filters, const 
 }
 
 /* A window's share: blocks [begin, end) of filters, all rows j. */
-static void add_window_band(const struct weight_gradient *w, struct band *band, ptrdiff_t begin, ptrdiff_t end,
-                            real *part, real *scratch) {
+static void add_window_band(const struct weight_gradient *w, struct band *band, ptrdiff_t begin,
+                            ptrdiff_t end, real *part, real *scratch) {
     const struct pyconv_conv2d *g = &w->g;
     real *padded = scratch, *packed = padded + w->scratch_input;
     struct segment *segment = (struct segment *)(packed + w->band_rows * g->out_width * BLOCK);
@@ -152,27 +160,34 @@ static void add_window_band(const struct weight_gradient *w, struct band *band, 
         for (ptrdiff_t i = 0; i < band->rows; i++) {
             const real *x = input + group * w->parts.channels + i * g->stride_height * row_elements;
             struct segment *last = segment + segments - 1;
-            if (segments && x == last->x + last->count * x_step) last->count += g->out_width;
-            else segment[segments++] = (struct segment){x, packed + i * g->out_width * BLOCK, g->out_width};
+            if (segments && x == last->x + last->count * x_step)
+                last->count += g->out_width;
+            else
+                segment[segments++] = (struct segment){x, packed + i * g->out_width * BLOCK, g->out_width};
         }
         add_block(w, filters, segment, segments, run, runs, x_step, part + b * w->parts.block_elements);
     }
 }
 
-/* A 1x1 kernel's share: channel tiles [begin, end) of each group, all blocks of filters. The band's pixels are
- * packed tile by tile, [tile][pixel][TILE]: pixels of many channels lie on few sets of L1, a page apart. */
-static void add_pointwise_band(const struct weight_gradient *w, struct band *band, ptrdiff_t begin, ptrdiff_t end,
-                               real *part, real *scratch) {
+/* A 1x1 kernel's share: channel tiles [begin, end) of each group, all blocks of filters. The band's pixels
+ * are packed tile by tile, [tile][pixel][TILE]: pixels of many channels lie on few sets of L1, a page apart.
+ */
+static void add_pointwise_band(const struct weight_gradient *w, struct band *band, ptrdiff_t begin,
+                               ptrdiff_t end, real *part, real *scratch) {
     const struct pyconv_conv2d *g = &w->g;
     ptrdiff_t channels = w->parts.channels;
-    ptrdiff_t pixels = band->rows * g->out_width, panel = pixels * TILE + LANES, row = g->in_width * g->in_channels;
+    ptrdiff_t pixels = band->rows * g->out_width, panel = pixels * TILE + LANES,
+              row = g->in_width * g->in_channels;
     real *panels = scratch, *packed = panels + w->scratch_input;
     for (ptrdiff_t group = 0; group < g->groups; group++) {
         for (ptrdiff_t p = 0; p < pixels; p++) {
-            ptrdiff_t y = (band->p0 + p / g->out_width) * g->stride_height, x = p % g->out_width * g->stride_width;
-            const real *from = w->input + (band->image * g->in_height + y) * row + x * g->in_channels + group * channels;
+            ptrdiff_t y = (band->p0 + p / g->out_width) * g->stride_height,
+                      x = p % g->out_width * g->stride_width;
+            const real *from =
+                w->input + (band->image * g->in_height + y) * row + x * g->in_channels + group * channels;
             for (ptrdiff_t t = begin, j = begin * TILE; t < end; t++, j += TILE)
-                copy_elements(from + j, min_size(TILE, channels - j), panels + (t - begin) * panel + p * TILE);
+                copy_elements(from + j, min_size(TILE, channels - j),
+                              panels + (t - begin) * panel + p * TILE);
         }
         for (ptrdiff_t b = group * w->parts.blocks; b < (group + 1) * w->parts.blocks; b++) {
             ptrdiff_t filters = pack_gradient(w, band, b, packed), offset = 0;
@@ -193,17 +208,21 @@ static void run_part(const void *context, ptrdiff_t task, void *scratch) {
     ptrdiff_t begin = w->shares * split / w->splits, end = w->shares * (split + 1) / w->splits;
     real *sums = w->parts.sums + part * w->parts.part_elements;
     if (!w->pointwise)
-        memset(sums + begin * w->parts.block_elements, 0, (size_t)((end - begin) * w->parts.block_elements) * sizeof(real));
+        memset(sums + begin * w->parts.block_elements, 0,
+               (size_t)((end - begin) * w->parts.block_elements) * sizeof(real));
     for (ptrdiff_t b = 0; w->pointwise && b < g->groups * w->parts.blocks; b++) {
         ptrdiff_t first = begin * TILE, last = min_size(end * TILE, w->parts.channels);
-        memset(sums + b * w->parts.block_elements + first * BLOCK, 0, (size_t)((last - first) * BLOCK) * sizeof(real));
+        memset(sums + b * w->parts.block_elements + first * BLOCK, 0,
+               (size_t)((last - first) * BLOCK) * sizeof(real));
     }
     ptrdiff_t bands = g->batch * w->bands;
     for (ptrdiff_t i = bands * part / w->parts.count; i < bands * (part + 1) / w->parts.count; i++) {
         ptrdiff_t p0 = i % w->bands * w->band_rows;
         struct band band = {i / w->bands, p0, min_size(w->band_rows, g->out_height - p0)};
-        if (w->pointwise) add_pointwise_band(w, &band, begin, end, sums, scratch);
-        else add_window_band(w, &band, begin, end, sums, scratch);
+        if (w->pointwise)
+            add_pointwise_band(w, &band, begin, end, sums, scratch);
+        else
+            add_window_band(w, &band, begin, end, sums, scratch);
     }
 }
 
@@ -223,8 +242,8 @@ static void sum_block(const void *context, ptrdiff_t task, void *scratch) {
     real *total = scratch; /* [tap][BLOCK] */
     for (ptrdiff_t c = 0; c < p->channels; c++) {
         for (ptrdiff_t t = 0; t < p->area; t++)
-            sum_parts(p->sums + task * p->block_elements + (t * p->channels + c) * BLOCK, p->count, p->part_elements, 0,
-                      BLOCK, total + t * BLOCK);
+            sum_parts(p->sums + task * p->block_elements + (t * p->channels + c) * BLOCK, p->count,
+                      p->part_elements, 0, BLOCK, total + t * BLOCK);
         for (ptrdiff_t k = 0; k < filters; k++)
             for (ptrdiff_t t = 0; t < p->area; t++)
                 grad_weight[(k * p->channels + c) * p->area + t] = total[t * BLOCK + k];
@@ -234,7 +253,8 @@ static void sum_block(const void *context, ptrdiff_t task, void *scratch) {
 int VARIANT(sum_weight_parts)(const struct weight_parts *parts, real *grad_weight) {
     struct sum_parts_job job = {parts, grad_weight};
     double cost = (double)(parts->count + 2) * (double)parts->part_elements / 8;
-    return parallel_run(parts->groups * parts->blocks, cost, (size_t)(parts->area * BLOCK) * sizeof(real), sum_block, &job);
+    return parallel_run(parts->groups * parts->blocks, cost, (size_t)(parts->area * BLOCK) * sizeof(real),
+                        sum_block, &job);
 }
 
 /* ---- The whole gradient ---- */
@@ -242,15 +262,19 @@ int VARIANT(sum_weight_parts)(const struct weight_parts *parts, real *grad_weigh
 static void plan(struct weight_gradient *w) {
     struct pyconv_conv2d *g = &w->g;
     ptrdiff_t area = g->kernel_height * g->kernel_width;
-    ptrdiff_t used_height = (g->out_height - 1) * g->stride_height + (g->kernel_height - 1) * g->dilation_height + 1;
-    ptrdiff_t used_width = (g->out_width - 1) * g->stride_width + (g->kernel_width - 1) * g->dilation_width + 1;
+    ptrdiff_t used_height =
+        (g->out_height - 1) * g->stride_height + (g->kernel_height - 1) * g->dilation_height + 1;
+    ptrdiff_t used_width =
+        (g->out_width - 1) * g->stride_width + (g->kernel_width - 1) * g->dilation_width + 1;
     w->padded = g->pad_top > 0 || g->pad_left > 0 || used_height > g->in_height || used_width > g->in_width;
-    if (!w->padded && area == 1 && g->stride_height == 1 && g->stride_width == 1 && used_height == g->in_height) {
+    if (!w->padded && area == 1 && g->stride_height == 1 && g->stride_width == 1 &&
+        used_height == g->in_height) {
         g->in_height = g->out_height = g->batch * g->out_height; /* rows of all images form one list */
         g->batch = 1;
     }
     w->width = used_width;
-    ptrdiff_t run = g->in_channels / g->groups * (g->groups == 1 && g->dilation_width == 1 ? g->kernel_width : 1);
+    ptrdiff_t run =
+        g->in_channels / g->groups * (g->groups == 1 && g->dilation_width == 1 ? g->kernel_width : 1);
     w->indexed = run < 2 * TILE && run % TILE && area * (g->in_channels / g->groups) <= MOST_INDEXED;
     w->band_rows = min_size(max_size(BAND_PIXELS / g->out_width, 1), g->out_height);
     w->bands = ceil_div(g->out_height, w->band_rows);
@@ -262,7 +286,9 @@ static void plan(struct weight_gradient *w) {
     w->splits = min_size(w->shares, ceil_div(TASKS_WANTED, w->parts.count));
     ptrdiff_t rows = (w->band_rows - 1) * g->stride_height + (g->kernel_height - 1) * g->dilation_height + 1;
     ptrdiff_t panel = w->band_rows * g->out_width * TILE + LANES;
-    w->scratch_input = w->pointwise ? ceil_div(w->shares, w->splits) * panel : w->padded ? ((rows * w->width * g->in_channels) + 15) & ~(ptrdiff_t)15 : 0;
+    w->scratch_input = w->pointwise ? ceil_div(w->shares, w->splits) * panel
+                       : w->padded  ? ((rows * w->width * g->in_channels) + 15) & ~(ptrdiff_t)15
+                                    : 0;
 }
 
 static struct workspace space(const struct weight_gradient *w) {
@@ -280,10 +306,11 @@ struct workspace VARIANT(grad_weight_direct_workspace)(const struct pyconv_conv2
     return space(&w);
 }
 
-int VARIANT(grad_weight_direct)(const struct pyconv_conv2d *geometry, const real *grad_output, const real *input,
-                                real *grad_weight) {
+int VARIANT(grad_weight_direct)(const struct pyconv_conv2d *geometry, const real *grad_output,
+                                const real *input, real *grad_weight) {
     const struct pyconv_conv2d *g = geometry;
-    ptrdiff_t area = g->kernel_height * g->kernel_width, elements = g->out_channels * (g->in_channels / g->groups) * area;
+    ptrdiff_t area = g->kernel_height * g->kernel_width,
+              elements = g->out_channels * (g->in_channels / g->groups) * area;
     if (!elements) return PYCONV_OK;
     if (!g->batch || !g->out_height || !g->out_width) {
         memset(grad_weight, 0, (size_t)elements * sizeof(real));
@@ -294,7 +321,8 @@ int VARIANT(grad_weight_direct)(const struct pyconv_conv2d *geometry, const real
     struct workspace bytes = space(&w);
     if (!(w.parts.sums = pyconv_alloc(bytes.shared))) return PYCONV_NO_MEMORY;
     double work = (double)(g->batch * g->out_height * g->out_width) * (double)w.parts.part_elements;
-    int status = parallel_run(w.parts.count * w.splits, work / MULTIPLY_ADDS_PER_NANOSECOND, bytes.scratch, run_part, &w);
+    int status = parallel_run(w.parts.count * w.splits, work / MULTIPLY_ADDS_PER_NANOSECOND, bytes.scratch,
+                              run_part, &w);
     if (status == PYCONV_OK) status = VARIANT(sum_weight_parts)(&w.parts, grad_weight);
     pyconv_free(w.parts.sums, bytes.shared);
     return status;

@@ -21,7 +21,7 @@
 struct scatter {
     const struct pyconv_conv2d *g;
     const real *grad_output;
-    real *grad_input, *packed; /* packed: [block of (r, s, c)][k][BLOCK] */
+    real *grad_input, *packed;         /* packed: [block of (r, s, c)][k][BLOCK] */
     ptrdiff_t elements, blocks, pitch; /* r * s * c; of BLOCK; elements of a product row */
     ptrdiff_t run;                     /* s * c */
     ptrdiff_t rows, bands;             /* input rows to a task, tasks to an image */
@@ -43,17 +43,19 @@ static void pack(const struct pyconv_conv2d *g, const real *weight, const struct
 #define PRODUCT_2(m) tile_product(m, 2, x, depth, depth, weight, out, pitch, 0)
 #define PRODUCT_1(m) tile_product(m, 1, x, depth, depth, weight, out, pitch, 0)
 
-static void product_2(ptrdiff_t size, const real *x, ptrdiff_t depth, const real *weight, real *out, ptrdiff_t pitch) {
+static void product_2(ptrdiff_t size, const real *x, ptrdiff_t depth, const real *weight, real *out,
+                      ptrdiff_t pitch) {
     DISPATCH_TILE(size, PRODUCT_2)
 }
 
-static void product_1(ptrdiff_t size, const real *x, ptrdiff_t depth, const real *weight, real *out, ptrdiff_t pitch) {
+static void product_1(ptrdiff_t size, const real *x, ptrdiff_t depth, const real *weight, real *out,
+                      ptrdiff_t pitch) {
     DISPATCH_TILE(size, PRODUCT_1)
 }
 
 /* Add the products of `count` pixels of output row p, from column q on, to the band's rows [y0, y1). */
-static void scatter_tile(const struct scatter *s, ptrdiff_t p, ptrdiff_t q, ptrdiff_t count, ptrdiff_t y0, ptrdiff_t y1,
-                         const real *product, real *band) {
+static void scatter_tile(const struct scatter *s, ptrdiff_t p, ptrdiff_t q, ptrdiff_t count, ptrdiff_t y0,
+                         ptrdiff_t y1, const real *product, real *band) {
     const struct pyconv_conv2d *g = s->g;
     ptrdiff_t whole = (s->run - 1) / LANES * LANES;
     for (ptrdiff_t m = 0; m < count; m++, product += s->pitch)
@@ -70,7 +72,8 @@ static void scatter_tile(const struct scatter *s, ptrdiff_t p, ptrdiff_t q, ptrd
 static void run_scatter(const void *context, ptrdiff_t task, void *scratch) {
     const struct scatter *s = context;
     const struct pyconv_conv2d *g = s->g;
-    ptrdiff_t image = task / s->bands, y0 = task % s->bands * s->rows, y1 = min_size(y0 + s->rows, g->in_height);
+    ptrdiff_t image = task / s->bands, y0 = task % s->bands * s->rows,
+              y1 = min_size(y0 + s->rows, g->in_height);
     real *band = scratch, *product = band + s->rows * s->width;
     memset(band, 0, (size_t)(s->rows * s->width) * sizeof(real));
 
@@ -82,11 +85,14 @@ static void run_scatter(const void *context, ptrdiff_t task, void *scratch) {
     for (ptrdiff_t p = first; p < end; p++)
         for (ptrdiff_t t = 0; t < tiles; t++) {
             ptrdiff_t q = g->out_width * t / tiles, count = g->out_width * (t + 1) / tiles - q;
-            const real *x = s->grad_output + ((image * g->out_height + p) * g->out_width + q) * g->out_channels;
+            const real *x =
+                s->grad_output + ((image * g->out_height + p) * g->out_width + q) * g->out_channels;
             for (ptrdiff_t b = 0; b < s->blocks; b++) {
                 const real *weight = s->packed + b * g->out_channels * BLOCK;
-                if (s->elements - b * BLOCK > LANES) product_2(count, x, g->out_channels, weight, product + b * BLOCK, s->pitch);
-                else product_1(count, x, g->out_channels, weight, product + b * BLOCK, s->pitch);
+                if (s->elements - b * BLOCK > LANES)
+                    product_2(count, x, g->out_channels, weight, product + b * BLOCK, s->pitch);
+                else
+                    product_1(count, x, g->out_channels, weight, product + b * BLOCK, s->pitch);
             }
             scatter_tile(s, p, q, count, y0, y1, product, band);
         }
@@ -103,7 +109,8 @@ static void plan(struct scatter *s, const struct pyconv_conv2d *g) {
     s->blocks = ceil_div(s->elements, BLOCK);
     s->pitch = s->blocks * BLOCK + LANES;
     for (int i = 0; i < LANES; i++) s->tail[i] = i <= (s->run - 1) % LANES ? -1 : 0;
-    ptrdiff_t columns = max_size(g->in_width + g->pad_left, (g->out_width - 1) * g->stride_width + g->kernel_width);
+    ptrdiff_t columns =
+        max_size(g->in_width + g->pad_left, (g->out_width - 1) * g->stride_width + g->kernel_width);
     s->width = columns * g->in_channels + LANES;
     ptrdiff_t fit = max_size(BAND_BYTES / (s->width * (ptrdiff_t)sizeof(real)), 1);
     ptrdiff_t share = ceil_div(g->in_height, ceil_div(TASKS_WANTED, g->batch));
@@ -131,9 +138,10 @@ int VARIANT(grad_input_scatter)(const struct pyconv_conv2d *g, const real *grad_
     struct workspace bytes = space(&s);
     if (!(s.packed = pyconv_alloc(bytes.shared))) return PYCONV_NO_MEMORY;
     pack(g, weight, &s);
-    double work = (double)(g->batch * g->out_height * g->out_width) * (double)(s.blocks * BLOCK * g->out_channels);
-    int status =
-        parallel_run(g->batch * s.bands, 1.3 * work / MULTIPLY_ADDS_PER_NANOSECOND, bytes.scratch, run_scatter, &s);
+    double work =
+        (double)(g->batch * g->out_height * g->out_width) * (double)(s.blocks * BLOCK * g->out_channels);
+    int status = parallel_run(g->batch * s.bands, 1.3 * work / MULTIPLY_ADDS_PER_NANOSECOND, bytes.scratch,
+                              run_scatter, &s);
     pyconv_free(s.packed, bytes.shared);
     return status;
 }

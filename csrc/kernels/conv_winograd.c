@@ -10,8 +10,8 @@
  * L2. Two orders, by what would travel from L3 again and again otherwise:
  *
  *     tiles outside: U is made once for all, a task makes its group's V (2 * TILE tiles of 64 channels: 36 *
- *         28 * 80 * 4 = 315 KiB) and takes the blocks of filters in turn (M of one: 36 * 28 * 32 * 4 = 126 KiB);
- *     filters outside, where U exceeds L2 and the tiles are few: V is made once for all, a task makes U for
+ *         28 * 80 * 4 = 315 KiB) and takes the blocks of filters in turn (M of one: 36 * 28 * 32 * 4 = 126
+ * KiB); filters outside, where U exceeds L2 and the tiles are few: V is made once for all, a task makes U for
  *         one block, CHUNK channels at a time (36 * 128 * 32 * 4 = 576 KiB), and takes the groups in turn; U,
  *         37 MB for 512 x 512 filters, never exists as a whole.
  */
@@ -23,11 +23,11 @@
 
 #define GROUP_BYTES ((ptrdiff_t)1200 << 10) /* of V that a task may keep in L2 */
 #define MOST_TILES (4 * TILE)
-#define L2_FILTERS ((ptrdiff_t)2 << 20)     /* a smaller U stays in L2 and L3 anyway */
-#define MOST_SHARED ((ptrdiff_t)24 << 20)   /* of V made for all */
-#define SHARE_TILES 128                     /* of M that a task keeps: 36 * 128 * 32 * 4 = 576 KiB */
+#define L2_FILTERS ((ptrdiff_t)2 << 20)   /* a smaller U stays in L2 and L3 anyway */
+#define MOST_SHARED ((ptrdiff_t)24 << 20) /* of V made for all */
+#define SHARE_TILES 128                   /* of M that a task keeps: 36 * 128 * 32 * 4 = 576 KiB */
 #define TASKS_WANTED 16
-#define LARGEST_OUTPUT 4                   /* outputs of a tile in one direction */
+#define LARGEST_OUTPUT 4 /* outputs of a tile in one direction */
 
 struct winograd {
     const struct correlation *c;
@@ -36,18 +36,20 @@ struct winograd {
     ptrdiff_t tiles, groups, group;    /* in all; groups of tiles; the tiles of the largest */
     ptrdiff_t blocks, shares;          /* of filters; filters outside: of the groups */
     int filters_outside;
-    ptrdiff_t pitch;                     /* elements from one tile of V[p] to the next, and */
-    ptrdiff_t v_plane, u_plane, m_plane; /* from one point to the next: all odd in cache lines, against L1's sets */
-    ptrdiff_t v_elements, u_elements;    /* of one group; of one block */
-    real *shared;                        /* U of all blocks, or V of all groups */
-    const real *zeros;                   /* `pitch` of them: what lies outside of the image */
+    ptrdiff_t pitch; /* elements from one tile of V[p] to the next, and */
+    ptrdiff_t v_plane, u_plane,
+        m_plane; /* from one point to the next: all odd in cache lines, against L1's sets */
+    ptrdiff_t v_elements, u_elements; /* of one group; of one block */
+    real *shared;                     /* U of all blocks, or V of all groups */
+    const real *zeros;                /* `pitch` of them: what lies outside of the image */
 };
 
 /* ---- U: the filters ---- */
 
 /* One filter tap by tap, g[t], for the channels of one vector: LANES filters (`count` of them real) that
  * lie weight_dst apart, their taps side by side, are read as rows and transposed. */
-INLINE void read_filters(const int taps, const struct correlation *c, const real *from, ptrdiff_t count, vec *g) {
+INLINE void read_filters(const int taps, const struct correlation *c, const real *from, ptrdiff_t count,
+                         vec *g) {
     vec by_index[2 * LANES + 25];
     const int area = taps * taps;
     for (int part = 0; part < area; part += LANES) {
@@ -61,8 +63,8 @@ INLINE void read_filters(const int taps, const struct correlation *c, const real
 }
 
 /* u[p][channel - begin][BLOCK] for the channels [begin, end) */
-INLINE void transform_filters(const int taps, const struct winograd *w, ptrdiff_t block, ptrdiff_t begin, ptrdiff_t end,
-                              real *u) {
+INLINE void transform_filters(const int taps, const struct winograd *w, ptrdiff_t block, ptrdiff_t begin,
+                              ptrdiff_t end, real *u) {
     const struct correlation *c = w->c;
     ptrdiff_t first = block * BLOCK, count = min_size(BLOCK, c->dst_channels - first);
     for (ptrdiff_t v = 0; v < count; v += LANES)
@@ -75,8 +77,10 @@ INLINE void transform_filters(const int taps, const struct winograd *w, ptrdiff_
 }
 
 static void make_filters(const struct winograd *w, ptrdiff_t block, ptrdiff_t begin, ptrdiff_t end, real *u) {
-    if (w->taps == 3) transform_filters(3, w, block, begin, end, u);
-    else transform_filters(5, w, block, begin, end, u);
+    if (w->taps == 3)
+        transform_filters(3, w, block, begin, end, u);
+    else
+        transform_filters(5, w, block, begin, end, u);
 }
 
 /* ---- V: the input tiles ---- */
@@ -114,25 +118,27 @@ static void make_group(const struct winograd *w, ptrdiff_t first, ptrdiff_t tile
 #define PRODUCT_2(m) tile_product(m, 2, x, pitch, depth, weight, out, BLOCK, add)
 #define PRODUCT_1(m) tile_product(m, 1, x, pitch, depth, weight, out, BLOCK, add)
 
-static void product_2(ptrdiff_t size, const real *x, ptrdiff_t pitch, ptrdiff_t depth, const real *weight, real *out,
-                      int add) {
+static void product_2(ptrdiff_t size, const real *x, ptrdiff_t pitch, ptrdiff_t depth, const real *weight,
+                      real *out, int add) {
     DISPATCH_TILE(size, PRODUCT_2)
 }
 
-static void product_1(ptrdiff_t size, const real *x, ptrdiff_t pitch, ptrdiff_t depth, const real *weight, real *out,
-                      int add) {
+static void product_1(ptrdiff_t size, const real *x, ptrdiff_t pitch, ptrdiff_t depth, const real *weight,
+                      real *out, int add) {
     DISPATCH_TILE(size, PRODUCT_1)
 }
 
 /* M (+)= V U over `depth` channels; += where `add` */
-static void multiply(const struct winograd *w, ptrdiff_t tiles, ptrdiff_t filters, const real *v, const real *u,
-                     ptrdiff_t depth, real *m, int add) {
+static void multiply(const struct winograd *w, ptrdiff_t tiles, ptrdiff_t filters, const real *v,
+                     const real *u, ptrdiff_t depth, real *m, int add) {
     ptrdiff_t parts = ceil_div(tiles, TILE);
     for (ptrdiff_t p = 0; p < AREA; p++, v += w->v_plane, u += w->u_plane, m += w->m_plane)
         for (ptrdiff_t part = 0; part < parts; part++) {
             ptrdiff_t t = tiles * part / parts, size = tiles * (part + 1) / parts - t;
-            if (filters > LANES) product_2(size, v + t * w->pitch, w->pitch, depth, u, m + t * BLOCK, add);
-            else product_1(size, v + t * w->pitch, w->pitch, depth, u, m + t * BLOCK, add);
+            if (filters > LANES)
+                product_2(size, v + t * w->pitch, w->pitch, depth, u, m + t * BLOCK, add);
+            else
+                product_1(size, v + t * w->pitch, w->pitch, depth, u, m + t * BLOCK, add);
         }
 }
 
@@ -141,7 +147,8 @@ static void multiply(const struct winograd *w, ptrdiff_t tiles, ptrdiff_t filter
 INLINE void put_tile(const int outputs, const struct winograd *w, ptrdiff_t tile, ptrdiff_t channel,
                      ptrdiff_t lanes, const real *m) {
     const struct correlation *c = w->c;
-    ptrdiff_t column = tile % w->tile_columns * outputs, row = tile / w->tile_columns % w->tile_rows * outputs;
+    ptrdiff_t column = tile % w->tile_columns * outputs,
+              row = tile / w->tile_columns % w->tile_rows * outputs;
     ptrdiff_t image = tile / w->tile_columns / w->tile_rows;
     vec y[AREA], out[LARGEST_OUTPUT * LARGEST_OUTPUT];
     for (int p = 0; p < AREA; p++) y[p] = load(m + p * w->m_plane);
@@ -150,32 +157,40 @@ INLINE void put_tile(const int outputs, const struct winograd *w, ptrdiff_t tile
     const real *bias = c->epilogue.bias, *residual = c->epilogue.residual;
     vec add = bias ? load_first(bias + channel, lanes) : (vec){0};
     ptrdiff_t offset = image * c->dst_image + row * c->dst_row + column * c->dst_column + channel;
-    ptrdiff_t rows = min_size(outputs, c->dst_height - row), columns = min_size(outputs, c->dst_width - column);
+    ptrdiff_t rows = min_size(outputs, c->dst_height - row),
+              columns = min_size(outputs, c->dst_width - column);
     for (ptrdiff_t i = 0; i < rows; i++)
         for (ptrdiff_t j = 0; j < columns; j++) {
             ptrdiff_t at = offset + i * c->dst_row + j * c->dst_column;
             vec value = out[i * outputs + j] + add;
             if (residual) value += load_first(residual + at, lanes);
             if (c->epilogue.relu) value = choose(value < 0, (vec){0}, value);
-            if (lanes == LANES) store(c->dst + at, value);
-            else store_first(c->dst + at, value, lanes);
+            if (lanes == LANES)
+                store(c->dst + at, value);
+            else
+                store_first(c->dst + at, value, lanes);
         }
 }
 
-static void put_group(const struct winograd *w, ptrdiff_t first, ptrdiff_t tiles, ptrdiff_t block, const real *m) {
+static void put_group(const struct winograd *w, ptrdiff_t first, ptrdiff_t tiles, ptrdiff_t block,
+                      const real *m) {
     ptrdiff_t begin = block * BLOCK, end = min_size(begin + BLOCK, w->c->dst_channels);
     for (ptrdiff_t t = 0; t < tiles; t++)
         for (ptrdiff_t k = begin; k < end; k += LANES) {
             const real *from = m + t * BLOCK + (k - begin);
             ptrdiff_t lanes = min_size(LANES, end - k);
-            if (w->outputs == 4) put_tile(4, w, first + t, k, lanes, from);
-            else put_tile(2, w, first + t, k, lanes, from);
+            if (w->outputs == 4)
+                put_tile(4, w, first + t, k, lanes, from);
+            else
+                put_tile(2, w, first + t, k, lanes, from);
         }
 }
 
 /* ---- Tasks ---- */
 
-static ptrdiff_t group_begin(const struct winograd *w, ptrdiff_t group) { return w->tiles * group / w->groups; }
+static ptrdiff_t group_begin(const struct winograd *w, ptrdiff_t group) {
+    return w->tiles * group / w->groups;
+}
 
 static void share_filters(const void *context, ptrdiff_t block, void *scratch) {
     (void)scratch;
@@ -236,16 +251,20 @@ static void plan(struct winograd *w, const struct correlation *c) {
     w->pitch = ceil_div(c->src_channels, LANES) * LANES + LANES;
     ptrdiff_t tile_bytes = AREA * w->pitch * (ptrdiff_t)sizeof(real);
     ptrdiff_t filter_bytes = AREA * c->src_channels * w->blocks * BLOCK * (ptrdiff_t)sizeof(real);
-    /* Groups: as many whole register tiles as L2 holds, but enough groups for the threads; of nearly equal size. */
+    /* Groups: as many whole register tiles as L2 holds, but enough groups for the threads; of nearly equal
+     * size. */
     ptrdiff_t fit = GROUP_BYTES / tile_bytes / TILE * TILE, even = ceil_div(w->tiles, 2 * TASKS_WANTED);
     ptrdiff_t most = max_size(min_size(min_size(fit, MOST_TILES), ceil_div(even, TILE) * TILE), TILE);
-    /* What travels: every group reads U, or every block reads V; the latter in streams so short that each byte costs thrice. */
+    /* What travels: every group reads U, or every block reads V; the latter in streams so short that each
+     * byte costs thrice. */
     double filters = (double)filter_bytes * (double)(ceil_div(w->tiles, most) + 1);
     double tiles = (double)w->tiles * (double)tile_bytes * (double)(w->blocks + 1);
-    w->filters_outside = filter_bytes > L2_FILTERS && w->tiles * tile_bytes <= MOST_SHARED && 3 * tiles < filters;
+    w->filters_outside =
+        filter_bytes > L2_FILTERS && w->tiles * tile_bytes <= MOST_SHARED && 3 * tiles < filters;
     w->groups = ceil_div(w->tiles, w->filters_outside ? 2 * TILE : most);
     w->group = ceil_div(w->tiles, w->groups);
-    w->shares = max_size(ceil_div(w->tiles, SHARE_TILES), min_size(ceil_div(TASKS_WANTED, w->blocks), w->tiles / 64));
+    w->shares =
+        max_size(ceil_div(w->tiles, SHARE_TILES), min_size(ceil_div(TASKS_WANTED, w->blocks), w->tiles / 64));
     w->shares = max_size(min_size(w->shares, w->groups), 1);
 
     w->u_plane = (w->filters_outside ? min_size(c->src_channels, CHUNK) : c->src_channels) * BLOCK + LANES;
@@ -257,8 +276,9 @@ static void plan(struct winograd *w, const struct correlation *c) {
 
 static struct workspace space(const struct winograd *w) {
     ptrdiff_t shared = w->filters_outside ? w->groups * w->v_elements : w->blocks * w->u_elements;
-    ptrdiff_t scratch = w->filters_outside ? w->u_elements + ceil_div(w->groups, w->shares) * AREA * w->m_plane
-                                           : w->v_elements + AREA * w->m_plane;
+    ptrdiff_t scratch = w->filters_outside
+                            ? w->u_elements + ceil_div(w->groups, w->shares) * AREA * w->m_plane
+                            : w->v_elements + AREA * w->m_plane;
     return (struct workspace){(size_t)(shared + w->pitch) * sizeof(real), (size_t)scratch * sizeof(real)};
 }
 
@@ -288,7 +308,8 @@ int VARIANT(correlate_winograd)(const struct correlation *c) {
             status = parallel_run(w.blocks * w.shares, products + filters, bytes.scratch, run_block, &w);
     } else {
         status = parallel_run(w.blocks, filters, 0, share_filters, &w);
-        if (status == PYCONV_OK) status = parallel_run(w.groups, products + tiles, bytes.scratch, run_group, &w);
+        if (status == PYCONV_OK)
+            status = parallel_run(w.groups, products + tiles, bytes.scratch, run_group, &w);
     }
     pyconv_free(w.shared, bytes.shared);
     return status;

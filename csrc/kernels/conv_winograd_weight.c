@@ -24,7 +24,7 @@ struct winograd_weight {
     const struct pyconv_conv2d *g;
     const real *grad_output, *input, *zeros; /* zeros: what lies outside of the images */
     struct weight_parts parts;
-    int taps, side;                        /* of the kernel; of an output tile, in one direction */
+    int taps, side; /* of the kernel; of an output tile, in one direction */
     ptrdiff_t tile_rows, tile_columns, tiles;
     ptrdiff_t channel_blocks, filter_blocks, channels, filters; /* channels, filters: of the largest block */
     ptrdiff_t v_pitch, d_pitch;
@@ -36,13 +36,15 @@ struct tile_place {
 };
 
 static struct tile_place place(const struct winograd_weight *w, ptrdiff_t tile) {
-    return (struct tile_place){tile / w->tile_columns / w->tile_rows, tile / w->tile_columns % w->tile_rows * w->side,
+    return (struct tile_place){tile / w->tile_columns / w->tile_rows,
+                               tile / w->tile_columns % w->tile_rows * w->side,
                                tile % w->tile_columns * w->side};
 }
 
 /* The `side` x `side` pixels from (y0, x0) on, or zeros outside of the image. */
-INLINE void find_pixels(const int side, const real *image, ptrdiff_t height, ptrdiff_t width, ptrdiff_t channels,
-                        ptrdiff_t y0, ptrdiff_t x0, const real *zeros, const real **from) {
+INLINE void find_pixels(const int side, const real *image, ptrdiff_t height, ptrdiff_t width,
+                        ptrdiff_t channels, ptrdiff_t y0, ptrdiff_t x0, const real *zeros,
+                        const real **from) {
     for (ptrdiff_t i = 0; i < side; i++)
         for (ptrdiff_t j = 0; j < side; j++) {
             ptrdiff_t y = y0 + i, x = x0 + j;
@@ -51,32 +53,37 @@ INLINE void find_pixels(const int side, const real *image, ptrdiff_t height, ptr
         }
 }
 
-static __attribute__((noinline)) void make_input_tile(const struct winograd_weight *w, ptrdiff_t tile, ptrdiff_t begin, ptrdiff_t end, real *v) {
+static __attribute__((noinline)) void make_input_tile(const struct winograd_weight *w, ptrdiff_t tile,
+                                                      ptrdiff_t begin, ptrdiff_t end, real *v) {
     const struct pyconv_conv2d *g = w->g;
     struct tile_place at = place(w, tile);
     const real *from[AREA];
-    find_pixels(POINTS, w->input + at.image * g->in_height * g->in_width * g->in_channels, g->in_height, g->in_width,
-                g->in_channels, at.row - g->pad_top, at.column - g->pad_left, w->zeros, from);
+    find_pixels(POINTS, w->input + at.image * g->in_height * g->in_width * g->in_channels, g->in_height,
+                g->in_width, g->in_channels, at.row - g->pad_top, at.column - g->pad_left, w->zeros, from);
     for (ptrdiff_t c = begin; c < end; c += LANES) {
         vec d[AREA], out[AREA];
-        if (c + LANES <= end) for (int p = 0; p < AREA; p++) d[p] = load(from[p] + c);
-        else for (int p = 0; p < AREA; p++) d[p] = load_first(from[p] + c, end - c);
+        if (c + LANES <= end)
+            for (int p = 0; p < AREA; p++) d[p] = load(from[p] + c);
+        else
+            for (int p = 0; p < AREA; p++) d[p] = load_first(from[p] + c, end - c);
         transform_input_2d(d, out);
         for (int p = 0; p < AREA; p++) store(v + p * w->v_plane + (c - begin), out[p]);
     }
 }
 
-INLINE void make_gradient_tile(const int side, const struct winograd_weight *w, ptrdiff_t tile, ptrdiff_t begin,
-                               ptrdiff_t end, real *d) {
+INLINE void make_gradient_tile(const int side, const struct winograd_weight *w, ptrdiff_t tile,
+                               ptrdiff_t begin, ptrdiff_t end, real *d) {
     const struct pyconv_conv2d *g = w->g;
     struct tile_place at = place(w, tile);
     const real *from[16];
-    find_pixels(side, w->grad_output + at.image * g->out_height * g->out_width * g->out_channels, g->out_height,
-                g->out_width, g->out_channels, at.row, at.column, w->zeros, from);
+    find_pixels(side, w->grad_output + at.image * g->out_height * g->out_width * g->out_channels,
+                g->out_height, g->out_width, g->out_channels, at.row, at.column, w->zeros, from);
     for (ptrdiff_t k = begin; k < end; k += LANES) {
         vec tile_in[16], out[AREA];
-        if (k + LANES <= end) for (int p = 0; p < side * side; p++) tile_in[p] = load(from[p] + k);
-        else for (int p = 0; p < side * side; p++) tile_in[p] = load_first(from[p] + k, end - k);
+        if (k + LANES <= end)
+            for (int p = 0; p < side * side; p++) tile_in[p] = load(from[p] + k);
+        else
+            for (int p = 0; p < side * side; p++) tile_in[p] = load_first(from[p] + k, end - k);
         transform_filter_2d(side, tile_in, out);
         for (int p = 0; p < AREA; p++) store(d + p * w->d_plane + (k - begin), out[p]);
     }
@@ -96,8 +103,9 @@ static void outer_1(ptrdiff_t size, const struct segment *segment, ptrdiff_t x_o
 }
 
 /* M[p][block of filters][c][BLOCK] += V[p]^T D[p] over `tiles` */
-static __attribute__((noinline)) void multiply(const struct winograd_weight *w, ptrdiff_t tiles, ptrdiff_t channels, ptrdiff_t filters,
-                     const real *v, const real *d, real *m) {
+static __attribute__((noinline)) void multiply(const struct winograd_weight *w, ptrdiff_t tiles,
+                                               ptrdiff_t channels, ptrdiff_t filters, const real *v,
+                                               const real *d, real *m) {
     ptrdiff_t parts = ceil_div(channels, TILE);
     for (ptrdiff_t p = 0; p < AREA; p++, v += w->v_plane, d += w->d_plane)
         for (ptrdiff_t k = 0; k < filters; k += BLOCK) {
@@ -105,22 +113,27 @@ static __attribute__((noinline)) void multiply(const struct winograd_weight *w, 
             struct segment segment = {v, d + k, tiles};
             for (ptrdiff_t part = 0; part < parts; part++) {
                 ptrdiff_t c = channels * part / parts, size = channels * (part + 1) / parts - c;
-                if (filters - k > LANES) outer_2(size, &segment, c, w->v_pitch, w->d_pitch, acc + c * BLOCK);
-                else outer_1(size, &segment, c, w->v_pitch, w->d_pitch, acc + c * BLOCK);
+                if (filters - k > LANES)
+                    outer_2(size, &segment, c, w->v_pitch, w->d_pitch, acc + c * BLOCK);
+                else
+                    outer_1(size, &segment, c, w->v_pitch, w->d_pitch, acc + c * BLOCK);
             }
         }
 }
 
 /* Transform M back into this part's [block][tap][channel][BLOCK]. */
-INLINE void put_weights(const int taps, const struct winograd_weight *w, ptrdiff_t part, ptrdiff_t first_channel,
-                        ptrdiff_t channels, ptrdiff_t first_filter, ptrdiff_t filters, const real *m) {
+INLINE void put_weights(const int taps, const struct winograd_weight *w, ptrdiff_t part,
+                        ptrdiff_t first_channel, ptrdiff_t channels, ptrdiff_t first_filter,
+                        ptrdiff_t filters, const real *m) {
     ptrdiff_t blocks = ceil_div(filters, BLOCK);
     for (ptrdiff_t b = 0; b < blocks; b++) {
-        real *to = w->parts.sums + part * w->parts.part_elements + (first_filter / BLOCK + b) * w->parts.block_elements;
+        real *to = w->parts.sums + part * w->parts.part_elements +
+                   (first_filter / BLOCK + b) * w->parts.block_elements;
         for (ptrdiff_t c = 0; c < channels; c++)
             for (ptrdiff_t k = 0; k < min_size(BLOCK, filters - b * BLOCK); k += LANES) {
                 vec y[AREA], out[25];
-                for (int p = 0; p < AREA; p++) y[p] = load(m + p * w->m_plane + (b * channels + c) * BLOCK + k);
+                for (int p = 0; p < AREA; p++)
+                    y[p] = load(m + p * w->m_plane + (b * channels + c) * BLOCK + k);
                 transform_output_2d(taps, y, out);
                 for (int t = 0; t < taps * taps; t++)
                     store(to + (t * w->parts.channels + first_channel + c) * BLOCK + k, out[t]);
@@ -130,25 +143,32 @@ INLINE void put_weights(const int taps, const struct winograd_weight *w, ptrdiff
 
 static void run_winograd_weight(const void *context, ptrdiff_t task, void *scratch) {
     const struct winograd_weight *w = context;
-    ptrdiff_t filter_block = task % w->filter_blocks, channel_block = task / w->filter_blocks % w->channel_blocks;
+    ptrdiff_t filter_block = task % w->filter_blocks,
+              channel_block = task / w->filter_blocks % w->channel_blocks;
     ptrdiff_t part = task / w->filter_blocks / w->channel_blocks;
-    ptrdiff_t c0 = channel_block * CHANNELS, c1 = min_size(c0 + CHANNELS, w->g->in_channels), channels = c1 - c0;
+    ptrdiff_t c0 = channel_block * CHANNELS, c1 = min_size(c0 + CHANNELS, w->g->in_channels),
+              channels = c1 - c0;
     ptrdiff_t k0 = filter_block * FILTERS, k1 = min_size(k0 + FILTERS, w->g->out_channels), filters = k1 - k0;
     real *v = scratch, *d = v + AREA * w->v_plane, *m = d + AREA * w->d_plane;
     memset(m, 0, (size_t)(AREA * w->m_plane) * sizeof(real));
 
     ptrdiff_t begin = w->tiles * part / w->parts.count, end = w->tiles * (part + 1) / w->parts.count;
     for (ptrdiff_t groups = ceil_div(end - begin, TILES), group = 0; group < groups; group++) {
-        ptrdiff_t first = begin + (end - begin) * group / groups, last = begin + (end - begin) * (group + 1) / groups;
+        ptrdiff_t first = begin + (end - begin) * group / groups,
+                  last = begin + (end - begin) * (group + 1) / groups;
         for (ptrdiff_t t = first; t < last; t++) {
             make_input_tile(w, t, c0, c1, v + (t - first) * w->v_pitch);
-            if (w->side == 4) make_gradient_tile(4, w, t, k0, k1, d + (t - first) * w->d_pitch);
-            else make_gradient_tile(2, w, t, k0, k1, d + (t - first) * w->d_pitch);
+            if (w->side == 4)
+                make_gradient_tile(4, w, t, k0, k1, d + (t - first) * w->d_pitch);
+            else
+                make_gradient_tile(2, w, t, k0, k1, d + (t - first) * w->d_pitch);
         }
         multiply(w, last - first, channels, filters, v, d, m);
     }
-    if (w->taps == 3) put_weights(3, w, part, c0, channels, k0, filters, m);
-    else put_weights(5, w, part, c0, channels, k0, filters, m);
+    if (w->taps == 3)
+        put_weights(3, w, part, c0, channels, k0, filters, m);
+    else
+        put_weights(5, w, part, c0, channels, k0, filters, m);
 }
 
 static void plan(struct winograd_weight *w) {
@@ -199,7 +219,8 @@ int VARIANT(grad_weight_winograd)(const struct pyconv_conv2d *g, const real *gra
 
     ptrdiff_t tasks = w.parts.count * w.channel_blocks * w.filter_blocks;
     double work = (double)w.tiles * AREA * (double)g->in_channels * (double)g->out_channels;
-    int status = parallel_run(tasks, work / MULTIPLY_ADDS_PER_NANOSECOND, bytes.scratch, run_winograd_weight, &w);
+    int status =
+        parallel_run(tasks, work / MULTIPLY_ADDS_PER_NANOSECOND, bytes.scratch, run_winograd_weight, &w);
     if (status == PYCONV_OK) status = VARIANT(sum_weight_parts)(&w.parts, grad_weight);
     pyconv_free(w.parts.sums, bytes.shared);
     return status;

@@ -27,7 +27,7 @@ struct correlation {
     ptrdiff_t dst_image, dst_row, dst_column;
     ptrdiff_t step_height, step_width;
     ptrdiff_t taps;
-    const struct tap *tap; /* in ascending (y, x) order */
+    const struct tap *tap;                /* in ascending (y, x) order */
     ptrdiff_t y_min, y_max, x_min, x_max; /* over the taps */
     /* weight[k * weight_dst + c * weight_src + tap.index + group * weight_group] */
     const real *weight;
@@ -36,23 +36,39 @@ struct correlation {
 };
 
 /* The forward pass as a correlation; `tap` has room for kernel_height * kernel_width. */
-INLINE struct correlation forward_correlation(const struct pyconv_conv2d *g, const void *input, const void *weight,
-                                              const struct pyconv_epilogue *epilogue, void *output, struct tap *tap) {
+INLINE struct correlation forward_correlation(const struct pyconv_conv2d *g, const void *input,
+                                              const void *weight, const struct pyconv_epilogue *epilogue,
+                                              void *output, struct tap *tap) {
     ptrdiff_t area = g->kernel_height * g->kernel_width, channels = g->in_channels / g->groups;
     for (ptrdiff_t r = 0, t = 0; r < g->kernel_height; r++)
         for (ptrdiff_t s = 0; s < g->kernel_width; s++, t++)
-            tap[t] = (struct tap){r * g->dilation_height - g->pad_top, s * g->dilation_width - g->pad_left, t};
+            tap[t] =
+                (struct tap){r * g->dilation_height - g->pad_top, s * g->dilation_width - g->pad_left, t};
     return (struct correlation){
-        .batch = g->batch, .groups = g->groups,
-        .src = input, .src_height = g->in_height, .src_width = g->in_width, .src_channels = channels,
-        .dst = output, .dst_height = g->out_height, .dst_width = g->out_width,
+        .batch = g->batch,
+        .groups = g->groups,
+        .src = input,
+        .src_height = g->in_height,
+        .src_width = g->in_width,
+        .src_channels = channels,
+        .dst = output,
+        .dst_height = g->out_height,
+        .dst_width = g->out_width,
         .dst_channels = g->out_channels / g->groups,
         .dst_image = g->out_height * g->out_width * g->out_channels,
-        .dst_row = g->out_width * g->out_channels, .dst_column = g->out_channels,
-        .step_height = g->stride_height, .step_width = g->stride_width,
-        .taps = area, .tap = tap,
-        .y_min = tap[0].y, .y_max = tap[area - 1].y, .x_min = tap[0].x, .x_max = tap[area - 1].x,
-        .weight = weight, .weight_dst = channels * area, .weight_src = area,
+        .dst_row = g->out_width * g->out_channels,
+        .dst_column = g->out_channels,
+        .step_height = g->stride_height,
+        .step_width = g->stride_width,
+        .taps = area,
+        .tap = tap,
+        .y_min = tap[0].y,
+        .y_max = tap[area - 1].y,
+        .x_min = tap[0].x,
+        .x_max = tap[area - 1].x,
+        .weight = weight,
+        .weight_dst = channels * area,
+        .weight_src = area,
         .weight_group = g->out_channels / g->groups * channels * area,
         .epilogue = *epilogue,
     };
@@ -61,12 +77,13 @@ INLINE struct correlation forward_correlation(const struct pyconv_conv2d *g, con
 /* The gradient of the input at the rows congruent to row, and columns to column, modulo the stride:
  * input row y = row + stride * i was read by output row (y + pad - r * dilation) / stride, for the r
  * that divide. Taps may be 0 in number: then the gradient there is zero. */
-INLINE struct correlation grad_input_correlation(const struct pyconv_conv2d *g, ptrdiff_t row, ptrdiff_t column,
-                                                 const void *grad_output, const void *weight, void *grad_input,
-                                                 struct tap *tap) {
+INLINE struct correlation grad_input_correlation(const struct pyconv_conv2d *g, ptrdiff_t row,
+                                                 ptrdiff_t column, const void *grad_output,
+                                                 const void *weight, void *grad_input, struct tap *tap) {
     ptrdiff_t area = g->kernel_height * g->kernel_width, channels = g->in_channels / g->groups;
     ptrdiff_t filters = g->out_channels / g->groups, taps = 0;
-    struct correlation c = {.y_min = PTRDIFF_MAX, .x_min = PTRDIFF_MAX, .y_max = PTRDIFF_MIN, .x_max = PTRDIFF_MIN};
+    struct correlation c = {
+        .y_min = PTRDIFF_MAX, .x_min = PTRDIFF_MAX, .y_max = PTRDIFF_MIN, .x_max = PTRDIFF_MIN};
     for (ptrdiff_t r = g->kernel_height - 1; r >= 0; r--) {
         ptrdiff_t y = row + g->pad_top - r * g->dilation_height;
         if (y % g->stride_height) continue;
@@ -91,7 +108,8 @@ INLINE struct correlation grad_input_correlation(const struct pyconv_conv2d *g, 
     c.dst_column = g->stride_width * g->in_channels;
     c.step_height = 1, c.step_width = 1;
     c.taps = taps, c.tap = tap;
-    c.weight = weight, c.weight_dst = area, c.weight_src = channels * area, c.weight_group = filters * channels * area;
+    c.weight = weight, c.weight_dst = area, c.weight_src = channels * area,
+    c.weight_group = filters * channels * area;
     return c;
 }
 

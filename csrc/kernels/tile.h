@@ -61,12 +61,13 @@ struct destination {
 /* With `step`, the reduction is so scattered (few channels) that runs would be too short to loop over: a run
  * is then a chunk of the list `step` of offsets, one for each j. */
 INLINE void tile_gather(const int pixels, const int vectors, const int indexed, const real *src,
-                        const ptrdiff_t *src_offset, const struct run *run, ptrdiff_t runs, const ptrdiff_t *step,
-                        const real *w, const struct destination *to, const ptrdiff_t *dst_offset) {
+                        const ptrdiff_t *src_offset, const struct run *run, ptrdiff_t runs,
+                        const ptrdiff_t *step, const real *w, const struct destination *to,
+                        const ptrdiff_t *dst_offset) {
     vec sum[TILE][BLOCK_VECTORS], total[TILE][BLOCK_VECTORS];
     int chunks = 0;
-    UNROLL for (int m = 0; m < pixels; m++)
-        UNROLL for (int v = 0; v < vectors; v++) sum[m][v] = load(to->bias + v * LANES);
+    UNROLL for (int m = 0; m < pixels; m++) UNROLL for (int v = 0; v < vectors; v++) sum[m][v] =
+        load(to->bias + v * LANES);
     for (ptrdiff_t t = 0; t < runs; t++) {
         const real *p[TILE];
         UNROLL for (int m = 0; m < pixels; m++) p[m] = src + src_offset[m] + (indexed ? 0 : run[t].offset);
@@ -85,29 +86,26 @@ INLINE void tile_gather(const int pixels, const int vectors, const int indexed, 
             }
         }
         if (run[t].last) {
-            UNROLL for (int m = 0; m < pixels; m++)
-                UNROLL for (int v = 0; v < vectors; v++) {
-                    total[m][v] = chunks ? total[m][v] + sum[m][v] : sum[m][v];
-                    sum[m][v] = (vec){0};
-                }
+            UNROLL for (int m = 0; m < pixels; m++) UNROLL for (int v = 0; v < vectors; v++) {
+                total[m][v] = chunks ? total[m][v] + sum[m][v] : sum[m][v];
+                sum[m][v] = (vec){0};
+            }
             chunks++;
         }
     }
     if (chunks)
-        UNROLL for (int m = 0; m < pixels; m++)
-            UNROLL for (int v = 0; v < vectors; v++) sum[m][v] += total[m][v];
-    if (to->residual)
-        UNROLL for (int m = 0; m < pixels; m++)
-            UNROLL for (int v = 0; v < vectors; v++) {
-                const real *residual = to->residual + dst_offset[m] + v * LANES;
-                sum[m][v] += v == vectors - 1 ? load_first(residual, to->last) : load(residual);
-            }
+        UNROLL for (int m = 0; m < pixels; m++) UNROLL for (int v = 0; v < vectors; v++) sum[m][v] +=
+            total[m][v];
+    if (to->residual) UNROLL for (int m = 0; m < pixels; m++) UNROLL for (int v = 0; v < vectors; v++) {
+            const real *residual = to->residual + dst_offset[m] + v * LANES;
+            sum[m][v] += v == vectors - 1 ? load_first(residual, to->last) : load(residual);
+        }
     if (to->relu)
-        UNROLL for (int m = 0; m < pixels; m++)
-            UNROLL for (int v = 0; v < vectors; v++) sum[m][v] = choose(sum[m][v] < 0, (vec){0}, sum[m][v]);
+        UNROLL for (int m = 0; m < pixels; m++) UNROLL for (int v = 0; v < vectors; v++) sum[m][v] =
+            choose(sum[m][v] < 0, (vec){0}, sum[m][v]);
     if (to->last == LANES) {
-        UNROLL for (int m = 0; m < pixels; m++)
-            UNROLL for (int v = 0; v < vectors; v++) store(to->dst + dst_offset[m] + v * LANES, sum[m][v]);
+        UNROLL for (int m = 0; m < pixels; m++) UNROLL for (int v = 0; v < vectors; v++)
+            store(to->dst + dst_offset[m] + v * LANES, sum[m][v]);
     } else {
         UNROLL for (int m = 0; m < pixels; m++) {
             real *dst = to->dst + dst_offset[m];
@@ -125,8 +123,7 @@ INLINE void tile_product(const int rows, const int vectors, const real *x, ptrdi
     ptrdiff_t chunks = ceil_div(depth, CHUNK), j = 0;
     for (ptrdiff_t chunk = 0; chunk < chunks; chunk++) {
         vec sum[TILE][BLOCK_VECTORS];
-        UNROLL for (int m = 0; m < rows; m++)
-            UNROLL for (int v = 0; v < vectors; v++) sum[m][v] = (vec){0};
+        UNROLL for (int m = 0; m < rows; m++) UNROLL for (int v = 0; v < vectors; v++) sum[m][v] = (vec){0};
         for (ptrdiff_t end = depth * (chunk + 1) / chunks; j < end; j++) {
             vec weight[BLOCK_VECTORS];
             UNROLL for (int v = 0; v < vectors; v++) {
@@ -140,10 +137,10 @@ INLINE void tile_product(const int rows, const int vectors, const real *x, ptrdi
             }
         }
         if (chunk || add)
-            UNROLL for (int m = 0; m < rows; m++)
-                UNROLL for (int v = 0; v < vectors; v++) sum[m][v] += load(out + m * out_pitch + v * LANES);
-        UNROLL for (int m = 0; m < rows; m++)
-            UNROLL for (int v = 0; v < vectors; v++) store(out + m * out_pitch + v * LANES, sum[m][v]);
+            UNROLL for (int m = 0; m < rows; m++) UNROLL for (int v = 0; v < vectors; v++) sum[m][v] +=
+                load(out + m * out_pitch + v * LANES);
+        UNROLL for (int m = 0; m < rows; m++) UNROLL for (int v = 0; v < vectors; v++)
+            store(out + m * out_pitch + v * LANES, sum[m][v]);
     }
 }
 
@@ -155,10 +152,10 @@ struct segment {
 
 /* Row m reads x at offset[m] where `indexed`, otherwise at offset[0] + m. */
 INLINE void tile_outer(const int rows, const int vectors, const int indexed, const struct segment *segment,
-                       ptrdiff_t segments, const ptrdiff_t *offset, ptrdiff_t x_step, ptrdiff_t g_step, real *acc) {
+                       ptrdiff_t segments, const ptrdiff_t *offset, ptrdiff_t x_step, ptrdiff_t g_step,
+                       real *acc) {
     vec sum[TILE][BLOCK_VECTORS];
-    UNROLL for (int m = 0; m < rows; m++)
-        UNROLL for (int v = 0; v < vectors; v++) sum[m][v] = (vec){0};
+    UNROLL for (int m = 0; m < rows; m++) UNROLL for (int v = 0; v < vectors; v++) sum[m][v] = (vec){0};
     for (ptrdiff_t t = 0; t < segments; t++) {
         const real *x = segment[t].x, *g = segment[t].g, *p[TILE];
         UNROLL for (int m = 0; m < rows; m++) p[m] = indexed ? x + offset[m] : x + offset[0] + m;
@@ -174,11 +171,10 @@ INLINE void tile_outer(const int rows, const int vectors, const int indexed, con
             g += g_step;
         }
     }
-    UNROLL for (int m = 0; m < rows; m++)
-        UNROLL for (int v = 0; v < vectors; v++) {
-            real *to = acc + m * BLOCK + v * LANES;
-            store(to, load(to) + sum[m][v]);
-        }
+    UNROLL for (int m = 0; m < rows; m++) UNROLL for (int v = 0; v < vectors; v++) {
+        real *to = acc + m * BLOCK + v * LANES;
+        store(to, load(to) + sum[m][v]);
+    }
 }
 
 /* Call the tile of the constant size m that the variable `size` (1 to TILE) has. */

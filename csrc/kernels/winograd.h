@@ -33,7 +33,8 @@
 
 /* out = B^T d; step: vectors between neighbours of d and of out */
 INLINE void transform_input(const vec *d, int d_step, vec *out, int out_step) {
-    vec d0 = d[0], d1 = d[d_step], d2 = d[2 * d_step], d3 = d[3 * d_step], d4 = d[4 * d_step], d5 = d[5 * d_step];
+    vec d0 = d[0], d1 = d[d_step], d2 = d[2 * d_step], d3 = d[3 * d_step], d4 = d[4 * d_step],
+        d5 = d[5 * d_step];
     vec even_a = d4 - B2 * d2, odd_a = d3 - B2 * d1, even_b = d4 - A2 * d2, odd_b = d3 - A2 * d1;
     out[0] = even_a - A2 * d2 + (A2 * B2) * d0;
     out[out_step] = even_a + WINOGRAD_A * odd_a;
@@ -48,8 +49,10 @@ INLINE void transform_filter(const int taps, const vec *g, int g_step, vec *out,
     vec even_a = g[0], even_b = g[0], odd_a = {0}, odd_b = {0};
     real power_a = WINOGRAD_A, power_b = WINOGRAD_B;
     UNROLL for (int i = 1; i < taps; i++) {
-        if (i % 2) odd_a += power_a * g[i * g_step], odd_b += power_b * g[i * g_step];
-        else even_a += power_a * g[i * g_step], even_b += power_b * g[i * g_step];
+        if (i % 2)
+            odd_a += power_a * g[i * g_step], odd_b += power_b * g[i * g_step];
+        else
+            even_a += power_a * g[i * g_step], even_b += power_b * g[i * g_step];
         power_a *= WINOGRAD_A, power_b *= WINOGRAD_B;
     }
     out[0] = (1 / N_0) * g[0];
@@ -67,8 +70,10 @@ INLINE void transform_output(const int outputs, const vec *y, int y_step, vec *o
     real power_a = WINOGRAD_A, power_b = WINOGRAD_B;
     out[0] = y[0] + sum_a + sum_b;
     UNROLL for (int i = 1; i < outputs; i++) {
-        if (i % 2) out[i * out_step] = power_a * difference_a + power_b * difference_b;
-        else out[i * out_step] = power_a * sum_a + power_b * sum_b;
+        if (i % 2)
+            out[i * out_step] = power_a * difference_a + power_b * difference_b;
+        else
+            out[i * out_step] = power_a * sum_a + power_b * sum_b;
         power_a *= WINOGRAD_A, power_b *= WINOGRAD_B;
     }
     out[(outputs - 1) * out_step] += y[5 * y_step];
@@ -90,7 +95,8 @@ INLINE void transform_filter_2d(const int taps, const vec *g, vec *out) {
 INLINE void transform_output_2d(const int outputs, const vec *y, vec *out) {
     vec half[AREA];
     UNROLL for (int j = 0; j < POINTS; j++) transform_output(outputs, y + j, POINTS, half + j, POINTS);
-    UNROLL for (int i = 0; i < outputs; i++) transform_output(outputs, half + i * POINTS, 1, out + i * outputs, 1);
+    UNROLL for (int i = 0; i < outputs; i++)
+        transform_output(outputs, half + i * POINTS, 1, out + i * outputs, 1);
 }
 
 #endif
