@@ -1,0 +1,363 @@
+"""Convolution and its gradients: every algorithm around every edge of its tiles, beside PyTorch.
+
+With small integers every sum is exact in float32, so the direct algorithms must equal PyTorch without any
+tolerance; Winograd's transforms round, and are held to their relative RMS error.
+"""
+
+import hypothesis
+import numpy as np
+import pytest
+import torch
+from hypothesis import strategies as st
+
+import pyconv
+import pyconv.functional as F
+from oracle import assert_close, to_torch
+from pyconv import _kernels
+from pyconv.functional.conv import _plan
+
+
+def integers(rng, shape, dtype=np.float32):
+    return rng.integers(-4, 5, shape).astype(dtype)
+
+
+def channels_last(array):
+    result = _kernels.empty(array.shape, array.dtype, True)
+    result[...] = array
+    return result
+
+
+def torch_passes(x, weight, bias, grad_output, stride, padding, dilation, groups):
+    """PyTorch's output and gradients, in float64."""
+    tensors = [to_torch(a.astype(np.float64), requires_grad=True) for a in (x, weight, bias)]
+    output = torch.nn.functional.conv2d(*tensors, stride, padding, dilation, groups)
+    if grad_output is None:
+        return tuple(output.shape)
+    output.backward(to_torch(grad_output.astype(np.float64)))
+    return [output.detach().numpy(), *(tensor.grad.numpy() for tensor in tensors)]
+
+
+def check_exact(rng, dtype, shape, weight_shape, stride=1, padding=0, dilation=1, groups=1):
+    x, weight, bias = (integers(rng, s, dtype) for s in (shape, weight_shape, weight_shape[:1]))
+    options = (stride, padding, dilation, groups)
+    grad_output = integers(rng, torch_passes(x, weight, bias, None, *options), dtype)
+    expected = torch_passes(x, weight, bias, grad_output, *options)
+    with pyconv.options(conv_algorithm="direct"):
+        actual = [F.conv2d(x, weight, bias, *options), *F.conv2d_backward(grad_output, x, weight, *options)]
+    for name, a, e in zip(("output", "grad_input", "grad_weight", "grad_bias"), actual, expected):
+        assert a.dtype == dtype
+        assert_close(a, e.astype(dtype), rtol=0, err_msg=name)
+
+
+# ---- The direct algorithm ---------------------------------------------------------------------------
+
+# a register tile has 6 or 14 pixels and 2 to 32 channels; images of one row up to several tasks
+EDGES = [1, 2, 5, 6, 7, 13, 14, 15, 16, 17, 31, 32, 33]
+
+
+@pytest.mark.parametrize("channels", EDGES)
+def test_direct_is_exact_around_tile_edges(channels, isa, dtype, rng):
+    check_exact(rng, dtype, (2, channels, 5, channels), (3, channels, 3, 3), padding=1)
+    check_exact(rng, dtype, (1, 3, 7, 15), (channels, 3, 3, 2), padding=(1, 0))
+    check_exact(rng, dtype, (3, channels, 2, 3), (channels + 1, channels, 1, 1))
+
+
+GEOMETRIES = {
+    "1x1 stride 2": ((2, 5, 9, 7), (34, 5, 1, 1), 2),
+    "1x1 many channels": ((1, 300, 4, 5), (40, 300, 1, 1)),
+    "3x3 stride 2": ((2, 6, 12, 11), (9, 6, 3, 3), 2, 1),
+    "stride larger than kernel": ((2, 3, 11, 12), (4, 3, 2, 2), (3, 4)),
+    "7x7 stride 2": ((2, 3, 20, 21), (20, 3, 7, 7), 2, 3),
+    "11x11 stride 4": ((1, 3, 31, 31), (17, 3, 11, 11), 4, 2),
+    "1x7": ((2, 8, 6, 17), (5, 8, 1, 7), 1, (0, 3)),
+    "7x1": ((2, 8, 17, 6), (5, 8, 7, 1), 1, (3, 0)),
+    "dilated": ((2, 4, 15, 16), (6, 4, 3, 3), 1, 2, 2),
+    "dilated, strided": ((2, 4, 15, 16), (6, 4, 3, 2), (2, 3), (1, 2), (3, 2)),
+    "groups": ((2, 12, 9, 8), (18, 4, 3, 3), 1, 1, 1, 3),
+    "groups of one input": ((2, 4, 9, 8), (12, 1, 3, 3), 2, 1, 1, 4),
+    "same": ((2, 3, 8, 9), (4, 3, 4, 3), 1, "same", (1, 2)),
+    "valid": ((2, 3, 8, 9), (4, 3, 4, 3), 2, "valid"),
+    "kernel as large as the image": ((2, 3, 6, 5), (4, 3, 6, 5)),
+    "padding beyond the kernel": ((1, 2, 3, 3), (3, 2, 2, 2), 2, 5),
+    "one channel": ((4, 1, 28, 28), (6, 1, 5, 5), 1, 2),
+    "no images": ((0, 3, 8, 8), (4, 3, 3, 3)),
+}
+
+
+@pytest.mark.parametrize("name", GEOMETRIES)
+def test_direct_is_exact_in_every_geometry(name, isa, dtype, rng):
+    check_exact(rng, dtype, *GEOMETRIES[name])
+
+
+@hypothesis.given(st.data())
+def test_direct_is_exact_in_shapes_nobody_thought_of(data):
+    draw = lambda low, high: data.draw(st.integers(low, high))  # noqa: E731
+    groups, channels, filters = draw(1, 3), draw(1, 9), draw(1, 20)
+    kernel, stride = (draw(1, 5), draw(1, 5)), (draw(1, 4), draw(1, 4))
+    padding, dilation = (draw(0, 4), draw(0, 4)), (draw(1, 3), draw(1, 3))
+    size = [max(d * (k - 1) + 1 - 2 * p, 1) + draw(0, 9) for d, k, p in zip(dilation, kernel, padding)]
+    shape = (draw(0, 3), groups * channels, *size)
+    rng = np.random.default_rng(draw(0, 2**32 - 1))
+    isa = _kernels.get_isa()
+    try:
+        _kernels.set_isa(data.draw(st.sampled_from(_kernels.isa_names())))
+        check_exact(rng, np.dtype(data.draw(st.sampled_from(["float32", "float64"]))), shape,
+                    (groups * filters, channels, *kernel), stride, padding, dilation, groups)  # fmt: skip
+    finally:
+        _kernels.set_isa(isa)
+
+
+# ---- Scattered input gradients ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "geometry",
+    [
+        ((2, 1, 28, 28), (32, 1, 5, 5), 1, 2),
+        ((2, 3, 33, 30), (64, 3, 7, 7), 2, 3),
+        ((1, 3, 35, 39), (64, 3, 11, 11), 4, 2),
+        ((3, 2, 9, 40), (17, 2, 3, 3), 1, 0),
+        ((2, 3, 14, 14), (8, 3, 3, 2), (3, 1), (2, 1), (2, 1)),
+        ((1, 6, 14, 14), (16, 6, 5, 5), 1, 0),
+    ],
+)
+def test_scattered_gradient_is_exact(geometry, isa, dtype, rng):
+    shape, weight_shape, *options = geometry
+    options = [*options, *(1, 1, 1)[len(options) :]]
+    options = [options[0], options[1], options[2], 1]
+    kernels, output_shape = _plan("test", shape, weight_shape, *options)
+    weight, grad_output = integers(rng, weight_shape, dtype), channels_last(integers(rng, output_shape, dtype))
+    grad_input = _kernels.empty(shape, dtype, True)
+    kernels.grad_input(grad_output, weight, _kernels.CONV_ALGORITHMS["scatter"], grad_input)
+    x, bias = np.zeros(shape, dtype), np.zeros(weight_shape[0], dtype)
+    expected = torch_passes(x, weight, bias, grad_output, *options)[1]
+    assert_close(grad_input, expected.astype(dtype), rtol=0)
+
+
+def test_first_layers_are_scattered():
+    plans = pyconv.explain_conv2d((8, 3, 224, 224), (64, 3, 7, 7), 2, 3)
+    assert plans["grad_input"].algorithm == "scatter"
+
+
+# ---- Winograd's algorithm ---------------------------------------------------------------------------
+
+
+def relative_rms(actual, expected):
+    return np.sqrt(np.square(actual - expected).mean() / np.square(expected).mean())
+
+
+@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize("size", [(1, 1), (2, 5), (4, 4), (7, 7), (9, 13)])
+@pytest.mark.parametrize("channels, filters", [(1, 1), (15, 17), (16, 33), (33, 31), (65, 64), (130, 70)])
+def test_winograd_around_tile_edges(kernel, size, channels, filters, isa, rng):
+    padding = kernel // 2
+    x = rng.standard_normal((3, channels, *size)).astype(np.float32)
+    weight = rng.standard_normal((filters, channels, kernel, kernel)).astype(np.float32)
+    bias = rng.standard_normal(filters).astype(np.float32)
+    grad_output = rng.standard_normal((3, filters, *size)).astype(np.float32)
+    expected = torch_passes(x, weight, bias, grad_output, 1, padding, 1, 1)
+    with pyconv.options(conv_algorithm="winograd"):
+        assert pyconv.explain_conv2d(x.shape, weight.shape, 1, padding)["forward"].algorithm == "winograd"
+        actual = [
+            F.conv2d(x, weight, bias, 1, padding),
+            *F.conv2d_backward(grad_output, x, weight, 1, padding),
+        ]
+    for name, a, e in zip(("output", "grad_input", "grad_weight", "grad_bias"), actual, expected):
+        # relative to the largest value: where a 5x5 kernel sees one pixel, most true gradients are 0
+        assert_close(a, e.astype(np.float32), rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("tiles", [13, 14, 15, 27, 28, 29, 57])
+def test_winograd_around_group_edges(tiles, isa, rng):
+    x = rng.standard_normal((1, 20, 4, 4 * tiles)).astype(np.float32)
+    weight = rng.standard_normal((36, 20, 3, 3)).astype(np.float32)
+    with pyconv.options(conv_algorithm="winograd"):
+        actual = F.conv2d(x, weight, padding=1)
+    assert relative_rms(actual, F.conv2d(x.astype(float), weight.astype(float), padding=1)) < 1.5e-6
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
+@pytest.mark.parametrize("mean", ["zero", "far from zero"])
+@pytest.mark.parametrize(
+    "shape, filters, kernel", [((4, 128, 14, 14), 128, 3), ((4, 512, 7, 7), 512, 3), ((4, 64, 14, 14), 32, 5)]
+)
+def test_accuracy(scale, mean, shape, filters, kernel, rng):
+    x = rng.standard_normal(shape).astype(np.float32)
+    x = (np.maximum(x, 0) if mean == "far from zero" else x) * np.float32(scale)
+    weight = rng.standard_normal((filters, shape[1], kernel, kernel)).astype(np.float32)
+    grad_output = rng.standard_normal((shape[0], filters, *shape[2:])).astype(np.float32)
+    padding = kernel // 2
+    bias = np.zeros(filters, np.float32)
+    expected = torch_passes(x, weight, bias, grad_output, 1, padding, 1, 1)
+    tensors = [to_torch(a, requires_grad=True) for a in (x, weight)]
+    torch.nn.functional.conv2d(*tensors, None, 1, padding).backward(to_torch(grad_output))
+    torch_error = relative_rms(tensors[1].grad.numpy(), expected[2])
+    for algorithm, bound in (("winograd", 1.5e-6), ("direct", 3e-7)):
+        with pyconv.options(conv_algorithm=algorithm):
+            output = F.conv2d(x, weight, None, 1, padding)
+            grad_input, grad_weight, _ = F.conv2d_backward(grad_output, x, weight, 1, padding)
+        assert relative_rms(output, expected[0]) < bound
+        assert relative_rms(grad_input, expected[1]) < bound
+        assert relative_rms(grad_weight, expected[2]) < max(1.5 * torch_error, 8e-7)
+
+
+# ---- What holds for all algorithms ------------------------------------------------------------------
+
+CASES = [
+    ((3, 20, 9, 10), (18, 20, 3, 3), 1, 1, 1, 1),
+    ((2, 3, 19, 18), (7, 3, 5, 5), 1, 2, 1, 1),
+    ((2, 3, 23, 22), (33, 3, 7, 7), 2, 3, 1, 1),
+    ((2, 17, 6, 7), (33, 17, 1, 1), 1, 0, 1, 1),
+    ((2, 18, 9, 9), (18, 1, 3, 3), 1, 1, 1, 18),
+    ((2, 8, 9, 9), (12, 4, 3, 3), 2, 1, 2, 2),
+]
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("algorithm", ["auto", "direct", "winograd"])
+def test_nothing_outside_of_the_results_is_written(case, algorithm, isa, rng):
+    shape, weight_shape, *options = case
+    kernels, output_shape = _plan("test", shape, weight_shape, *options)
+    chosen = _kernels.CONV_ALGORITHMS[algorithm]
+
+    def guarded(wanted):
+        memory = np.full(int(np.prod(wanted)) + 64, 7.5, np.float32)
+        inside = memory[32:-32].reshape(wanted)
+        return memory, inside
+
+    n, k, p, q = output_shape
+    x, weight = channels_last(rng.random(shape, np.float32)), rng.random(weight_shape, np.float32)
+    grad_output = channels_last(rng.random(output_shape, np.float32))
+    results = [guarded(s) for s in ((n, p, q, k), (shape[0], *shape[2:], shape[1]), weight_shape, (k,))]
+    output, grad_input, grad_weight, grad_bias = (inside for _, inside in results)
+    kernels.forward(x, weight, None, None, False, chosen, output)
+    kernels.grad_input(grad_output, weight, chosen, grad_input)
+    kernels.grad_weight(grad_output, x, chosen, grad_weight, grad_bias)
+    for memory, inside in results:
+        assert (memory[:32] == 7.5).all() and (memory[-32:] == 7.5).all()
+        assert not (inside == 7.5).any()
+
+
+@pytest.mark.parametrize("case", [*CASES, ((4, 64, 28, 28), (96, 64, 3, 3), 1, 1, 1, 1)])
+def test_any_number_of_threads_gives_the_same_bits(case, threads, rng):
+    shape, weight_shape, *options = case
+    x, weight = rng.random(shape, np.float32), rng.random(weight_shape, np.float32)
+    runs = []
+    for count in (1, 2, 5):
+        threads(count)
+        output = F.conv2d(x, weight, None, *options)
+        runs.append([output, *F.conv2d_backward(output, x, weight, *options)])
+    for other in runs[1:]:
+        for one, two in zip(runs[0], other):
+            assert one.tobytes() == two.tobytes()
+
+
+def test_any_layout(layout, dtype, rng):
+    x, weight, bias = (integers(rng, s, dtype) for s in ((2, 5, 7, 9), (6, 5, 3, 3), (6,)))
+    grad_output = integers(rng, (2, 6, 7, 9), dtype)
+    expected = [F.conv2d(x, weight, bias, 1, 1), *F.conv2d_backward(grad_output, x, weight, 1, 1)]
+    arrays = [layout(a) for a in (x, weight, bias, grad_output)]
+    before = [a.copy() for a in arrays]
+    actual = [F.conv2d(*arrays[:3], 1, 1), *F.conv2d_backward(arrays[3], arrays[0], arrays[1], 1, 1)]
+    for a, e in zip(actual, expected):
+        assert_close(a, e)
+    for a, b in zip(arrays, before):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_unbatched(dtype, rng):
+    x, weight = integers(rng, (3, 8, 9), dtype), integers(rng, (4, 3, 3, 3), dtype)
+    output = F.conv2d(x, weight, padding=1)
+    assert_close(output, F.conv2d(x[None], weight, padding=1)[0], rtol=0)
+    batched = F.conv2d_backward(output[None], x[None], weight, padding=1)
+    unbatched = F.conv2d_backward(output, x, weight, padding=1)
+    assert_close(unbatched[0], batched[0][0], rtol=0)
+    assert_close(unbatched[1], batched[1], rtol=0)
+
+
+def test_memory_format_follows_the_input(rng):
+    x, weight = rng.random((2, 3, 6, 7), np.float32), rng.random((4, 3, 3, 3), np.float32)
+    assert F.conv2d(x, weight).flags.c_contiguous
+    assert F.conv2d(channels_last(x), weight).transpose(0, 2, 3, 1).flags.c_contiguous
+
+
+def test_needs():
+    x, weight = np.ones((1, 1, 4, 4)), np.ones((2, 1, 3, 3))
+    g = np.ones((1, 2, 2, 2))
+    for needs in [(1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 0, 0)]:
+        gradients = F.conv2d_backward(g, x, weight, needs=needs)
+        assert [gradient is not None for gradient in gradients] == [bool(need) for need in needs]
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        ((2, 6, 7, 5), (6, 4, 3, 3), {}),
+        ((2, 6, 7, 5), (6, 4, 3, 3), {"stride": 2, "padding": 1, "output_padding": 1}),
+        ((2, 6, 7, 5), (6, 2, 4, 2), {"stride": (3, 1), "dilation": (1, 2), "groups": 3}),
+        ((6, 7, 5), (6, 4, 2, 2), {"stride": 2}),
+    ],
+)
+def test_conv_transpose2d(case, isa, dtype, rng):
+    shape, weight_shape, options = case
+    filters = weight_shape[1] * options.get("groups", 1)
+    x, weight, bias = (integers(rng, s, dtype) for s in (shape, weight_shape, (filters,)))
+    tensors = [to_torch(a, requires_grad=True) for a in (x, weight, bias)]
+    expected = torch.nn.functional.conv_transpose2d(*tensors, **options)
+    with pyconv.options(conv_algorithm="direct"):
+        output = F.conv_transpose2d(x, weight, bias, **options)
+        assert_close(output, expected, rtol=0)
+        grad_output = integers(rng, output.shape, dtype)
+        expected.backward(to_torch(grad_output))
+        gradients = F.conv_transpose2d_backward(grad_output, x, weight, **options)
+    for gradient, tensor in zip(gradients, tensors):
+        assert_close(gradient, tensor.grad, rtol=0)
+
+
+def test_not_a_number_stays_where_it_is_seen():
+    x = np.zeros((1, 4, 9, 9), np.float32)
+    x[0, 2, 4, 4] = np.nan
+    with pyconv.options(conv_algorithm="direct"):
+        output = F.conv2d(x, np.ones((3, 4, 3, 3), np.float32), padding=1)
+    seen = np.zeros((9, 9), bool)
+    seen[3:6, 3:6] = True
+    assert (np.isnan(output[0]) == seen).all()
+
+
+# ---- Errors -----------------------------------------------------------------------------------------
+
+X, W = np.zeros((2, 6, 8, 8), np.float32), np.zeros((4, 6, 3, 3), np.float32)
+
+
+@pytest.mark.parametrize(
+    "error, message, arguments, options",
+    [
+        (TypeError, "input must be a numpy.ndarray; got list", ([1.0], W), {}),
+        (TypeError, "input must have dtype float32 or float64; got int64", (X.astype(int), W), {}),
+        (TypeError, "weight must have the dtype of input, float32; got float64", (X, W.astype(float)), {}),
+        (ValueError, r"input must have 3 or 4 dimensions; got shape \(8, 8\)", (X[0, 0], W), {}),
+        (ValueError, r"weight must have 4 dimensions; got shape \(6, 3, 3\)", (X, W[0]), {}),
+        (ValueError, "groups must divide in_channels; got in_channels=6, groups=4", (X, W), {"groups": 4}),
+        (ValueError, "groups must divide out_channels; got out_channels=4, groups=3", (X, W[:, :2]), {"groups": 3}),
+        (ValueError, "groups must be positive; got 0", (X, W), {"groups": 0}),
+        (ValueError, r"weight must have in_channels / groups = 6 channels", (X, W[:, :5]), {}),
+        (ValueError, r"bias must have shape \(4,\)", (X, W, np.zeros(3, np.float32)), {}),
+        (ValueError, "stride must be positive; got 0", (X, W), {"stride": 0}),
+        (ValueError, "padding must be non-negative; got -1", (X, W), {"padding": -1}),
+        (ValueError, "dilation must be positive", (X, W), {"dilation": (1, 0)}),
+        (TypeError, "stride must be an int or a pair of ints; got 1.5", (X, W), {"stride": 1.5}),
+        (ValueError, "padding must be an int, a pair of ints, 'same' or 'valid'", (X, W), {"padding": "full"}),
+        (ValueError, "padding='same' requires stride 1", (X, W), {"padding": "same", "stride": 2}),
+        (ValueError, "the kernel must not be larger than the padded input", (X[:, :, :2], W), {}),
+    ],
+)
+def test_errors_name_the_argument_the_rule_and_the_value(error, message, arguments, options):
+    with pytest.raises(error, match="conv2d: " + message):
+        F.conv2d(*arguments, **options)
+
+
+def test_errors_of_the_backward_pass():
+    with pytest.raises(ValueError, match=r"conv2d_backward: grad_output must have conv2d's output shape"):
+        F.conv2d_backward(np.zeros((2, 4, 8, 8), np.float32), X, W)
+    with pytest.raises(ValueError, match="needs must have three entries"):
+        F.conv2d_backward(np.zeros((2, 4, 6, 6), np.float32), X, W, needs=(True,))
