@@ -30,16 +30,16 @@ struct tap_row {
     ptrdiff_t src, weight;
 };
 
-/* One strip of a correlation's destination, over `count` rows that read the same kernel rows; the pointers are
- * those of image 0 and row 0 until rows are chosen. */
+/* One strip of a correlation's destination, over `count` rows that read the same kernel rows; the pointers
+ * are those of image 0 and row 0 until rows are chosen. */
 struct tile {
     const struct correlation *correlation;
     enum tile_form form;
     ptrdiff_t pixels, channels, first_vector, last_vector;
     ptrdiff_t k_begin, k_end;          /* see conv_depthwise.h */
     ptrdiff_t count, src_row, dst_row; /* from one row to the next */
-    ptrdiff_t kernel_row; /* taps to a row of the kernel, inside the image or not */
-    ptrdiff_t pieces;     /* tap rows to a row of the kernel */
+    ptrdiff_t kernel_row;              /* taps to a row of the kernel, inside the image or not */
+    ptrdiff_t pieces;                  /* tap rows to a row of the kernel */
     const struct tap_row *row;
     ptrdiff_t rows;
     const real *src, *weight, *bias, *residual; /* residual: or NULL; at the pixels of dst */
@@ -56,12 +56,14 @@ struct depthwise {
     const real *packed, *bias; /* [tap][channels], [channels] */
     const struct tile *tile;
     ptrdiff_t tiles, tap_rows;
-    ptrdiff_t rows, chunks, blocks; /* destination rows to a task; tasks to an image: chunks * blocks of channels */
-    ptrdiff_t near;                 /* vectors of channels that a strip takes at a time */
-    ptrdiff_t ahead;                /* rows, or 0 */
+    ptrdiff_t rows, chunks,
+        blocks;      /* destination rows to a task; tasks to an image: chunks * blocks of channels */
+    ptrdiff_t near;  /* vectors of channels that a strip takes at a time */
+    ptrdiff_t ahead; /* rows, or 0 */
 };
 
-/* Row i of a tile. step: source pixels from one destination pixel to the next; with one tap, any (src_step). */
+/* Row i of a tile. step: source pixels from one destination pixel to the next; with one tap, any (src_step).
+ */
 INLINE void correlate_row(const struct tile *t, ptrdiff_t i, const int pixels, const int taps, const int step,
                           const int masked) {
     const ptrdiff_t channels = t->channels, weight_step = t->weight_step, dst_step = t->dst_step;
@@ -77,37 +79,38 @@ INLINE void correlate_row(const struct tile *t, ptrdiff_t i, const int pixels, c
         for (const struct tap_row *row = t->row; row < end; row++) {
             const real *x = src + row->src + channel, *w = t->weight + row->weight + channel;
             vec weight[MOST_TAPS];
-            UNROLL for (int s = 0; s < taps; s++, w += weight_step)
-                weight[s] = in_register(masked ? load_first(w, channels) : load(w));
+            UNROLL for (int s = 0; s < taps; s++, w += weight_step) weight[s] =
+                in_register(masked ? load_first(w, channels) : load(w));
             UNROLL for (int k = 0; k < (pixels - 1) * step + taps; k++, x += advance) {
                 if (k < taps - 1 && k < k_begin) continue;
                 if (k > (pixels - 1) * step && k >= k_end) continue;
                 vec value = in_register(masked ? load_first(x, channels) : load(x));
-                UNROLL for (int s = 0; s < taps; s++)
-                    if (k >= s && (k - s) % step == 0 && (k - s) / step < pixels)
-                        sum[(k - s) / step] += value * weight[s];
+                UNROLL for (int s = 0; s < taps;
+                            s++) if (k >= s && (k - s) % step == 0 && (k - s) / step < pixels)
+                    sum[(k - s) / step] += value * weight[s];
             }
         }
         if (t->dst_ahead) {
             const real *next_src = t->src_ahead + i * t->src_row + channel;
             const real *next_dst = t->dst_ahead + dst_row + channel;
-            UNROLL for (int m = 0; m < pixels * step; m++, next_src += advance) __builtin_prefetch(next_src, 0);
+            UNROLL for (int m = 0; m < pixels * step; m++, next_src += advance)
+                __builtin_prefetch(next_src, 0);
             UNROLL for (int m = 0; m < pixels; m++, next_dst += dst_step) __builtin_prefetch(next_dst, 1);
         }
         const real *residual = t->residual + dst_row + channel;
         real *dst = t->dst + dst_row + channel;
         if (t->residual)
-            UNROLL for (int m = 0; m < pixels; m++, residual += dst_step)
-                sum[m] += masked ? load_first(residual, channels) : load(residual);
-        if (t->relu)
-            UNROLL for (int m = 0; m < pixels; m++) sum[m] = choose(sum[m] < 0, (vec){0}, sum[m]);
-        UNROLL for (int m = 0; m < pixels; m++, dst += dst_step)
-            if (masked) store_first(dst, sum[m], channels);
-            else store(dst, sum[m]);
+            UNROLL for (int m = 0; m < pixels; m++, residual += dst_step) sum[m] +=
+                masked ? load_first(residual, channels) : load(residual);
+        if (t->relu) UNROLL for (int m = 0; m < pixels; m++) sum[m] = choose(sum[m] < 0, (vec){0}, sum[m]);
+        UNROLL for (int m = 0; m < pixels; m++, dst += dst_step) if (masked)
+            store_first(dst, sum[m], channels);
+        else store(dst, sum[m]);
     }
 }
 
-INLINE void correlate_tile(const struct tile *t, const int pixels, const int taps, const int step, const int masked) {
+INLINE void correlate_tile(const struct tile *t, const int pixels, const int taps, const int step,
+                           const int masked) {
     for (ptrdiff_t i = 0; i < t->count; i++) correlate_row(t, i, pixels, taps, step, masked);
 }
 
@@ -137,7 +140,8 @@ static void (*const correlate_form[TILE_FORMS])(const struct tile *) = {
     masked_1, taps_1, taps_2, taps_3, taps_4, taps_5, taps_3_step_2, taps_5_step_2};
 
 /* Rows [begin, end) of a strip, in an image. */
-static void correlate_strip(const struct depthwise *d, struct tile t, ptrdiff_t image, ptrdiff_t begin, ptrdiff_t end) {
+static void correlate_strip(const struct depthwise *d, struct tile t, ptrdiff_t image, ptrdiff_t begin,
+                            ptrdiff_t end) {
     const struct correlation *c = t.correlation;
     const struct tap_row *row = t.row;
     ptrdiff_t kernel_rows = c->taps ? c->taps / t.kernel_row : 0;
@@ -167,7 +171,8 @@ static void correlate_strip(const struct depthwise *d, struct tile t, ptrdiff_t 
 static void run_depthwise(const void *context, ptrdiff_t task, void *scratch) {
     (void)scratch;
     const struct depthwise *d = context;
-    ptrdiff_t block = task % d->blocks, chunk = task / d->blocks % d->chunks, image = task / d->blocks / d->chunks;
+    ptrdiff_t block = task % d->blocks, chunk = task / d->blocks % d->chunks,
+              image = task / d->blocks / d->chunks;
     ptrdiff_t vector, last;
     block_vectors(d->channels, block, d->blocks, &vector, &last);
     for (; vector < last; vector += d->near)
@@ -196,8 +201,13 @@ static ptrdiff_t near_vectors(const struct depthwise *d, ptrdiff_t area) {
 static void make_tiles(struct depthwise *d, struct tile *tile, struct tap_row *row) {
     d->tile = tile, d->tiles = d->tap_rows = 0;
     for (const struct correlation *c = d->correlation; c < d->correlation + d->count; c++) {
-        struct columns columns = {.x = c->taps ? c->tap[0].x : 0, .spacing = 1, .step = c->step_width, .pixels = PIXELS,
-                                  .src_width = c->src_width, .dst_width = c->dst_width, .channels = d->channels};
+        struct columns columns = {.x = c->taps ? c->tap[0].x : 0,
+                                  .spacing = 1,
+                                  .step = c->step_width,
+                                  .pixels = PIXELS,
+                                  .src_width = c->src_width,
+                                  .dst_width = c->dst_width,
+                                  .channels = d->channels};
         while (columns.taps < c->taps && c->tap[columns.taps].y == c->tap[0].y) columns.taps++;
         if (columns.taps > 1) columns.spacing = c->tap[1].x - c->tap[0].x;
         ptrdiff_t kernel_rows = columns.taps ? c->taps / columns.taps : 0, pieces = 0;
@@ -209,21 +219,33 @@ static void make_tiles(struct depthwise *d, struct tile *tile, struct tap_row *r
                 for (ptrdiff_t i = 0; row && i < kernel_rows * pieces; i++) {
                     const struct tap *tap =
                         &c->tap[i / pieces * columns.taps + strip.first + i % pieces * strip.width];
-                    row[d->tap_rows + i] = (struct tap_row){
-                        (tap->y * c->src_width + tap->x) * d->channels, tap->index * d->channels};
+                    row[d->tap_rows + i] = (struct tap_row){(tap->y * c->src_width + tap->x) * d->channels,
+                                                            tap->index * d->channels};
                 }
                 d->tap_rows += kernel_rows * pieces;
             }
             if (tile) {
                 const real *residual = c->epilogue.residual;
                 tile[d->tiles] = (struct tile){
-                    .correlation = c, .form = strip.form, .pixels = strip.pixels, .channels = d->channels,
-                    .k_begin = strip.k_begin, .k_end = strip.k_end, .dst_row = c->dst_row,
-                    .src_row = c->step_height * c->src_width * d->channels, .kernel_row = columns.taps, .pieces = pieces, .row = row + d->tap_rows - kernel_rows * pieces,
-                    .src = c->src + column * c->step_width * d->channels, .src_step = c->step_width * d->channels,
-                    .dst = c->dst + column * c->dst_column, .dst_step = c->dst_column,
-                    .residual = residual ? residual + column * c->dst_column : NULL, .relu = c->epilogue.relu,
-                    .weight = d->packed, .bias = d->bias,
+                    .correlation = c,
+                    .form = strip.form,
+                    .pixels = strip.pixels,
+                    .channels = d->channels,
+                    .k_begin = strip.k_begin,
+                    .k_end = strip.k_end,
+                    .dst_row = c->dst_row,
+                    .src_row = c->step_height * c->src_width * d->channels,
+                    .kernel_row = columns.taps,
+                    .pieces = pieces,
+                    .row = row + d->tap_rows - kernel_rows * pieces,
+                    .src = c->src + column * c->step_width * d->channels,
+                    .src_step = c->step_width * d->channels,
+                    .dst = c->dst + column * c->dst_column,
+                    .dst_step = c->dst_column,
+                    .residual = residual ? residual + column * c->dst_column : NULL,
+                    .relu = c->epilogue.relu,
+                    .weight = d->packed,
+                    .bias = d->bias,
                     .weight_step = columns.taps > 1 ? (c->tap[1].index - c->tap[0].index) * d->channels : 0};
             }
             d->tiles++;
@@ -251,41 +273,45 @@ static int correlate_all(const struct correlation *c, ptrdiff_t count, ptrdiff_t
     if (!memory) return PYCONV_NO_MEMORY;
     real *packed = (real *)memory, *bias = packed + area * d.channels;
     d.packed = packed, d.bias = bias;
-    if (c->epilogue.bias) memcpy(bias, c->epilogue.bias, (size_t)d.channels * sizeof(real));
-    else memset(bias, 0, (size_t)d.channels * sizeof(real));
+    if (c->epilogue.bias)
+        memcpy(bias, c->epilogue.bias, (size_t)d.channels * sizeof(real));
+    else
+        memset(bias, 0, (size_t)d.channels * sizeof(real));
     int status = KERNELS(layout).transpose(1, d.channels, area, c->weight, packed);
-    make_tiles(&d, (struct tile *)(memory + packed_bytes), (struct tap_row *)(memory + packed_bytes + tile_bytes));
+    make_tiles(&d, (struct tile *)(memory + packed_bytes),
+               (struct tap_row *)(memory + packed_bytes + tile_bytes));
 
     double row_bytes = (pixels / (double)(c->batch * height) + (double)(c->src_width * c->step_height)) *
                        (double)d.channels * sizeof(real);
     d.blocks = channel_blocks(d.channels, c->batch);
     d.near = near_vectors(&d, area);
-    d.rows = min_size(ceil_div(height, ceil_div(TASKS_WANTED, c->batch * d.blocks)), (ptrdiff_t)(CHUNK_BYTES / row_bytes) + 1);
+    d.rows = min_size(ceil_div(height, ceil_div(TASKS_WANTED, c->batch * d.blocks)),
+                      (ptrdiff_t)(CHUNK_BYTES / row_bytes) + 1);
     d.chunks = ceil_div(height, d.rows);
     if ((double)(c->batch * height) * row_bytes > CHUNK_BYTES) {
         d.near = ceil_div(d.channels, LANES); /* long stretches of memory matter more than L1 */
         d.ahead = min_size(ceil_div(AHEAD_BYTES, PIXELS * d.near * VECTOR_BYTES), AHEAD_ROWS);
     }
     if (status == PYCONV_OK)
-        status = parallel_run(c->batch * d.chunks * d.blocks, sums * (double)d.channels / LANES, 0, run_depthwise, &d);
+        status = parallel_run(c->batch * d.chunks * d.blocks, sums * (double)d.channels / LANES, 0,
+                              run_depthwise, &d);
     pyconv_free(memory, bytes);
     return status;
 }
 
-int VARIANT(correlate_depthwise)(const struct correlation *c) {
-    return correlate_all(c, 1, c->weight_group);
-}
+int VARIANT(correlate_depthwise)(const struct correlation *c) { return correlate_all(c, 1, c->weight_group); }
 
 int VARIANT(grad_input_depthwise)(const struct pyconv_conv2d *g, const real *grad_output, const real *weight,
                                   real *grad_input) {
-    ptrdiff_t area = g->kernel_height * g->kernel_width, residues = g->stride_height * g->stride_width, taps = 0;
+    ptrdiff_t area = g->kernel_height * g->kernel_width, residues = g->stride_height * g->stride_width,
+              taps = 0;
     size_t bytes = (size_t)residues * sizeof(struct correlation) + (size_t)area * sizeof(struct tap);
     struct correlation *c = pyconv_alloc(bytes);
     if (!c) return PYCONV_NO_MEMORY;
     struct tap *tap = (struct tap *)(c + residues);
     for (ptrdiff_t i = 0; i < residues; i++) {
-        c[i] = grad_input_correlation(g, i / g->stride_width, i % g->stride_width, grad_output, weight, grad_input,
-                                      tap + taps);
+        c[i] = grad_input_correlation(g, i / g->stride_width, i % g->stride_width, grad_output, weight,
+                                      grad_input, tap + taps);
         taps += c[i].taps;
     }
     int status = correlate_all(c, residues, area);

@@ -1,9 +1,10 @@
 /* How a depthwise convolution's columns are cut into strips, and its work into tasks: shared by all passes.
  *
  * A row of destination pixels j reads the source columns j * step + x + s * spacing for taps s. A tile takes
- * the columns of a strip together: up to PIXELS neighbours. With `taps` neighbouring taps these read the source
- * columns k < (pixels - 1) * step + taps, of which those in [k_begin, k_end) lie inside of the image; the tile
- * tests that at its two ends. Other kernels are taken tap by tap, and strips end where a tap leaves the image.
+ * the columns of a strip together: up to PIXELS neighbours. With `taps` neighbouring taps these read the
+ * source columns k < (pixels - 1) * step + taps, of which those in [k_begin, k_end) lie inside of the image;
+ * the tile tests that at its two ends. Other kernels are taken tap by tap, and strips end where a tap leaves
+ * the image.
  */
 #ifndef PYCONV_CONV_DEPTHWISE_H
 #define PYCONV_CONV_DEPTHWISE_H
@@ -13,7 +14,8 @@
 #define PIXELS 8
 #define MOST_TAPS 5 /* side by side that a tile knows */
 
-/* The forms of a tile: how many neighbouring taps, and source pixels from one destination pixel to the next. */
+/* The forms of a tile: how many neighbouring taps, and source pixels from one destination pixel to the next.
+ */
 enum tile_form { MASKED_1, TAPS_1, TAPS_2, TAPS_3, TAPS_4, TAPS_5, TAPS_3_STEP_2, TAPS_5_STEP_2, TILE_FORMS };
 
 struct columns {
@@ -69,7 +71,8 @@ INLINE ptrdiff_t channel_blocks(ptrdiff_t channels, ptrdiff_t shares) {
 }
 
 /* The vectors [begin, end) of a block of channels, the last one counted whole */
-INLINE void block_vectors(ptrdiff_t channels, ptrdiff_t block, ptrdiff_t blocks, ptrdiff_t *begin, ptrdiff_t *end) {
+INLINE void block_vectors(ptrdiff_t channels, ptrdiff_t block, ptrdiff_t blocks, ptrdiff_t *begin,
+                          ptrdiff_t *end) {
     ptrdiff_t vectors = ceil_div(channels, LANES);
     *begin = vectors * block / blocks, *end = vectors * (block + 1) / blocks;
 }

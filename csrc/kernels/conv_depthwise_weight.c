@@ -19,7 +19,7 @@
 #define ROWS 4
 #define MANY_TAPS_PIXELS (VECTOR_REGISTERS >= 32 ? 8 : 4)
 #define MOST_PARTS 32
-#define PART_PIXELS 512 /* at least, to a part */
+#define PART_PIXELS 512                 /* at least, to a part */
 #define NEAR_BYTES ((ptrdiff_t)1 << 20) /* input and gradient that L2 holds */
 
 /* One kernel row, or a single tap of it */
@@ -59,7 +59,8 @@ struct depthwise_weight {
 };
 
 /* step: input pixels from one output pixel to the next; with one tap to a row, any (input_step). */
-INLINE void add_tile(const struct tile *t, const int pixels, const int taps, const int step, const int masked) {
+INLINE void add_tile(const struct tile *t, const int pixels, const int taps, const int step,
+                     const int masked) {
     const ptrdiff_t channels = t->channels, input_row = t->input_row, grad_row = t->grad_row;
     const ptrdiff_t advance = taps == 1 ? t->input_step : channels, k_begin = t->k_begin, k_end = t->k_end;
     for (ptrdiff_t v = t->first_vector; v < t->last_vector; v++) {
@@ -76,21 +77,22 @@ INLINE void add_tile(const struct tile *t, const int pixels, const int taps, con
             for (; p < end; p++, input += input_row, gradient += grad_row) {
                 vec grad[PIXELS];
                 const real *x = input, *from = gradient;
-                UNROLL for (int m = 0; m < pixels; m++, from += channels)
-                    grad[m] = in_register(masked ? load_first(from, channels) : load(from));
+                UNROLL for (int m = 0; m < pixels; m++, from += channels) grad[m] =
+                    in_register(masked ? load_first(from, channels) : load(from));
                 UNROLL for (int k = 0; k < (pixels - 1) * step + taps; k++, x += advance) {
                     if (k < taps - 1 && k < k_begin) continue;
                     if (k > (pixels - 1) * step && k >= k_end) continue;
                     vec value = in_register(masked ? load_first(x, channels) : load(x));
-                    UNROLL for (int s = 0; s < taps; s++)
-                        if (k >= s && (k - s) % step == 0 && (k - s) / step < pixels)
-                            sum[s][(k - s) / step % 2] += value * grad[(k - s) / step];
+                    UNROLL for (int s = 0; s < taps;
+                                s++) if (k >= s && (k - s) % step == 0 && (k - s) / step < pixels)
+                        sum[s][(k - s) / step % 2] += value * grad[(k - s) / step];
                 }
                 if (!fetch) continue;
                 const real *next_input = input + ROWS * input_row, *next_grad = gradient + ROWS * grad_row;
                 UNROLL for (int k = 0; k < pixels * step; k++, next_input += advance)
                     __builtin_prefetch(next_input, 0, 2);
-                UNROLL for (int m = 0; m < pixels; m++, next_grad += channels) __builtin_prefetch(next_grad, 0, 2);
+                UNROLL for (int m = 0; m < pixels; m++, next_grad += channels)
+                    __builtin_prefetch(next_grad, 0, 2);
             }
             UNROLL for (int s = 0; s < taps; s++) store(total + s * LANES, sum[s][0] + sum[s][1]);
         }
@@ -175,8 +177,13 @@ static void make_tiles(struct depthwise_weight *d, const real *grad_output, cons
                        struct tile *tile, struct tap_row *row) {
     const struct pyconv_conv2d *g = d->g;
     ptrdiff_t taps = g->kernel_width, channels = g->in_channels, pieces = 0;
-    struct columns columns = {.x = -g->pad_left, .spacing = g->dilation_width, .taps = taps, .step = g->stride_width,
-                              .src_width = g->in_width, .dst_width = g->out_width, .channels = channels,
+    struct columns columns = {.x = -g->pad_left,
+                              .spacing = g->dilation_width,
+                              .taps = taps,
+                              .step = g->stride_width,
+                              .src_width = g->in_width,
+                              .dst_width = g->out_width,
+                              .channels = channels,
                               .pixels = taps > 3 ? MANY_TAPS_PIXELS : PIXELS};
     struct strip strip, last = {.taps = -1};
     d->tile = tile, d->tiles = d->tap_rows = 0;
@@ -192,21 +199,29 @@ static void make_tiles(struct depthwise_weight *d, const real *grad_output, cons
             d->tap_rows += pieces;
         }
         if (tile)
-            tile[d->tiles] = (struct tile){
-                .form = strip.form, .pixels = strip.pixels, .channels = channels, .area = d->area,
-                .k_begin = strip.k_begin, .k_end = strip.k_end,
-                .input = input + column * g->stride_width * channels, .input_step = g->stride_width * channels,
-                .input_row = g->stride_height * g->in_width * channels,
-                .grad_output = grad_output + column * channels, .grad_row = g->out_width * channels,
-                .row = row + d->tap_rows - pieces, .rows = pieces,
-                .last_kernel_row = g->kernel_height - 1, .fetch = fetch};
+            tile[d->tiles] = (struct tile){.form = strip.form,
+                                           .pixels = strip.pixels,
+                                           .channels = channels,
+                                           .area = d->area,
+                                           .k_begin = strip.k_begin,
+                                           .k_end = strip.k_end,
+                                           .input = input + column * g->stride_width * channels,
+                                           .input_step = g->stride_width * channels,
+                                           .input_row = g->stride_height * g->in_width * channels,
+                                           .grad_output = grad_output + column * channels,
+                                           .grad_row = g->out_width * channels,
+                                           .row = row + d->tap_rows - pieces,
+                                           .rows = pieces,
+                                           .last_kernel_row = g->kernel_height - 1,
+                                           .fetch = fetch};
         d->tiles++;
     }
 }
 
 int VARIANT(grad_weight_depthwise)(const struct pyconv_conv2d *g, const real *grad_output, const real *input,
                                    real *grad_weight) {
-    struct depthwise_weight d = {.g = g, .grad_weight = grad_weight, .area = g->kernel_height * g->kernel_width};
+    struct depthwise_weight d = {
+        .g = g, .grad_weight = grad_weight, .area = g->kernel_height * g->kernel_width};
     ptrdiff_t rows = g->batch * g->out_height, pixels = rows * g->out_width;
     d.vectors = ceil_div(g->in_channels, LANES);
     if (!d.area || !d.vectors) return PYCONV_OK;
@@ -216,10 +231,12 @@ int VARIANT(grad_weight_depthwise)(const struct pyconv_conv2d *g, const real *gr
     }
     d.parts = max_size(min_size(min_size(pixels / PART_PIXELS, MOST_PARTS), rows), 1);
     d.blocks = channel_blocks(g->in_channels, d.parts);
-    double near = (double)(g->batch * g->in_height * g->in_width + pixels) * (double)g->in_channels * sizeof(real);
+    double near =
+        (double)(g->batch * g->in_height * g->in_width + pixels) * (double)g->in_channels * sizeof(real);
     make_tiles(&d, NULL, NULL, 0, NULL, NULL);
     ptrdiff_t elements = d.vectors * d.area * LANES;
-    size_t sum_bytes = (size_t)(d.parts * elements) * sizeof(real), tile_bytes = (size_t)d.tiles * sizeof(struct tile);
+    size_t sum_bytes = (size_t)(d.parts * elements) * sizeof(real),
+           tile_bytes = (size_t)d.tiles * sizeof(struct tile);
     size_t bytes = sum_bytes + tile_bytes + (size_t)d.tap_rows * sizeof(struct tap_row);
     char *memory = pyconv_alloc(bytes);
     if (!memory) return PYCONV_NO_MEMORY;
