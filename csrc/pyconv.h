@@ -180,6 +180,7 @@ struct pyconv_norm {
     ptrdiff_t batch, rows, channels;
     const double *mean, *scale, *bias; /* y = (x - mean) * scale + bias */
     int relu;                          /* then y = max(y + residual, 0) */
+    double ceiling;                    /* and at most this; NaN: no limit */
 };
 
 struct pyconv_norm_kernels {

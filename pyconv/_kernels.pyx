@@ -6,6 +6,7 @@ Nothing is validated here: `pyconv.functional` has done that. Arrays must have t
 
 import numpy as np
 
+from libc.math cimport NAN
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 
 from cpython.buffer cimport (
@@ -116,6 +117,7 @@ cdef extern from "pyconv.h" nogil:
         const double *scale
         const double *bias
         int relu
+        double ceiling
 
     struct pyconv_norm_kernels:
         int (*moments)(const pyconv_norm *, const void *, double *, double *) noexcept nogil
@@ -588,18 +590,20 @@ def peak_memory(double factor, x, y):
 cdef class Norm:
     """What a normalisation normalises: batch x channels runs of `rows` elements of one array.
 
-    planes: whether memory is batch x channels x rows, rather than batch x rows x channels. mean, scale and
+    planes: whether memory is batch x channels x rows, rather than batch x rows x channels. relu: whether
+    max(y, 0) follows, and min(y, ceiling) where the ceiling, which starts as NaN, is a number. mean, scale and
     bias are float64 arrays of batch x channels elements; so are the arrays that the methods return.
     """
 
     cdef pyconv_norm norm
     cdef bint planes
     cdef public bint relu
+    cdef public double ceiling
     cdef public object mean, scale, bias
 
     def __init__(self, ptrdiff_t batch, ptrdiff_t rows, ptrdiff_t channels, bint planes, bint relu=False):
         self.norm.batch, self.norm.rows, self.norm.channels = batch, rows, channels
-        self.planes, self.relu = planes, relu
+        self.planes, self.relu, self.ceiling = planes, relu, NAN
 
     @property
     def sizes(self):
@@ -608,7 +612,7 @@ cdef class Norm:
 
     cdef const pyconv_norm_kernels *table(self, x) except NULL:
         cdef const pyconv_kernels_table *table = kernels(x)
-        self.norm.relu = self.relu
+        self.norm.relu, self.norm.ceiling = self.relu, self.ceiling
         self.norm.mean = <const double *>data(self.mean) if self.mean is not None else NULL
         self.norm.scale = <const double *>data(self.scale) if self.scale is not None else NULL
         self.norm.bias = <const double *>data(self.bias) if self.bias is not None else NULL

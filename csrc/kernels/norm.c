@@ -226,18 +226,19 @@ INLINE void normalize_range(const struct job *job, const struct range *range, co
                             const real *scale, const real *bias, int residual, int rectify) {
     const real *x = job->x + range->start, *other = residual ? job->other + range->start : NULL;
     real *y = job->result + range->start;
+    vec ceiling = splat((real)job->norm->ceiling);
     ptrdiff_t at = 0;
     for (ptrdiff_t i = 0; i < range->count; i += range->width, at += job->cut.stride) {
         ptrdiff_t n = min_size(range->width, range->count - i), j = 0;
         for (; j + LANES <= n; j += LANES) {
             vec z = normal(load(x + at + j), load(mean + j), load(scale + j), load(bias + j));
             if (residual) z += load(other + at + j);
-            store(y + at + j, rectify ? relu(z) : z);
+            store(y + at + j, rectify ? relu(z, ceiling) : z);
         }
         if (j < n) {
             vec z = normal(load_first(x + at + j, n - j), load(mean + j), load(scale + j), load(bias + j));
             if (residual) z += load_first(other + at + j, n - j);
-            store_first(y + at + j, rectify ? relu(z) : z, n - j);
+            store_first(y + at + j, rectify ? relu(z, ceiling) : z, n - j);
         }
     }
 }
@@ -272,6 +273,7 @@ static enum mask mask_of(const struct job *job) {
 /* The parameters of a task's channels as wide arrays. */
 struct wide {
     const real *mean, *scale, *bias, *a, *b, *c;
+    vec ceiling;
 };
 
 INLINE vec load_some(const real *p, ptrdiff_t n) { return n == LANES ? load(p) : load_first(p, n); }
@@ -280,8 +282,9 @@ INLINE vec load_some(const real *p, ptrdiff_t n) { return n == LANES ? load(p) :
 INLINE vec gradient_after(enum mask mask, const struct job *job, const struct wide *wide, vec g, vec x,
                           ptrdiff_t at, ptrdiff_t j, ptrdiff_t n) {
     if (mask == MASK_NONE) return g;
-    if (mask == MASK_OUTPUT) return masked(load_some(job->other + at, n), g);
-    return masked(normal(x, load(wide->mean + j), load(wide->scale + j), load(wide->bias + j)), g);
+    if (mask == MASK_OUTPUT) return masked(load_some(job->other + at, n), g, wide->ceiling);
+    vec z = normal(x, load(wide->mean + j), load(wide->scale + j), load(wide->bias + j));
+    return masked(z, g, wide->ceiling);
 }
 
 /* One vector (n lanes of it) of the sums of g and of g * (x - mean). */
@@ -330,7 +333,8 @@ static void run_sums(const void *context, ptrdiff_t task, void *scratch) {
     real *sums = slot(job, scratch, 0), *products = slot(job, scratch, 1);
     struct wide wide = {.mean = parameter(job, scratch, 2, &range, job->norm->mean),
                         .scale = parameter(job, scratch, 3, &range, job->norm->scale),
-                        .bias = parameter(job, scratch, 4, &range, job->norm->bias)};
+                        .bias = parameter(job, scratch, 4, &range, job->norm->bias),
+                        .ceiling = splat((real)job->norm->ceiling)};
     switch (mask_of(job)) {
     case MASK_NONE: sum_gradients(MASK_NONE, job, &range, &wide, sums, products); break;
     case MASK_OUTPUT: sum_gradients(MASK_OUTPUT, job, &range, &wide, sums, products); break;
@@ -382,7 +386,8 @@ static void run_gradient(const void *context, ptrdiff_t task, void *scratch) {
                         .bias = parameter(job, scratch, 2, &range, job->norm->bias),
                         .a = parameter(job, scratch, 3, &range, job->a),
                         .b = parameter(job, scratch, 4, &range, job->b),
-                        .c = parameter(job, scratch, 5, &range, job->c)};
+                        .c = parameter(job, scratch, 5, &range, job->c),
+                        .ceiling = splat((real)job->norm->ceiling)};
     switch (mask_of(job)) {
     case MASK_NONE: gradient_range(MASK_NONE, job, &range, &wide); break;
     case MASK_OUTPUT: gradient_range(MASK_OUTPUT, job, &range, &wide); break;

@@ -9,10 +9,10 @@
 enum mask { MASK_NONE, MASK_OUTPUT, MASK_INPUT };
 
 INLINE vec normal(vec x, vec mean, vec scale, vec bias) { return (x - mean) * scale + bias; }
-INLINE vec relu(vec z) { return choose(z < 0, (vec){0}, z); }
+INLINE vec relu(vec z, vec ceiling) { return choose(z < 0, (vec){0}, choose(z > ceiling, ceiling, z)); }
 
 /* The gradient before a ReLU whose input or output is z; a NaN lets it through, as in PyTorch. */
-INLINE vec masked(vec z, vec g) { return choose(z <= 0, (vec){0}, g); }
+INLINE vec masked(vec z, vec g, vec ceiling) { return choose((z <= 0) | (z >= ceiling), (vec){0}, g); }
 
 /* The sum of all lanes, in double. */
 INLINE double total(vec v) {

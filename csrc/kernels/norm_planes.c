@@ -135,17 +135,17 @@ static int moments(const struct pyconv_norm *norm, const void *x, double *mean, 
 INLINE void normalize_elements(const struct job *job, struct piece piece, int residual, int rectify) {
     const struct pyconv_norm *norm = job->norm;
     vec mean = splat((real)norm->mean[piece.plane]), scale = splat((real)norm->scale[piece.plane]);
-    vec bias = splat((real)norm->bias[piece.plane]);
+    vec bias = splat((real)norm->bias[piece.plane]), ceiling = splat((real)norm->ceiling);
     ptrdiff_t i = piece.start, end = piece.start + piece.count;
     for (; i + LANES <= end; i += LANES) {
         vec z = normal(load(job->x + i), mean, scale, bias);
         if (residual) z += load(job->other + i);
-        store(job->result + i, rectify ? relu(z) : z);
+        store(job->result + i, rectify ? relu(z, ceiling) : z);
     }
     if (i < end) {
         vec z = normal(load_first(job->x + i, end - i), mean, scale, bias);
         if (residual) z += load_first(job->other + i, end - i);
-        store_first(job->result + i, rectify ? relu(z) : z, end - i);
+        store_first(job->result + i, rectify ? relu(z, ceiling) : z, end - i);
     }
 }
 
@@ -175,7 +175,7 @@ static int normalize(const struct pyconv_norm *norm, const void *x, const void *
 
 /* A plane's parameters, in every lane. */
 struct splats {
-    vec mean, scale, bias, a, b, c;
+    vec mean, scale, bias, a, b, c, ceiling;
 };
 
 static enum mask mask_of(const struct job *job) {
@@ -189,8 +189,8 @@ INLINE vec gradient_after(enum mask mask, const struct job *job, const struct sp
                           ptrdiff_t i, ptrdiff_t n) {
     vec g = load_some(job->g + i, n);
     if (mask == MASK_NONE) return g;
-    if (mask == MASK_OUTPUT) return masked(load_some(job->other + i, n), g);
-    return masked(normal(x, splats->mean, splats->scale, splats->bias), g);
+    if (mask == MASK_OUTPUT) return masked(load_some(job->other + i, n), g, splats->ceiling);
+    return masked(normal(x, splats->mean, splats->scale, splats->bias), g, splats->ceiling);
 }
 
 /* Add n <= LANES elements' g and g * (x - mean) to the sums. */
@@ -207,7 +207,8 @@ INLINE void sum_vector(enum mask mask, const struct job *job, const struct splat
 
 INLINE void sum_elements(enum mask mask, const struct job *job, struct piece piece) {
     const struct pyconv_norm *norm = job->norm;
-    struct splats splats = {.mean = splat((real)norm->mean[piece.plane])};
+    struct splats splats = {.mean = splat((real)norm->mean[piece.plane]),
+                            .ceiling = splat((real)norm->ceiling)};
     if (mask == MASK_INPUT) {
         splats.scale = splat((real)norm->scale[piece.plane]);
         splats.bias = splat((real)norm->bias[piece.plane]);
@@ -268,7 +269,8 @@ INLINE void gradient_elements(enum mask mask, const struct job *job, struct piec
     struct splats splats = {.mean = splat((real)norm->mean[plane]),
                             .a = splat((real)job->a[plane]),
                             .b = splat((real)job->b[plane]),
-                            .c = splat((real)job->c[plane])};
+                            .c = splat((real)job->c[plane]),
+                            .ceiling = splat((real)norm->ceiling)};
     if (mask == MASK_INPUT) {
         splats.scale = splat((real)norm->scale[plane]);
         splats.bias = splat((real)norm->bias[plane]);

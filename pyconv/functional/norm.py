@@ -201,8 +201,22 @@ def _start_batch_norm(op, input, running_mean, running_var, weight, bias, traini
     return job
 
 
-def _batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps, relu=False, residual=None):
+def _batch_norm(
+    input,
+    running_mean,
+    running_var,
+    weight,
+    bias,
+    training,
+    momentum,
+    eps,
+    relu=False,
+    residual=None,
+    ceiling=math.nan,
+):
     """(output, what the backward needs) of relu(batch_norm(input) + residual), of which each part is optional.
+
+    The ReLU is cut off at `ceiling`, where that is a number.
 
     The second is a Normalization, whose `backward` gives all gradients; the layers keep it.
     """
@@ -210,6 +224,7 @@ def _batch_norm(input, running_mean, running_var, weight, bias, training, moment
     if training:
         _check_running(op, running_mean, running_var, momentum)
     job = _start_batch_norm(op, input, running_mean, running_var, weight, bias, training, eps, relu)
+    job.norm.ceiling = ceiling
     if residual is not None:
         check_array(op, "residual", residual, dtype=input.dtype)
         if residual.shape != input.shape:

@@ -9,9 +9,10 @@ import math
 
 import numpy as np
 
+from pyconv import _kernels
 from pyconv.functional._arrays import channels_last
 from pyconv.functional.conv import _convolve, _plan
-from pyconv.nn.activation import ReLU
+from pyconv.nn.activation import ReLU, ReLU6
 from pyconv.nn.conv import Conv2d
 from pyconv.nn.linear import Linear
 from pyconv.nn.module import Module, is_grad_enabled
@@ -31,16 +32,16 @@ class ConvNorm(Module):
         super().__init__()
         self.conv, self.norm = conv, norm
 
-    def forward(self, input, relu=False, residual=None):
+    def forward(self, input, relu=False, residual=None, ceiling=math.nan):
         conv, norm = self.conv, self.norm
         weight, mean = conv.weight.data, norm.running_mean
         options = conv.stride, conv.padding, conv.dilation, conv.groups
         if input.ndim != 4 or norm.training or mean is None or mean.dtype != weight.dtype:
-            return norm(conv(input), relu, residual)
+            return norm(conv(input), relu, residual, ceiling)
         _, shape = _plan("conv2d", input.shape, weight.shape, *options)
         unfit = residual is not None and (residual.shape != shape or residual.dtype != weight.dtype)
         if unfit or weight.size > math.prod(shape):
-            return norm(conv(input), relu, residual)
+            return norm(conv(input), relu, residual, ceiling)
         scale = 1 / np.sqrt(norm.running_var.astype(np.float64) + norm.eps)
         if norm.weight is not None:
             scale *= norm.weight.data
@@ -49,22 +50,31 @@ class ConvNorm(Module):
             bias += norm.bias.data
         scale = scale.astype(weight.dtype).reshape(-1, 1, 1, 1)
         residual = None if residual is None else channels_last(residual)
-        return _convolve("conv2d", input, weight * scale, bias.astype(weight.dtype), *options, residual, relu)
+        relu6 = ceiling == 6
+        output = _convolve(
+            "conv2d", input, weight * scale, bias.astype(weight.dtype), *options, residual, relu and not relu6
+        )
+        if relu6:
+            _kernels.unary(_kernels.UNARY["hardtanh"], output, 0.0, ceiling, output)  # nobody else has it yet
+        return output
 
 
 # Layers whose forward takes `relu` and applies it as it stores its result.
 RECTIFYING = (Conv2d, Linear, BatchNorm1d, BatchNorm2d, ConvNorm)
+CLAMPING = (BatchNorm1d, BatchNorm2d, ConvNorm)  # and these can cut it off at 6
 
 
 class WithReLU(Module):
-    """A layer and the ReLU behind it, in one pass over the output."""
+    """A layer and the ReLU behind it, in one pass over the output; with a ceiling the ReLU is ReLU6."""
 
-    def __init__(self, layer):
+    def __init__(self, layer, ceiling=None):
         super().__init__()
-        self.layer = layer
+        self.layer, self.ceiling = layer, ceiling
 
     def forward(self, input):
-        return self.layer(input, True)
+        if self.ceiling is None:
+            return self.layer(input, True)
+        return self.layer(input, True, None, self.ceiling)
 
     def backward(self, grad_output):
         if self.needs_input_grad:
@@ -102,6 +112,8 @@ def _relu_in_store(chain, i):
     layer, relu = chain[i : i + 2]
     if type(relu) is ReLU and type(layer) in RECTIFYING:
         return [WithReLU(layer)]
+    if type(relu) is ReLU6 and type(layer) in CLAMPING:
+        return [WithReLU(layer, 6.0)]
     return None
 
 

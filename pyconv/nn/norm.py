@@ -1,5 +1,7 @@
 """Normalisation layers."""
 
+import math
+
 import numpy as np
 
 from pyconv import functional as F
@@ -103,8 +105,9 @@ class _BatchNorm(_RunningNorm):
         super().__init__()
         self._setup(num_features, eps, momentum, affine, track_running_stats, dtype, bias)
 
-    def forward(self, input, relu=False, residual=None):
-        """The normalised input; `relu` and `residual` give relu(output + residual) in the same pass."""
+    def forward(self, input, relu=False, residual=None, ceiling=math.nan):
+        """The normalised input; `relu` and `residual` give relu(output + residual) in the same pass, and a
+        `ceiling` that is a number is the most that the ReLU lets through."""
         self._check_input(input)
         momentum = 0.0 if self.momentum is None else self.momentum
         mean, var = self.running_mean, self.running_var
@@ -117,7 +120,7 @@ class _BatchNorm(_RunningNorm):
                     momentum = 1.0 / float(self.num_batches_tracked)
         training = self.training or (mean is None and var is None)
         output, job = _batch_norm(
-            input, mean, var, *self._affine_arrays(), training, momentum, self.eps, relu, residual
+            input, mean, var, *self._affine_arrays(), training, momentum, self.eps, relu, residual, ceiling
         )
         self._save(job)
         return output

@@ -20,6 +20,10 @@ NETWORKS = {
     "norm-relu-pool": lambda: nn.Sequential(
         nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), nn.BatchNorm2d(4), nn.ReLU()
     ),
+    "norm-relu6": lambda: nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU6(), nn.Conv2d(4, 4, 1, bias=False), nn.BatchNorm2d(4), nn.ReLU6()
+    ),
+    "mobilenet_v2": lambda: models.mobilenet_v2(num_classes=3, width_mult=0.3),
     "linear-relu": lambda: nn.Sequential(nn.Flatten(), nn.Linear(192, 20), nn.ReLU(), nn.Linear(20, 7), nn.ReLU()),
     "residual-relu": lambda: nn.Sequential(
         nn.Conv2d(3, 4, 1),
@@ -44,6 +48,12 @@ def step(model, x, fuse):
     return results
 
 
+def drop_nothing(model):
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+
+
 @pytest.mark.parametrize("mode", ["train", "eval"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_fused_equals_unfused(name, mode, rng):
@@ -53,6 +63,9 @@ def test_fused_equals_unfused(name, mode, rng):
             if isinstance(module, nn.BatchNorm2d):
                 module.running_mean += 0.1
                 module.running_var *= 1.3
+    if "relu6" in name:
+        model[1].weight.data *= 8  # some go over the top
+    drop_nothing(model)
     other = copy.deepcopy(model)
     x = rng.standard_normal((3, 3, 8, 8))
     expected = step(other, x, False)
