@@ -59,8 +59,8 @@ cdef extern from "pyconv.h" nogil:
         PYCONV_BCE_WITH_LOGITS_LOSS
 
     struct pyconv_loss_kernels:
-        int (*cross_entropy)(ptrdiff_t, ptrdiff_t, ptrdiff_t, const void *, const int64_t *, const void *, int64_t, double,
-                             const void *, double, void *, void *) noexcept nogil
+        int (*cross_entropy)(ptrdiff_t, ptrdiff_t, ptrdiff_t, const void *, const int64_t *, const void *, int64_t,
+                             double, const void *, double, void *, void *) noexcept nogil
         int (*pointwise_loss)(pyconv_pointwise_loss, ptrdiff_t, const void *, const void *, double, void *,
                               double *) noexcept nogil
         int (*pointwise_loss_backward)(pyconv_pointwise_loss, ptrdiff_t, const void *, double, const void *,
