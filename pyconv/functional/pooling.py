@@ -4,6 +4,8 @@ A channels-last input is pooled as it is. Any other is pooled as a batch of plan
 which the kernels have a path of their own, so nothing is converted on the way in or out.
 """
 
+from functools import lru_cache
+
 import numpy as np
 
 from pyconv import _kernels
@@ -82,33 +84,41 @@ def _input_shape(op, shape):
 
 def _windows(op, batch, kernel_size, stride, padding, dilation, ceil_mode, average=None):
     """The windows that the kernels are told of; average: (count_include_pad, divisor_override)."""
+    batch.check_not_empty(op, "input")
+    options = (tuple(v) if isinstance(v, list) else v for v in (kernel_size, stride, padding, dilation))
+    return _geometry(op, batch.sizes, *options, bool(ceil_mode), average)
+
+
+# Options are checked once: afterwards the same ones, on the same shape, find their windows here.
+@lru_cache(maxsize=1024, typed=True)
+def _geometry(op, sizes, kernel_size, stride, padding, dilation, ceil_mode, average):
+    _, height, width, _ = sizes
     kernel = pair(op, "kernel_size", kernel_size, 1)
-    stride = kernel if stride is None or stride in ((), []) else pair(op, "stride", stride, 1)
+    stride = kernel if stride is None or stride == () else pair(op, "stride", stride, 1)
     padding = pair(op, "padding", padding, 0)
     dilation = pair(op, "dilation", dilation, 1)
-    batch.check_not_empty(op, "input")
     if any(2 * p > k for p, k in zip(padding, kernel)):
         raise ValueError(
             f"{op}: padding must be at most half of kernel_size; got padding={padding}, kernel_size={kernel}"
         )
     output = []
-    for extent, k, s, p, d in zip((batch.height, batch.width), kernel, stride, padding, dilation):
+    for extent, k, s, p, d in zip((height, width), kernel, stride, padding, dilation):
         room = extent + 2 * p - d * (k - 1) - 1 + (s - 1 if ceil_mode else 0)
         size = room // s + 1
         if ceil_mode and (size - 1) * s >= extent + p:
             size -= 1  # a window must begin in the input or in its left padding
         if size < 1:
             raise ValueError(
-                f"{op}: the output must have at least one pixel; got an input of {batch.height} x {batch.width} "
+                f"{op}: the output must have at least one pixel; got an input of {height} x {width} "
                 f"with kernel_size={kernel}, stride={stride}, padding={padding}, dilation={dilation}"
             )
-        if d > 1 and p and any(_is_empty(i * s - p, k, d, extent) for i in (*range(-(-p // s)), size - 1)):
+        if d > 1 and p and any(_is_empty(i * s - p, k, d, extent) for i in range(min(-(-p // s), size))):
             raise ValueError(
-                f"{op}: every window must hold a pixel; got an input of {batch.height} x {batch.width} "
+                f"{op}: every window must hold a pixel; got an input of {height} x {width} "
                 f"with kernel_size={kernel}, stride={stride}, padding={padding}, dilation={dilation}"
             )
         output.append(size)
-    windows = {"input": batch.sizes, "output": tuple(output), "kernel": kernel, "stride": stride}
+    windows = {"input": sizes, "output": tuple(output), "kernel": kernel, "stride": stride}
     windows |= {"padding": padding, "dilation": dilation}
     if average is not None:
         windows["count_include_pad"], windows["divisor"] = average

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import pyconv
+from finite_differences import check_module
 from oracle import LAYOUTS, assert_close, to_torch
 from pyconv import nn
 
@@ -82,6 +83,26 @@ def test_resampling_layer_beside_torch(name, arguments, options, memory_format, 
     ours.needs_input_grad = False
     ours(x)
     assert ours.backward(grad) is None
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.MaxPool2d(3, 2, 1),
+        nn.AvgPool2d(3, 2, 1, count_include_pad=False),
+        nn.AdaptiveAvgPool2d((2, 3)),
+        nn.AdaptiveMaxPool2d((2, 3)),
+        nn.Flatten(),
+        nn.ReflectionPad2d(2),
+        nn.CircularPad2d((1, 2, 0, 3)),
+        nn.Upsample(scale_factor=1.5, mode="bilinear"),
+        nn.PixelShuffle(2),
+        nn.ChannelShuffle(2),
+    ],
+    ids=repr,
+)
+def test_gradient_by_finite_differences(layer, rng):
+    check_module(layer, rng.permutation(np.linspace(-1, 1, 2 * 4 * 5 * 4)).reshape(2, 4, 5, 4), rng)
 
 
 def test_indices_unpool(dtype, rng):
