@@ -50,6 +50,10 @@ def _padding(op, padding, stride, dilation, kernel):
     return (top, top), (left, left)
 
 
+# Kernels copy some rows of the padded image; their sizes stay far from overflowing.
+MOST_PADDED = 2**40
+
+
 # Validation of a shape is done once: afterwards the same shapes find their geometry here.
 @lru_cache(maxsize=1024)
 def _geometry(op, input_shape, weight_shape, stride, padding, dilation, groups):
@@ -82,6 +86,9 @@ def _geometry(op, input_shape, weight_shape, stride, padding, dilation, groups):
                 f"dilation {spread} (spanning {reach}) over input {name} {extent} + padding {before + after}"
             )
         size.append((extent + before + after - reach) // step + 1)
+    padded = max(c, 1) * (h + sum(pads[0])) * (w + sum(pads[1]))
+    if padded > MOST_PADDED:
+        raise MemoryError(f"{op}: the padded input has {padded} elements an image; at most {MOST_PADDED} are possible")
     output_shape = (n, k, *size)
     before = tuple(pad[0] for pad in pads)
     kernel_geometry = _kernels.Conv2d(input_shape, weight_shape, output_shape, stride, before, dilation, groups)
@@ -93,9 +100,7 @@ def _hashable(value):
 
 
 def _plan(op, input_shape, weight_shape, stride, padding, dilation, groups):
-    return _geometry(
-        op, input_shape, weight_shape, _hashable(stride), _hashable(padding), _hashable(dilation), groups
-    )
+    return _geometry(op, input_shape, weight_shape, _hashable(stride), _hashable(padding), _hashable(dilation), groups)
 
 
 def _algorithm():
@@ -175,9 +180,7 @@ def _convolve(op, input, weight, bias, stride, padding, dilation, groups, residu
     return in_format_of(output, input)
 
 
-def conv2d_backward(
-    grad_output, input, weight, stride=1, padding=0, dilation=1, groups=1, *, needs=(True, True, True)
-):
+def conv2d_backward(grad_output, input, weight, stride=1, padding=0, dilation=1, groups=1, *, needs=(True, True, True)):
     """Gradients of `conv2d` with respect to its input, weight and bias.
 
     .. math::
@@ -393,7 +396,15 @@ def conv_transpose2d(input, weight, bias=None, stride=1, padding=0, output_paddi
 
 
 def conv_transpose2d_backward(
-    grad_output, input, weight, stride=1, padding=0, output_padding=0, groups=1, dilation=1, *,
+    grad_output,
+    input,
+    weight,
+    stride=1,
+    padding=0,
+    output_padding=0,
+    groups=1,
+    dilation=1,
+    *,
     needs=(True, True, True),
 ):
     """Gradients of `conv_transpose2d` with respect to its input, weight and bias.

@@ -361,3 +361,15 @@ def test_errors_of_the_backward_pass():
         F.conv2d_backward(np.zeros((2, 4, 8, 8), np.float32), X, W)
     with pytest.raises(ValueError, match="needs must have three entries"):
         F.conv2d_backward(np.zeros((2, 4, 6, 6), np.float32), X, W, needs=(True,))
+
+
+def test_absurd_sizes_neither_crash_nor_hang():
+    x, weight = np.ones((1, 1, 3, 3), np.float32), np.ones((1, 1, 3, 3), np.float32)
+    with pytest.raises(MemoryError):
+        F.conv2d(x, weight, stride=2**30, padding=2**30)
+    with pytest.raises(MemoryError):
+        F.conv2d(x, weight, padding=2**31 - 1)
+    huge = 2**31 - 1
+    output = F.conv2d(x, weight, stride=huge, padding=1)
+    grad_input = F.conv2d_backward(output, x, weight, stride=huge, padding=1)[0]
+    assert_close(grad_input, np.pad(np.full((1, 1, 2, 2), 4, np.float32), ((0, 0), (0, 0), (0, 1), (0, 1))), rtol=0)
