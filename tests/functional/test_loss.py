@@ -58,7 +58,7 @@ def random_target(rng, shape, classes, ignore_index=None):
 
 # ---- Classes ---------------------------------------------------------------------------------------
 
-SHAPES = [(7,), (1, 10), (64, 10), (5, 33), (3, 1000), (4, 3, 6), (2, 5, 4, 3), (2, 3, 2, 3, 2)]
+SHAPES = [(7,), (1, 10), (64, 10), (5, 33), (3, 1000), (4, 3, 6), (2, 5, 9, 13), (2, 3, 2, 3, 2)]
 VARIANTS = list(itertools.product([False, True], [None, -100, 2], [0.0, 0.1, 1.0]))
 
 
@@ -161,12 +161,35 @@ def test_cross_entropy_of_infinite_logits(isa, dtype):
 
 
 def test_cross_entropy_bits_at_any_number_of_threads(threads, rng):
-    x, target = rng.standard_normal((3000, 100)).astype(np.float32), random_target(rng, 3000, 100)
-    threads(1)
-    one = F.cross_entropy(x, target), F.cross_entropy_backward(1, x, target)
-    threads(3)
-    assert one[0] == F.cross_entropy(x, target)
-    np.testing.assert_array_equal(one[1], F.cross_entropy_backward(1, x, target))
+    for shape in ((3000, 100), (3, 21, 70, 90)):
+        x = rng.standard_normal(shape).astype(np.float32)
+        target = random_target(rng, shape[:1] + shape[2:], shape[1])
+        threads(1)
+        one = F.cross_entropy(x, target), F.cross_entropy_backward(1, x, target)
+        threads(3)
+        assert one[0] == F.cross_entropy(x, target)
+        np.testing.assert_array_equal(one[1], F.cross_entropy_backward(1, x, target))
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_ignored_rows_may_hold_anything(reduction, isa, dtype, rng):
+    """NaN and infinite logits of ignored rows touch neither the loss nor the gradient."""
+    for shape in ((40, 5), (2, 5, 4, 5)):
+        x = rng.standard_normal(shape).astype(dtype)
+        target = random_target(rng, shape[:1] + shape[2:], 5)
+        target.flat[::3] = -100
+        clean = np.moveaxis(x, 1, -1)
+        clean[target == -100] = 0
+        dirty = x.copy()
+        np.moveaxis(dirty, 1, -1)[target == -100] = [np.nan, np.inf, -np.inf, 0, 1]
+        for options in ({}, {"label_smoothing": 0.1}):
+            loss = F.cross_entropy(dirty, target, reduction=reduction, **options)
+            np.testing.assert_array_equal(loss, F.cross_entropy(x, target, reduction=reduction, **options))
+            g = np.ones(target.shape, dtype) if reduction == "none" else 1.0
+            np.testing.assert_array_equal(
+                F.cross_entropy_backward(g, dirty, target, reduction=reduction, **options),
+                F.cross_entropy_backward(g, x, target, reduction=reduction, **options),
+            )
 
 
 # ---- Functions of two numbers ----------------------------------------------------------------------

@@ -25,7 +25,9 @@ def check(name, x, g, dim):
     output, grad_input = expected(name, x, g, dim)
     ours = getattr(F, name)(x, dim)
     assert_close(ours, output, err_msg=name)
-    assert_close(getattr(F, name + "_backward")(g, x, dim), grad_input, err_msg=name)
+    backward = getattr(F, name + "_backward")
+    assert_close(backward(g, x, dim), grad_input, err_msg=name)
+    np.testing.assert_array_equal(backward(g, x, dim), backward(g, None, dim, output=ours))
     np.testing.assert_array_equal(x, before[0])
     np.testing.assert_array_equal(g, before[1])
     return ours
