@@ -132,7 +132,8 @@ static int grad_input(const struct pyconv_conv2d *g, const void *grad_output, co
     if (!tap) return PYCONV_NO_MEMORY;
     int status = PYCONV_OK;
     for (ptrdiff_t row = 0; row < min_size(g->stride_height, g->in_height) && status == PYCONV_OK; row++)
-        for (ptrdiff_t column = 0; column < min_size(g->stride_width, g->in_width) && status == PYCONV_OK; column++) {
+        for (ptrdiff_t column = 0; column < min_size(g->stride_width, g->in_width) && status == PYCONV_OK;
+             column++) {
             struct correlation c = grad_input_correlation(g, row, column, grad_output, weight, result, tap);
             status = correlate(&c, c.taps ? algorithm : PYCONV_CONV_DIRECT);
         }
@@ -220,7 +221,8 @@ static int explain(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass,
         struct correlation c = forward_correlation(g, NULL, NULL, &none, NULL, tap);
         add_correlation(&c, algorithm, &bytes);
     } else {
-        ptrdiff_t rows = min_size(g->stride_height, g->in_height), columns = min_size(g->stride_width, g->in_width);
+        ptrdiff_t rows = min_size(g->stride_height, g->in_height),
+                  columns = min_size(g->stride_width, g->in_width);
         for (ptrdiff_t i = 0; i < rows * columns; i++) {
             struct correlation c = grad_input_correlation(g, i / columns, i % columns, NULL, NULL, NULL, tap);
             add_correlation(&c, algorithm, &bytes);
