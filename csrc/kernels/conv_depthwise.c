@@ -91,10 +91,12 @@ INLINE void correlate_row(const struct tile *t, ptrdiff_t i, const int pixels, c
             }
         }
         if (t->dst_ahead) {
-            const real *next_src = t->src_ahead + i * t->src_row + channel;
             const real *next_dst = t->dst_ahead + dst_row + channel;
-            UNROLL for (int m = 0; m < pixels * step; m++, next_src += advance)
-                __builtin_prefetch(next_src, 0);
+            UNROLL for (int j = 0; j < step; j++) {
+                const real *next_src = t->src_ahead + i * t->src_row - j * (t->src_row / step) + channel;
+                UNROLL for (int m = 0; m < pixels * step; m++, next_src += advance)
+                    __builtin_prefetch(next_src, 0);
+            }
             UNROLL for (int m = 0; m < pixels; m++, next_dst += dst_step) __builtin_prefetch(next_dst, 1);
         }
         const real *residual = t->residual + dst_row + channel;
