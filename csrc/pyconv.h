@@ -179,6 +179,7 @@ struct pyconv_peak_kernels {
 struct pyconv_norm {
     ptrdiff_t batch, rows, channels;
     const double *mean, *scale, *bias; /* y = (x - mean) * scale + bias */
+    const void *weight, *shift;        /* norm_planes: then y = y * weight + shift, each NULL or of `rows` */
     int relu;                          /* then y = max(y + residual, 0) */
     double ceiling;                    /* and at most this; NaN: no limit */
 };

@@ -116,6 +116,8 @@ cdef extern from "pyconv.h" nogil:
         const double *mean
         const double *scale
         const double *bias
+        const void *weight
+        const void *shift
         int relu
         double ceiling
 
@@ -592,14 +594,15 @@ cdef class Norm:
 
     planes: whether memory is batch x channels x rows, rather than batch x rows x channels. relu: whether
     max(y, 0) follows, and min(y, ceiling) where the ceiling, which starts as NaN, is a number. mean, scale and
-    bias are float64 arrays of batch x channels elements; so are the arrays that the methods return.
+    bias are float64 arrays of batch x channels elements; so are the arrays that the methods return. weight
+    and shift, for planes only, are None or arrays of x's dtype of `rows` elements.
     """
 
     cdef pyconv_norm norm
     cdef bint planes
     cdef public bint relu
     cdef public double ceiling
-    cdef public object mean, scale, bias
+    cdef public object mean, scale, bias, weight, shift
 
     def __init__(self, ptrdiff_t batch, ptrdiff_t rows, ptrdiff_t channels, bint planes, bint relu=False):
         self.norm.batch, self.norm.rows, self.norm.channels = batch, rows, channels
@@ -616,6 +619,8 @@ cdef class Norm:
         self.norm.mean = <const double *>data(self.mean) if self.mean is not None else NULL
         self.norm.scale = <const double *>data(self.scale) if self.scale is not None else NULL
         self.norm.bias = <const double *>data(self.bias) if self.bias is not None else NULL
+        self.norm.weight = data(self.weight) if self.weight is not None else NULL
+        self.norm.shift = data(self.shift) if self.shift is not None else NULL
         return table.norm_planes if self.planes else table.norm
 
     def moments(self, x):

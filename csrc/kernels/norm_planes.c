@@ -63,6 +63,31 @@ static int alloc_partial(struct job *job, size_t *bytes) {
     return job->partial ? PYCONV_OK : PYCONV_NO_MEMORY;
 }
 
+INLINE vec load_some(const real *p, ptrdiff_t n) { return n == LANES ? load(p) : load_first(p, n); }
+
+/* A plane's parameters, in every lane, and those of its elements. */
+struct splats {
+    vec mean, scale, bias, ceiling, a, b, c;
+    const real *weight, *shift;
+    ptrdiff_t plane; /* where the plane begins */
+};
+
+static struct splats splats_of(const struct job *job, ptrdiff_t plane) {
+    const struct pyconv_norm *norm = job->norm;
+    struct splats splats = {.mean = splat((real)norm->mean[plane]),
+                            .ceiling = splat((real)norm->ceiling),
+                            .weight = norm->weight,
+                            .shift = norm->shift,
+                            .plane = plane * norm->rows};
+    if (norm->scale) splats.scale = splat((real)norm->scale[plane]);
+    if (norm->bias) splats.bias = splat((real)norm->bias[plane]);
+    if (!job->a) return splats;
+    splats.a = splat((real)job->a[plane]);
+    splats.b = splat((real)job->b[plane]);
+    splats.c = splat((real)job->c[plane]);
+    return splats;
+}
+
 /* ---- Mean, and sum of squared distances from it ---- */
 
 /* The sum of a block's elements, or of their squared distances from `center`. */
@@ -132,21 +157,23 @@ static int moments(const struct pyconv_norm *norm, const void *x, double *mean, 
 
 /* ---- Forward ---- */
 
+/* n <= LANES elements from i */
+INLINE vec normalize_vector(const struct job *job, const struct splats *splats, ptrdiff_t i, ptrdiff_t n,
+                            int residual, int rectify) {
+    vec z = normal(load_some(job->x + i, n), splats->mean, splats->scale, splats->bias);
+    if (splats->weight) z *= load_some(splats->weight + (i - splats->plane), n);
+    if (splats->shift) z += load_some(splats->shift + (i - splats->plane), n);
+    if (residual) z += load_some(job->other + i, n);
+    return rectify ? relu(z, splats->ceiling) : z;
+}
+
 INLINE void normalize_elements(const struct job *job, struct piece piece, int residual, int rectify) {
-    const struct pyconv_norm *norm = job->norm;
-    vec mean = splat((real)norm->mean[piece.plane]), scale = splat((real)norm->scale[piece.plane]);
-    vec bias = splat((real)norm->bias[piece.plane]), ceiling = splat((real)norm->ceiling);
+    struct splats splats = splats_of(job, piece.plane);
     ptrdiff_t i = piece.start, end = piece.start + piece.count;
-    for (; i + LANES <= end; i += LANES) {
-        vec z = normal(load(job->x + i), mean, scale, bias);
-        if (residual) z += load(job->other + i);
-        store(job->result + i, rectify ? relu(z, ceiling) : z);
-    }
-    if (i < end) {
-        vec z = normal(load_first(job->x + i, end - i), mean, scale, bias);
-        if (residual) z += load_first(job->other + i, end - i);
-        store_first(job->result + i, rectify ? relu(z, ceiling) : z, end - i);
-    }
+    for (; i + LANES <= end; i += LANES)
+        store(job->result + i, normalize_vector(job, &splats, i, LANES, residual, rectify));
+    if (i < end)
+        store_first(job->result + i, normalize_vector(job, &splats, i, end - i, residual, rectify), end - i);
 }
 
 static void normalize_piece(const struct job *job, struct piece piece) {
@@ -173,21 +200,15 @@ static int normalize(const struct pyconv_norm *norm, const void *x, const void *
 
 /* ---- Backward ---- */
 
-/* A plane's parameters, in every lane. */
-struct splats {
-    vec mean, scale, bias, a, b, c, ceiling;
-};
-
 static enum mask mask_of(const struct job *job) {
     return !job->norm->relu ? MASK_NONE : job->other ? MASK_OUTPUT : MASK_INPUT;
 }
 
-INLINE vec load_some(const real *p, ptrdiff_t n) { return n == LANES ? load(p) : load_first(p, n); }
-
-/* g at element i after the ReLU's mask */
+/* g at element i after the ReLU's mask, or times the element's weight */
 INLINE vec gradient_after(enum mask mask, const struct job *job, const struct splats *splats, vec x,
                           ptrdiff_t i, ptrdiff_t n) {
     vec g = load_some(job->g + i, n);
+    if (splats->weight) g *= load_some(splats->weight + (i - splats->plane), n);
     if (mask == MASK_NONE) return g;
     if (mask == MASK_OUTPUT) return masked(load_some(job->other + i, n), g, splats->ceiling);
     return masked(normal(x, splats->mean, splats->scale, splats->bias), g, splats->ceiling);
@@ -206,13 +227,7 @@ INLINE void sum_vector(enum mask mask, const struct job *job, const struct splat
 }
 
 INLINE void sum_elements(enum mask mask, const struct job *job, struct piece piece) {
-    const struct pyconv_norm *norm = job->norm;
-    struct splats splats = {.mean = splat((real)norm->mean[piece.plane]),
-                            .ceiling = splat((real)norm->ceiling)};
-    if (mask == MASK_INPUT) {
-        splats.scale = splat((real)norm->scale[piece.plane]);
-        splats.bias = splat((real)norm->bias[piece.plane]);
-    }
+    struct splats splats = splats_of(job, piece.plane);
     piece.partial[0] = piece.partial[1] = 0;
     for (ptrdiff_t block = 0; block < piece.count; block += BLOCK) {
         ptrdiff_t i = piece.start + block, end = i + min_size(BLOCK, piece.count - block);
@@ -264,17 +279,8 @@ INLINE vec gradient_vector(enum mask mask, const struct job *job, const struct s
 }
 
 INLINE void gradient_elements(enum mask mask, const struct job *job, struct piece piece) {
-    const struct pyconv_norm *norm = job->norm;
-    ptrdiff_t plane = piece.plane, i = piece.start, end = piece.start + piece.count;
-    struct splats splats = {.mean = splat((real)norm->mean[plane]),
-                            .a = splat((real)job->a[plane]),
-                            .b = splat((real)job->b[plane]),
-                            .c = splat((real)job->c[plane]),
-                            .ceiling = splat((real)norm->ceiling)};
-    if (mask == MASK_INPUT) {
-        splats.scale = splat((real)norm->scale[plane]);
-        splats.bias = splat((real)norm->bias[plane]);
-    }
+    struct splats splats = splats_of(job, piece.plane);
+    ptrdiff_t i = piece.start, end = piece.start + piece.count;
     for (; i + LANES <= end; i += LANES)
         store(job->result + i, gradient_vector(mask, job, &splats, i, LANES));
     if (i < end) store_first(job->result + i, gradient_vector(mask, job, &splats, i, end - i), end - i);

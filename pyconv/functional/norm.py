@@ -510,34 +510,23 @@ class _Rows:
         """A weight or bias in the order of a row's elements; None stays None."""
         if array is None:
             return None
-        return (array.transpose(1, 2, 0) if self.last else array).reshape(-1)
+        return contiguous((array.transpose(1, 2, 0) if self.last else array).reshape(-1))
 
     def weight(self, row):
         """The reverse of `row`, in the input's dtype."""
-        row = row.reshape(-1).astype(self.model.dtype)
+        row = row.reshape(-1).astype(self.model.dtype, copy=False)
         if not self.last:
             return row.reshape(self.shape)
         c, h, w = self.shape
         return np.ascontiguousarray(row.reshape(h, w, c).transpose(2, 0, 1))
 
 
-def _standardized(x, eps):
-    """A 2-D array's rows with mean 0 and variance 1, and the Normalization that made them so."""
-    job = Normalization(x[:, np.newaxis], 1)
+def _layer_norm(view, input, weight, bias, eps):
+    """The output as rows, and the Normalization that made it."""
+    job = Normalization(view.rows(input)[:, np.newaxis], 1)
+    job.norm.weight, job.norm.shift = view.row(weight), view.row(bias)
     job.measure()
     return job.forward(None, None, eps)[:, 0], job
-
-
-def _columns(x, scale, shift):
-    """x * scale + shift, of one scale and shift for each column of a 2-D array."""
-    elements = x.shape[1]
-    norm = _kernels.Norm(1, x.shape[0], elements, False)
-    norm.mean = np.zeros(elements)
-    norm.scale = np.ones(elements) if scale is None else scale.astype(np.float64)
-    norm.bias = np.zeros(elements) if shift is None else shift.astype(np.float64)
-    result = empty_like(x)
-    norm.normalize(x, None, result)
-    return result
 
 
 def layer_norm(input, normalized_shape, weight=None, bias=None, eps=1e-5):
@@ -573,10 +562,7 @@ def layer_norm(input, normalized_shape, weight=None, bias=None, eps=1e-5):
     view = _Rows(input, _check_layer_norm("layer_norm", input, normalized_shape, weight, bias))
     if input.size == 0:
         return empty_like(view.model)
-    output, _ = _standardized(view.rows(input), eps)
-    if weight is not None or bias is not None:
-        output = _columns(output, view.row(weight), view.row(bias))
-    return view.image(output)
+    return view.image(_layer_norm(view, input, weight, bias, eps)[0])
 
 
 def layer_norm_backward(
@@ -591,16 +577,19 @@ def layer_norm_backward(
         grads = (empty_like(view.model), np.zeros(shape, input.dtype), np.zeros(shape, input.dtype))
         return tuple(grad if need else None for grad, need in zip(grads, needs))
     g = view.rows(grad_output)
-    standard, job = _standardized(view.rows(input), eps)
+    standard, job = _layer_norm(view, input, None, None, eps)
     grads = [None, None, None]
     if needs[1] or needs[2]:
-        norm = _kernels.Norm(1, *view.sizes, False)
-        norm.mean = np.zeros(view.sizes[1])
-        total, product = norm.gradient_sums(g, standard, None, None)
+        if view.sizes[0] == 1:  # nothing to sum
+            total, product = g.copy(), g * standard
+        else:
+            norm = _kernels.Norm(1, *view.sizes, False)
+            norm.mean = np.zeros(view.sizes[1])
+            total, product = norm.gradient_sums(g, standard, None, None)
         grads[1] = view.weight(product) if needs[1] else None
         grads[2] = view.weight(total) if needs[2] else None
     if needs[0]:
-        g = g if weight is None else _columns(g, view.row(weight), None)
+        job.norm.weight = view.row(weight)
         grads[0] = view.image(job.backward(g[:, np.newaxis], (True, False, False))[0])
     return tuple(grads)
 

@@ -188,7 +188,15 @@ def test_instance_norm(shape, own, dtype, isa, rng):
 
 @pytest.mark.parametrize(
     ("shape", "normalized"),
-    [((4, 6, 5, 3), (5, 3)), ((4, 6, 5, 3), (6, 5, 3)), ((50, 33), 33), ((2, 3, 40), [40]), ((7,), 7), ((300, 4), 4)],
+    [
+        ((4, 6, 5, 3), (5, 3)),
+        ((4, 6, 5, 3), (6, 5, 3)),
+        ((50, 33), 33),
+        ((2, 3, 40), [40]),
+        ((7,), 7),
+        ((300, 4), 4),
+        ((1, 6, 5, 3), (6, 5, 3)),
+    ],
     ids=str,
 )
 def test_layer_norm(shape, normalized, dtype, isa, rng):
