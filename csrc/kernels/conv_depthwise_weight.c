@@ -9,7 +9,7 @@
  * What the next ROWS rows need and is beyond L2 is fetched into it meanwhile.
  *
  * Sums live in [vector][tap][LANES], one array to a part: a share of the output rows of the batch. Adding
- * a part's sums to memory and summing the parts costs at most 1 % of PART_PIXELS multiply-adds; where there
+ * a part's sums to memory and summing the parts costs at most 5 % of PART_PIXELS multiply-adds; where there
  * are few pixels, tasks are blocks of channels instead.
  */
 #include "conv.h"
@@ -19,7 +19,7 @@
 #define ROWS 4
 #define MANY_TAPS_PIXELS (VECTOR_REGISTERS >= 32 ? 8 : 4)
 #define MOST_PARTS 32
-#define PART_PIXELS 512                 /* at least, to a part */
+#define PART_PIXELS 128                 /* at least, to a part */
 #define NEAR_BYTES ((ptrdiff_t)1 << 20) /* input and gradient that L2 holds */
 
 /* One kernel row, or a single tap of it */
