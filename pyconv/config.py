@@ -3,7 +3,7 @@
 import os
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
 
 from pyconv import _kernels
 
@@ -47,8 +47,7 @@ def get_num_threads():
     return _kernels.get_num_threads()
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(NamedTuple):
     """Choices that a user may make for a stretch of code; see `options`."""
 
     conv_algorithm: str = "auto"
@@ -82,13 +81,13 @@ def options(**choices):
     >>> with pyconv.options(conv_algorithm="direct"):
     ...     pass  # convolutions here use no Winograd transforms
     """
-    names = [field.name for field in fields(Options)]
+    names = Options._fields
     for name, value in choices.items():
         if name not in names:
             raise TypeError(f"options: unknown option {name!r}; choose from {', '.join(names)}")
         if value not in _ALLOWED[name]:
             raise ValueError(f"options: {name} must be one of {_ALLOWED[name]}; got {value!r}")
-    token = _options.set(replace(_options.get(), **choices))
+    token = _options.set(_options.get()._replace(**choices))
     try:
         yield
     finally:

@@ -1,7 +1,7 @@
 """2-D convolution, its gradients, and its transpose."""
 
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -251,8 +251,7 @@ def _needs(op, needs):
 # ---- What a call would take ------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Conv2dPlan:
+class Conv2dPlan(NamedTuple):
     """How one pass of a convolution would be computed: see `explain_conv2d`."""
 
     conv_pass: str
