@@ -14,8 +14,12 @@ from pyconv import _kernels
 
 
 def run_python(code, timeout=60, **environment):
-    """What a fresh interpreter prints for `code`, run with no OMP_ or PYCONV_ variables but these."""
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "PYCONV_"))}
+    """What a fresh interpreter prints for `code`, run with no OMP_ or PYCONV_ variables but these.
+
+    Python may write bytecode, as for a user: compiling the sources at every import takes as long as it does.
+    """
+    unwanted = ("OMP_", "PYCONV_", "PYTHONDONTWRITEBYTECODE")
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(unwanted)}
     done = subprocess.run([sys.executable, "-c", code], env=clean | environment, timeout=timeout,
                           capture_output=True, text=True)  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -76,6 +80,12 @@ new = {name.split(".")[0] for name in set(sys.modules) - before}
 print(*sorted(name for name in new - {"numpy", *sys.stdlib_module_names} if "cython" not in name))
 """
     assert run_python(code) == "pyconv"
+
+
+def test_import_time():
+    """Well under 0.15 s: processor time, the least of a few, for busy machines."""
+    code = "import numpy, time; t = time.process_time(); import pyconv; print(time.process_time() - t)"
+    assert min(float(run_python(code)) for _ in range(5)) < 0.1
 
 
 def test_show_config(capsys):
