@@ -10,23 +10,51 @@ OPERATORS = [
     ("relu", {}),
     ("relu6", {}),
     ("leaky_relu", {}),
+    ("prelu", {}),
+    ("elu", {}),
+    ("selu", {}),
+    ("celu", {}),
+    ("gelu", {}),
+    ("gelu", {"approximate": "tanh"}),
+    ("silu", {}),
+    ("mish", {}),
     ("hardswish", {}),
+    ("hardsigmoid", {}),
+    ("hardtanh", {}),
+    ("softplus", {}),
+    ("softsign", {}),
     ("sigmoid", {}),
     ("tanh", {}),
-    ("silu", {}),
-    ("gelu", {}),
+    ("softmax", {"dim": 1}),
+    ("log_softmax", {"dim": 1}),
     ("max_pool2d", {"kernel_size": 2}),
     ("max_pool2d", {"kernel_size": 3, "stride": 2, "padding": 1}),
+    ("max_unpool2d", {"kernel_size": 2}),
     ("avg_pool2d", {"kernel_size": 2}),
     ("avg_pool2d", {"kernel_size": 3, "stride": 1, "padding": 1}),
     ("adaptive_avg_pool2d", {"output_size": 1}),
+    ("adaptive_avg_pool2d", {"output_size": 7}),
+    ("adaptive_max_pool2d", {"output_size": 1}),
+    ("adaptive_max_pool2d", {"output_size": 7}),
     ("batch_norm", {}),
     ("group_norm", {"num_groups": 8}),
+    ("instance_norm", {}),
     ("layer_norm", {}),
-    ("softmax", {"dim": 1}),
+    ("local_response_norm", {"size": 5}),
+    ("dropout", {"p": 0.1}),
+    ("add", {}),
+    ("cat", {}),
+    ("pad", {"pad": [1, 1, 1, 1]}),
+    ("pad", {"pad": [1, 1, 1, 1], "mode": "reflect"}),
     ("interpolate", {"scale_factor": 2, "mode": "nearest"}),
     ("interpolate", {"scale_factor": 2, "mode": "bilinear"}),
-    ("pad", {"pad": [1, 1, 1, 1]}),
+    ("interpolate", {"scale_factor": 0.5, "mode": "bilinear"}),
+    ("pixel_shuffle", {"upscale_factor": 2}),
+    ("pixel_unshuffle", {"downscale_factor": 2}),
+    ("mse_loss", {}),
+    ("l1_loss", {}),
+    ("smooth_l1_loss", {}),
+    ("binary_cross_entropy_with_logits", {}),
 ]
 OTHERS = [
     {"op": "linear", "shape": [64, 3136], "options": {"out_features": 128}},
@@ -34,6 +62,9 @@ OTHERS = [
     {"op": "linear", "shape": [1, 4096], "options": {"out_features": 1000}},
     {"op": "cross_entropy", "shape": [64, 10], "options": {}},
     {"op": "cross_entropy", "shape": [256, 1000], "options": {}},
+    {"op": "cross_entropy", "shape": [4, 21, 128, 128], "options": {}},
+    {"op": "nll_loss", "shape": [256, 1000], "options": {}},
+    {"op": "nll_loss", "shape": [4, 21, 128, 128], "options": {}},
 ]
 
 
@@ -90,7 +121,13 @@ def details(rows, machine):
     for row in rows:
         cells = []
         for part in PARTS:
-            result = row["parts"].get(part, {"error": "missing"})
-            cells += ["failed", ""] if "error" in result else [f"{result['ratio']:.2f}x", f"{_rate(row, part):.1f}"]
+            result = row["parts"].get(part)
+            cells += (
+                ["", ""]
+                if result is None
+                else ["failed", ""]
+                if "error" in result
+                else [f"{result['ratio']:.2f}x", f"{_rate(row, part):.1f}"]
+            )
         lines.append(f"| {row['label']} | {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -6,7 +6,8 @@ import numpy as np
 
 import pyconv
 import pyconv.functional as F
-from benchmarks import data
+from benchmarks import data, ops_pyconv
+from benchmarks.ops_pyconv import channels_last
 from benchmarks.tracing import Tracer
 from pyconv import _kernels, nn, optim
 
@@ -32,10 +33,6 @@ def peaks(attempts=8):
         _kernels.peak_memory(1e-3, x, y)
         gbytes = max(gbytes, 3 * x.nbytes / (time.perf_counter() - began) / 1e9)
     return {"gflops": gflops, "gbytes": gbytes}
-
-
-def channels_last(array):
-    return np.ascontiguousarray(array.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
 
 
 def prepare(kind, case):
@@ -65,76 +62,9 @@ def with_algorithm(algorithm, call):
 
 
 def op(case):
-    """Any operator: its forward, and its backward that gives all the gradients there are."""
-    x = data.normal(*case["shape"])
-    x = channels_last(x) if x.ndim == 4 else x
-    name, options = case["op"], case["options"]
-    if not hasattr(F, name):
+    if not hasattr(F, case["op"]):
         return {}
-    forward, backward = OPERATORS.get(name, unary)(name, x, options)
-    return {"forward": forward, "backward": backward}
-
-
-def gradient(output):
-    """The gradient that a backward starts from, in the format of the output."""
-    grad = data.normal(*output.shape, seed=2)
-    return channels_last(grad) if grad.ndim == 4 else grad
-
-
-def unary(name, x, options):
-    forward, backward = getattr(F, name), getattr(F, f"{name}_backward")
-    grad = gradient(forward(x, **options))
-    return lambda: forward(x, **options), lambda: backward(grad, x, **options)
-
-
-def pooling(name, x, options):
-    """Those whose backward needs the input's shape alone."""
-    forward, backward = getattr(F, name), getattr(F, f"{name}_backward")
-    grad = gradient(forward(x, **options))
-    more = {} if name.startswith("adaptive") else options
-    return lambda: forward(x, **options), lambda: backward(grad, x.shape, **more)
-
-
-def max_pool2d(name, x, options):
-    output, indices = F.max_pool2d(x, **options, return_indices=True)
-    grad = gradient(output)
-    return (lambda: F.max_pool2d(x, **options, return_indices=True)[0],
-            lambda: F.max_pool2d_backward(grad, indices, x.shape))  # fmt: skip
-
-
-def linear(name, x, options):
-    weight = data.normal(options["out_features"], x.shape[1], seed=1)
-    bias = np.zeros(len(weight), np.float32)
-    grad = gradient(F.linear(x, weight, bias))
-    return lambda: F.linear(x, weight, bias), lambda: F.linear_backward(grad, x, weight)[0]
-
-
-def softmax(name, x, options):
-    output = F.softmax(x, **options)
-    grad = gradient(output)
-    return lambda: F.softmax(x, **options), lambda: F.softmax_backward(grad, None, **options, output=output)
-
-
-def cross_entropy(name, x, options):
-    target = data.labels(*x.shape)
-    return lambda: F.cross_entropy(x, target), lambda: F.cross_entropy_backward(np.float32(1), x, target)
-
-
-def normalisation(name, x, options):
-    channels = x.shape[1]
-    weight, bias = np.ones(channels, np.float32), np.zeros(channels, np.float32)
-    mean, variance = np.zeros(channels, np.float32), np.ones(channels, np.float32)
-    forward, backward = getattr(F, name), getattr(F, f"{name}_backward")
-    arguments = {"batch_norm": (mean, variance, weight, bias, True),
-                 "group_norm": (options.get("num_groups"), weight, bias),
-                 "layer_norm": (x.shape[1:],)}[name]  # fmt: skip
-    grad = gradient(forward(x, *arguments))
-    return lambda: forward(x, *arguments), lambda: backward(grad, x, *arguments)[0]
-
-
-OPERATORS = {"max_pool2d": max_pool2d, "avg_pool2d": pooling, "adaptive_avg_pool2d": pooling, "interpolate": pooling,
-             "pad": pooling, "linear": linear, "softmax": softmax, "cross_entropy": cross_entropy,
-             "batch_norm": normalisation, "group_norm": normalisation, "layer_norm": normalisation}  # fmt: skip
+    return {part: call for part, call in zip(("forward", "backward"), ops_pyconv.calls(case)) if call}
 
 
 def network(case):

@@ -1,14 +1,13 @@
 """What the PyTorch worker knows: how to make each case's calls, in both memory formats; knows no pyconv."""
 
 import os
-from collections import namedtuple
-from functools import partial
 
 import numpy as np
 import torch
 import torch.nn.functional as TF
 
-from benchmarks import data, torch_models
+from benchmarks import data, ops_torch, torch_models
+from benchmarks.ops_torch import traffic  # noqa: F401 (the worker finds it here)
 
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 torch.manual_seed(0)
@@ -78,56 +77,7 @@ def error_of(part, path):
 
 
 def op(case, memory_format):
-    """Any operator through autograd: its forward, and the gradients of its floating inputs."""
-    forward = operator(case, memory_format)
-    output = forward.call(*forward.inputs)
-    grad = data.normal(*output.shape, seed=2) if output.ndim else np.float32(1)
-    grad = torch.as_tensor(grad)
-    if output.ndim == 4:
-        grad = grad.to(memory_format=memory_format)
-
-    def inference():
-        with torch.inference_mode():
-            return forward.call(*forward.inputs)
-
-    def backward():
-        return torch.autograd.grad(output, forward.inputs, grad, retain_graph=True)[0]
-
-    return {"forward": inference, "backward": backward}
-
-
-def traffic(case):
-    """Bytes that the operator must read and write at least."""
-    forward = operator(case, torch.contiguous_format)
-    read, written = sum(x.numel() for x in forward.inputs), forward.call(*forward.inputs).numel()
-    return {"forward": 4 * (read + written), "backward": 4 * (2 * read + written)}
-
-
-Operator = namedtuple("Operator", "call inputs")  # a function, and the tensors it is differentiable in
-
-
-def operator(case, memory_format):
-    x = torch.from_numpy(data.normal(*case["shape"]))
-    x = (x.to(memory_format=memory_format) if x.ndim == 4 else x).requires_grad_()
-    name, options = case["op"], case["options"]
-    channels = case["shape"][1]
-    if name == "linear":
-        weight = torch.from_numpy(data.normal(options["out_features"], channels, seed=1)).requires_grad_()
-        return Operator(TF.linear, [x, weight, torch.zeros(options["out_features"], requires_grad=True)])
-    if name == "cross_entropy":
-        target = torch.from_numpy(data.labels(*case["shape"]))
-        return Operator(lambda x: TF.cross_entropy(x, target), [x])
-    if name == "max_pool2d":
-        return Operator(lambda x: TF.max_pool2d(x, **options, return_indices=True)[0], [x])
-    if name in ("batch_norm", "group_norm"):
-        weight, bias = torch.ones(channels, requires_grad=True), torch.zeros(channels, requires_grad=True)
-        if name == "group_norm":
-            return Operator(lambda x, w, b: TF.group_norm(x, options["num_groups"], w, b), [x, weight, bias])
-        mean, variance = torch.zeros(channels), torch.ones(channels)
-        return Operator(lambda x, w, b: TF.batch_norm(x, mean, variance, w, b, training=True), [x, weight, bias])
-    if name == "layer_norm":
-        return Operator(lambda x: TF.layer_norm(x, x.shape[1:]), [x])
-    return Operator(partial(getattr(TF, name), **options), [x])
+    return {part: call for part, call in zip(("forward", "backward"), ops_torch.calls(case, memory_format)) if call}
 
 
 def network(case):
