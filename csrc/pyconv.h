@@ -153,6 +153,32 @@ struct pyconv_avg_pool_kernels {
     int (*backward)(const struct pyconv_pool *pool, const void *grad_output, void *grad_input);
 };
 
+/* ---- Interpolation and padding: resample.c --------------------------------------------------------- */
+
+/* Which elements of an axis each of the `size` elements of a new axis is the weighted sum of: tap t <
+ * count[i] of element i has place[t * size + i] and weight[t * size + i]; beyond count[i], places are legal
+ * ones. */
+struct pyconv_taps {
+    ptrdiff_t size, most;         /* most: the largest count */
+    const int32_t *count, *place; /* [size], [most][size] */
+    const void *weight;           /* [most][size], or NULL: all are 1 */
+    const int32_t *run;           /* most is 1, no weights: [size], over how many elements from i on places
+                                   * grow by 1 and there is a tap, at least 1; else NULL */
+    int even;                     /* no count is 0 */
+};
+
+/* output[n][i][j][c] = sum over the taps of row i and column j of input[n][h][w][c]; `value` where there
+ * are none. input: [images][height][width][channels] */
+struct pyconv_resample {
+    ptrdiff_t images, height, width, channels;
+    struct pyconv_taps row, column;
+    double value;
+};
+
+struct pyconv_resample_kernels {
+    int (*resample)(const struct pyconv_resample *sizes, const void *input, void *output);
+};
+
 /* ---- Memory layout: layout.c ---------------------------------------------------------------------- */
 
 struct pyconv_layout_kernels {
@@ -333,6 +359,7 @@ struct pyconv_kernels {
     const struct pyconv_avg_pool_kernels *avg_pool;
     const struct pyconv_dropout_kernels *dropout;
     const struct pyconv_channel_kernels *channel;
+    const struct pyconv_resample_kernels *resample;
     const struct pyconv_layout_kernels *layout;
     const struct pyconv_peak_kernels *peak;
     const struct pyconv_norm_kernels *norm, *norm_planes;

@@ -149,6 +149,31 @@ INLINE ivec load_bytes(const uint8_t *p) {
 }
 #endif
 
+/* p[index[l]] */
+#if defined(__AVX512F__) && REAL_IS_FLOAT
+INLINE vec load_at(const real *p, const int32_t *index) {
+    return (vec)_mm512_i32gather_ps(_mm512_loadu_si512(index), p, 4);
+}
+#elif defined(__AVX512F__)
+INLINE vec load_at(const real *p, const int32_t *index) {
+    return (vec)_mm512_i32gather_pd(_mm256_loadu_si256((const __m256i *)index), p, 8);
+}
+#elif defined(__AVX2__) && REAL_IS_FLOAT
+INLINE vec load_at(const real *p, const int32_t *index) {
+    return (vec)_mm256_i32gather_ps(p, _mm256_loadu_si256((const __m256i *)index), 4);
+}
+#elif defined(__AVX2__)
+INLINE vec load_at(const real *p, const int32_t *index) {
+    return (vec)_mm256_i32gather_pd(p, _mm_loadu_si128((const __m128i *)index), 8);
+}
+#else
+INLINE vec load_at(const real *p, const int32_t *index) {
+    vec v = {0};
+    for (int l = 0; l < LANES; l++) v[l] = p[index[l]];
+    return v;
+}
+#endif
+
 /* p[(index[l] - first) * stride + l] += x[l] for the lanes with first <= index[l] < first + count; returns
  * whether there were others. (count * stride < 2^31) */
 #if defined(__AVX512F__) && REAL_IS_FLOAT

@@ -7,7 +7,7 @@ Nothing is validated here: `pyconv.functional` has done that. Arrays must have t
 import numpy as np
 
 from libc.math cimport NAN
-from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
 
 from cpython.buffer cimport (
     PyBUF_STRIDES,
@@ -103,6 +103,22 @@ cdef extern from "pyconv.h" nogil:
         int (*prelu)(ptrdiff_t, ptrdiff_t, ptrdiff_t, const void *, const void *, void *) noexcept nogil
         int (*prelu_backward)(ptrdiff_t, ptrdiff_t, ptrdiff_t, const void *, const void *, const void *, void *,
                               void *) noexcept nogil
+
+    struct pyconv_taps:
+        ptrdiff_t size, most
+        const int32_t *count
+        const int32_t *place
+        const void *weight
+        const int32_t *run
+        int even
+
+    struct pyconv_resample:
+        ptrdiff_t images, height, width, channels
+        pyconv_taps row, column
+        double value
+
+    struct pyconv_resample_kernels:
+        int (*resample)(const pyconv_resample *, const void *, void *) noexcept nogil
 
     struct pyconv_layout_kernels:
         int (*transpose)(ptrdiff_t, ptrdiff_t, ptrdiff_t, const void *, void *) noexcept nogil
@@ -224,6 +240,7 @@ cdef extern from "pyconv.h" nogil:
         const pyconv_avg_pool_kernels *avg_pool
         const pyconv_dropout_kernels *dropout
         const pyconv_channel_kernels *channel
+        const pyconv_resample_kernels *resample
         const pyconv_layout_kernels *layout
         const pyconv_peak_kernels *peak
         const pyconv_norm_kernels *norm
@@ -363,6 +380,42 @@ def transpose(ptrdiff_t batch, ptrdiff_t rows, ptrdiff_t columns, input, result)
     cdef void *y = output(result)
     with nogil:
         status = table.layout.transpose(batch, rows, columns, x, y)
+    check(status)
+
+
+# ---- Interpolation and padding -----------------------------------------------------------------------
+
+cdef class Taps:
+    """The weighted sums along one axis: count and run (size,) and place (most, size) of int32, weight like
+    place or None; as ``struct pyconv_taps`` says."""
+
+    cdef pyconv_taps taps
+    cdef tuple arrays
+
+    def __init__(self, count, place, weight, run):
+        self.arrays = (count, place, weight, run)
+        self.taps.most, self.taps.size = place.shape
+        self.taps.count = <const int32_t *>data(count)
+        self.taps.place = <const int32_t *>data(place)
+        self.taps.weight = self.taps.run = NULL
+        if weight is not None:
+            self.taps.weight = data(weight)
+        if run is not None:
+            self.taps.run = <const int32_t *>data(run)
+        self.taps.even = bool((count > 0).all())
+
+
+def resample(tuple sizes, Taps row, Taps column, double value, input, result):
+    """result = the taps' sums over input, of `sizes` (images, height, width, channels); `value` without taps."""
+    cdef const pyconv_kernels_table *table = kernels(input)
+    cdef pyconv_resample job
+    cdef int status
+    cdef const void *x = data(input)
+    cdef void *y = output(result)
+    job.images, job.height, job.width, job.channels = sizes
+    job.row, job.column, job.value = row.taps, column.taps, value
+    with nogil:
+        status = table.resample.resample(&job, x, y)
     check(status)
 
 

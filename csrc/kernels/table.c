@@ -10,6 +10,7 @@ extern const struct pyconv_pool_index_kernels KERNELS(pool_index);
 extern const struct pyconv_avg_pool_kernels KERNELS(avg_pool);
 extern const struct pyconv_dropout_kernels KERNELS(dropout);
 extern const struct pyconv_channel_kernels KERNELS(channel);
+extern const struct pyconv_resample_kernels KERNELS(resample);
 extern const struct pyconv_layout_kernels KERNELS(layout);
 extern const struct pyconv_peak_kernels KERNELS(peak);
 extern const struct pyconv_norm_kernels KERNELS(norm), KERNELS(norm_planes);
@@ -28,6 +29,7 @@ const struct pyconv_kernels KERNELS(kernels) = {
     .avg_pool = &KERNELS(avg_pool),
     .dropout = &KERNELS(dropout),
     .channel = &KERNELS(channel),
+    .resample = &KERNELS(resample),
     .layout = &KERNELS(layout),
     .peak = &KERNELS(peak),
     .norm = &KERNELS(norm),

@@ -1,10 +1,13 @@
-"""pad: more pixels around an image, of a constant or of the image's own; in NumPy."""
+"""pad: more pixels around an image, of a constant or of the image's own."""
+
+from functools import lru_cache
 
 import numpy as np
 
 from pyconv import _kernels
 from pyconv.functional._arguments import LIMIT, is_int
-from pyconv.functional._arrays import check_array, in_memory_order
+from pyconv.functional._arrays import check_array, contiguous, in_memory_order
+from pyconv.functional._taps import Axis, apply
 
 MODES = ("constant", "reflect", "replicate", "circular")
 
@@ -42,31 +45,34 @@ def _margins(op, shape, pad, mode):
     return margins
 
 
-def _at(ndim, axis, where):
-    return (slice(None),) * axis + (where,) + (slice(None),) * (ndim - axis - 1)
+@lru_cache(maxsize=256)
+def _axis(extent, before, after, mode):
+    """The Axis that an axis of `extent` elements becomes."""
+    place = np.arange(-before, extent + after)
+    if mode == "constant":
+        place[(place < 0) | (place >= extent)] = -1
+    elif mode == "replicate":
+        place = place.clip(0, extent - 1)
+    elif mode == "circular":
+        first = max(-before, 0)  # of what is left after cutting
+        place = first + (place - first) % max(extent + min(before, 0) + min(after, 0), 1)
+    else:
+        place = abs(place)
+        place = np.where(place < extent, place, 2 * (extent - 1) - place)
+    return Axis(extent, [place])
 
 
-def _kept(extent, before, after):
-    """The slices of the input, and of the output, that hold the same elements."""
-    return slice(max(-before, 0), extent - max(-after, 0)), slice(max(before, 0), extent + before + min(after, 0))
-
-
-def _sources(extent, before, after, mode):
-    """(place in the output, place in the input that it copies) of the added elements."""
-    for place in (*range(max(before, 0)), *range(max(extent + before, 0), extent + before + after)):
-        source = place - before
-        if mode == "replicate":
-            source = min(max(source, 0), extent - 1)
-        elif mode == "circular":
-            first = max(-before, 0)  # of what is left after cutting
-            source = first + (source - first) % (extent + min(before, 0) + min(after, 0))
-        else:
-            source = abs(source) if source < extent else 2 * (extent - 1) - source
-        yield place, source
-
-
-def _resized(shape, axis, extent):
-    return (*shape[:axis], extent, *shape[axis + 1 :])
+def _pad(array, shape, margins, mode, value, backward):
+    """The array or its gradient in a fresh array of the same memory format; `shape` is the input's."""
+    x, order = in_memory_order(array)
+    axes = {order.index(axis): _axis(shape[axis], before, after, mode) for axis, before, after in margins}
+    x = contiguous(x)
+    if not axes:
+        y = _kernels.empty(x.shape, x.dtype)
+        y[...] = x
+    else:
+        y = apply(x, axes, backward, value)
+    return y.transpose(np.argsort(order))
 
 
 def pad(input, pad, mode="constant", value=None):
@@ -107,28 +113,7 @@ def pad(input, pad, mode="constant", value=None):
     if mode != "constant" and value not in (None, 0):
         raise ValueError(f"pad: value must be left out in mode {mode}; got {value!r}")
     margins = _margins("pad", input.shape, pad, mode)
-    x, order = in_memory_order(input)
-    if mode != "constant":
-        for axis, before, after in margins:
-            axis = order.index(axis)
-            extent = x.shape[axis]
-            y = _kernels.empty(_resized(x.shape, axis, extent + before + after), x.dtype)
-            source, target = _kept(extent, before, after)
-            y[_at(x.ndim, axis, target)] = x[_at(x.ndim, axis, source)]
-            for place, source in _sources(extent, before, after, mode):
-                y[_at(x.ndim, axis, place)] = x[_at(x.ndim, axis, source)]
-            x = y
-        return (x if margins else x.copy()).transpose(np.argsort(order))
-    shape, source, target = list(x.shape), [slice(None)] * x.ndim, [slice(None)] * x.ndim
-    for axis, before, after in margins:
-        axis = order.index(axis)
-        source[axis], target[axis] = _kept(shape[axis], before, after)
-        shape[axis] += before + after
-    y = _kernels.empty(tuple(shape), x.dtype)
-    if any(max(before, after) > 0 for _, before, after in margins):
-        y.fill(0 if value is None else value)
-    y[tuple(target)] = x[tuple(source)]
-    return y.transpose(np.argsort(order))
+    return _pad(input, input.shape, margins, mode, 0.0 if value is None else float(value), False)
 
 
 def pad_backward(grad_output, input_shape, pad, mode="constant", value=None):
@@ -157,16 +142,4 @@ def pad_backward(grad_output, input_shape, pad, mode="constant", value=None):
         raise ValueError(
             f"{op}: grad_output must have the shape of the output, {tuple(wanted)}; got {grad_output.shape}"
         )
-    g, order = in_memory_order(grad_output)
-    for axis, before, after in reversed(margins):
-        extent, axis = input_shape[axis], order.index(axis)
-        x = _kernels.empty(_resized(g.shape, axis, extent), g.dtype)
-        source, target = _kept(extent, before, after)
-        if min(before, after) < 0:
-            x.fill(0)
-        x[_at(g.ndim, axis, source)] = g[_at(g.ndim, axis, target)]
-        if mode != "constant":
-            for place, source in _sources(extent, before, after, mode):
-                x[_at(g.ndim, axis, source)] += g[_at(g.ndim, axis, place)]
-        g = x
-    return (g if margins else g.copy()).transpose(np.argsort(order))
+    return _pad(grad_output, input_shape, margins, mode, 0.0, True)

@@ -1,8 +1,7 @@
-"""interpolate: images made larger or smaller, in NumPy.
+"""interpolate: images made larger or smaller.
 
 Every mode is separable. Along each axis an output is a weighted sum of one input ("nearest"), two
-("bilinear") or four ("bicubic"), and the gradient is the same sums transposed: as the places that
-neighbouring outputs see do not decrease, that is a sum over runs of outputs.
+("bilinear") or four ("bicubic"), and the gradient is the same sums transposed.
 """
 
 import math
@@ -10,9 +9,9 @@ from functools import lru_cache
 
 import numpy as np
 
-from pyconv import _kernels
 from pyconv.functional._arguments import LIMIT, is_int
-from pyconv.functional._arrays import check_array, in_memory_order
+from pyconv.functional._arrays import check_array, contiguous, in_memory_order
+from pyconv.functional._taps import Axis, apply
 from pyconv.functional.pooling import adaptive_avg_pool2d, adaptive_avg_pool2d_backward
 
 SMOOTH = {"linear": 3, "bilinear": 4, "trilinear": 5, "bicubic": 4}  # mode -> dimensions of the input
@@ -62,8 +61,8 @@ def _sizes(op, shape, size, scale_factor, mode, align_corners, recompute_scale_f
 
 
 @lru_cache(maxsize=256)
-def _taps(extent, size, scale, mode, align_corners, dtype):
-    """(places, weights) of each tap, for `size` outputs of an axis of `extent` inputs; weights None for 1.
+def _axis(extent, size, scale, mode, align_corners, dtype):
+    """The Axis of `size` outputs that an axis of `extent` inputs becomes.
 
     Places are computed in float32 for the nearest modes and in dtype otherwise, as PyTorch does.
     """
@@ -78,7 +77,7 @@ def _taps(extent, size, scale, mode, align_corners, dtype):
             place = place // 2
         elif size != extent:
             place = np.floor(place.astype(real) * ratio)
-        return ((np.minimum(place.astype(np.intp), last), None),)
+        return Axis(extent, [np.minimum(place.astype(np.intp), last)])
     real = dtype.type
     place = place.astype(real)
     if align_corners:
@@ -97,53 +96,20 @@ def _taps(extent, size, scale, mode, align_corners, dtype):
         def far(x):
             return ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
 
-        weights = far(t + 1), near(t), near(1 - t), far(2 - t)
-        return tuple((np.clip(below + k - 1, 0, last), weights[k].astype(dtype)) for k in range(4))
+        weights = [weight.astype(dtype) for weight in (far(t + 1), near(t), near(1 - t), far(2 - t))]
+        return Axis(extent, [np.clip(below + k - 1, 0, last) for k in range(4)], weights)
     position = np.maximum(position, 0)
     below = np.minimum(position.astype(np.intp), last)
     weight = np.clip(position - below.astype(real), 0, 1).astype(dtype)
-    return (below, 1 - weight), (np.minimum(below + 1, last), weight)
+    return Axis(extent, [below, np.minimum(below + 1, last)], [1 - weight, weight])
 
 
-def _along(weights, ndim, axis):
-    return weights.reshape((-1,) + (1,) * (ndim - axis - 1))
-
-
-def _resample(x, axis, taps):
-    result = None
-    for places, weights in taps:
-        part = x.take(places, axis)
-        if weights is not None:
-            part *= _along(weights, x.ndim, axis)
-        result = part if result is None else np.add(result, part, out=result)
-    return result
-
-
-def _sum_runs(g, places, extent, axis):
-    """x with x[p] = the sum of g over the outputs whose place is p; the places do not decrease."""
-    shape = (*g.shape[:axis], extent, *g.shape[axis + 1 :])
-    factor = len(places) // extent
-    if factor * extent == len(places) and np.array_equal(places, np.arange(len(places)) // factor):
-        return g.reshape(*shape[: axis + 1], factor, *shape[axis + 1 :]).sum(axis + 1)
-    seen, starts = np.unique(places, return_index=True)
-    x = np.zeros(shape, g.dtype)
-    x[(slice(None),) * axis + (seen,)] = np.add.reduceat(g, starts, axis)
-    return x
-
-
-def _resample_backward(g, axis, extent, taps):
-    result = None
-    for places, weights in taps:
-        part = _sum_runs(g if weights is None else g * _along(weights, g.ndim, axis), places, extent, axis)
-        result = part if result is None else np.add(result, part, out=result)
-    return result
-
-
-def _in_pool(array, order):
-    """A pooled array of the same elements, its dimensions back in logical order."""
-    result = _kernels.empty(array.shape, array.dtype)
-    result[...] = array
-    return result.transpose(np.argsort(order))
+def _resample(array, extents, sizes, scales, mode, align_corners, backward):
+    """The sums along every axis, in the memory format of the array."""
+    x, order = in_memory_order(array)
+    axes = {order.index(2 + i): _axis(extent, size, scale, mode, bool(align_corners), x.dtype)
+            for i, (extent, size, scale) in enumerate(zip(extents, sizes, scales))}  # fmt: skip
+    return apply(contiguous(x), axes, backward).transpose(np.argsort(order))
 
 
 def interpolate(
@@ -194,11 +160,7 @@ def interpolate(
     sizes, scales = _sizes(op, input.shape, size, scale_factor, mode, align_corners, recompute_scale_factor)
     if mode == "area":
         return adaptive_avg_pool2d(input, sizes)
-    x, order = in_memory_order(input)
-    for i, (extent, length, scale) in enumerate(zip(input.shape[2:], sizes, scales)):
-        taps = _taps(extent, length, scale, mode, bool(align_corners), x.dtype)
-        x = _resample(x, order.index(2 + i), taps)
-    return _in_pool(x, order)
+    return _resample(input, input.shape[2:], sizes, scales, mode, align_corners, False)
 
 
 def interpolate_backward(
@@ -235,8 +197,4 @@ def interpolate_backward(
         )
     if mode == "area":
         return adaptive_avg_pool2d_backward(grad_output, input_shape)
-    g, order = in_memory_order(grad_output)
-    for i, (extent, length, scale) in enumerate(zip(input_shape[2:], sizes, scales)):
-        taps = _taps(extent, length, scale, mode, bool(align_corners), g.dtype)
-        g = _resample_backward(g, order.index(2 + i), extent, taps)
-    return _in_pool(g, order)
+    return _resample(grad_output, input_shape[2:], sizes, scales, mode, align_corners, True)

@@ -51,6 +51,14 @@ def test_pad_beside_torch(shape, pad, mode, dtype, layout, rng):
     np.testing.assert_array_equal(x, before)
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_whole_vectors(mode, isa, dtype, rng):
+    for shape, pad in (((2, 3, 20, 37), (3, 18, 2, 5)), ((1, 35, 4, 5), (2, 1, 1, 3)), ((1, 2, 3, 70), (-5, 40, 0, 0))):
+        x = rng.standard_normal(shape).astype(dtype)
+        for name in ("contiguous", "channels_last"):
+            check(LAYOUTS[name](x), pad, mode)
+
+
 @pytest.mark.parametrize("value", [0, 3, -2.5, np.inf, np.nan])
 def test_any_value(value, dtype, rng):
     check(rng.standard_normal((2, 3, 4, 5)).astype(dtype), (1, 2, 0, 1), "constant", value)

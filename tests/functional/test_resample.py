@@ -60,6 +60,27 @@ def test_any_size_beside_torch(extents, size, mode, dtype):
     check(x, {"size": size, "mode": mode[0], "align_corners": mode[1]})
 
 
+@pytest.mark.parametrize("mode, align_corners", MODES)
+def test_whole_vectors(mode, align_corners, isa, dtype, rng):
+    """Rows and channels of several vectors and a rest; up, down, and by so much that a tap is shared by many."""
+    for shape, size in (((2, 3, 21, 35), (42, 70)), ((1, 35, 6, 7), (13, 14)), ((2, 2, 40, 75), (9, 37)),
+                        ((1, 3, 2, 2), (5, 99))):  # fmt: skip
+        x = rng.standard_normal(shape).astype(dtype)
+        for name in ("contiguous", "channels_last"):
+            check(LAYOUTS[name](x), {"size": size, "mode": mode, "align_corners": align_corners})
+
+
+def test_bits_at_any_number_of_threads(threads, rng):
+    x, g = (rng.standard_normal((8, 16, side, side)).astype(np.float32) for side in (50, 100))
+    results = []
+    for count in (1, 3):
+        threads(count)
+        results.append((F.interpolate(x, scale_factor=2, mode="bilinear"),
+                        F.interpolate_backward(g, x.shape, scale_factor=2, mode="bilinear")))  # fmt: skip
+    for one, three in zip(*results):
+        np.testing.assert_array_equal(one, three)
+
+
 def test_any_layout(layout, dtype, rng):
     x = rng.standard_normal((2, 3, 5, 6)).astype(dtype)
     given_x = layout(x)

@@ -1,0 +1,94 @@
+"""Weighted sums along the axes of an array, which interpolation, padding and their gradients are.
+
+`Axis` describes the sums along one axis by which inputs each output takes, and gives the tables that the
+kernel reads, forward and transposed; `apply` runs them over an array.
+"""
+
+import math
+from functools import lru_cache
+
+import numpy as np
+
+from pyconv import _kernels
+
+
+class Axis:
+    """An axis of `extent` elements that becomes one of as many as each of `places` has.
+
+    Parameters
+    ----------
+    extent : int
+    places : list of ndarray of int
+        For each tap, the element that each output takes; -1 for none.
+    weights : list of ndarray, or None
+        For each tap, what the elements are multiplied by; None for 1.
+    """
+
+    def __init__(self, extent, places, weights=None):
+        self.extent, self.size = extent, len(places[0])
+        source = np.concatenate(places)
+        target = np.tile(np.arange(self.size), len(places))
+        weight = None if weights is None else np.concatenate(weights)
+        present = source >= 0
+        if not present.all():
+            source, target = source[present], target[present]
+        self.forward = _table(self.size, target, source, weight)
+        self.backward = _table(extent, source, target, weight)
+
+
+def _table(size, target, source, weight):
+    """The `Taps` in which each of `size` targets takes its sources, in the order they are given in."""
+    order = np.argsort(target, kind="stable")
+    target, source = target[order], source[order]
+    count = np.bincount(target, minlength=size)
+    tap = np.arange(len(target)) - np.repeat(np.cumsum(count) - count, count)
+    most = max(int(count.max(initial=0)), 1)
+    place = np.zeros((most, size), np.int32)
+    place[tap, target] = source
+    weights = run = None
+    if weight is not None:
+        weights = np.zeros((most, size), weight.dtype)
+        weights[tap, target] = weight[order]
+    elif most == 1:
+        run = _runs(count, place[0])
+    return _kernels.Taps(count.astype(np.int32), place, weights, run)
+
+
+def _runs(count, place):
+    """From each element on, over how many the places grow by 1 without a gap."""
+    size = len(place)
+    ends = np.ones(size, bool)  # where a run ends
+    ends[:-1] = (count[:-1] == 0) | (count[1:] == 0) | (np.diff(place) != 1)
+    last = np.where(ends, np.arange(size), size)
+    return (np.minimum.accumulate(last[::-1])[::-1] - np.arange(size) + 1).astype(np.int32)
+
+
+@lru_cache(maxsize=1)
+def _one():
+    return Axis(1, [np.zeros(1, int)])
+
+
+def apply(x, axes, backward=False, value=0.0):
+    """A new pooled array: x, dense in C order, with the sums of {dimension: Axis} taken; `value` where a sum
+    is empty."""
+    side = "backward" if backward else "forward"
+    left = sorted(axes)
+    while left:
+        row = left.pop(0)
+        if left and left[0] == row + 1:
+            column = left.pop(0)
+            after = column + 1
+            down, across = axes[row], axes[column]
+        elif row == x.ndim - 1:  # of planes of one row
+            after, down, across = x.ndim, _one(), axes[row]
+        else:
+            after, down, across = row + 1, axes[row], _one()
+        height, width = (axis.size if backward else axis.extent for axis in (down, across))
+        sizes = (math.prod(x.shape[:row]), height, width, math.prod(x.shape[after:]))
+        shape = list(x.shape)
+        for dimension in range(row, after):
+            shape[dimension] = axes[dimension].extent if backward else axes[dimension].size
+        y = _kernels.empty(tuple(shape), x.dtype)
+        _kernels.resample(sizes, getattr(down, side), getattr(across, side), value, x, y)
+        x = y
+    return x
