@@ -230,6 +230,43 @@ def test_live_arrays_never_overlap():
         assert (array == step).all()
 
 
+def test_large_live_arrays_never_overlap():
+    rng = np.random.default_rng(1)
+    alive = []
+    for step in range(300):
+        while alive and rng.random() < 0.52:
+            alive.pop(rng.integers(len(alive)))
+        if step % 50 == 49:
+            pyconv.empty_cache()
+        size = int(rng.integers(200_000, 1_500_000))
+        array = F.relu(np.full(size, step, np.float32))
+        assert array.ctypes.data % 64 == 0
+        alive.append((step, array))
+        for number, array in alive:
+            assert (array == number).all()
+    alive.clear()
+    del array
+    pyconv.empty_cache()
+    assert _kernels.idle_bytes() == 0
+
+
+def test_large_blocks_are_cut_and_joined():
+    """What is given back in one size serves another: no more memory than the fullest moment needs."""
+    code = """
+import numpy as np, pyconv
+from pyconv import _kernels
+empty = lambda mib: _kernels.empty((mib << 18,), np.dtype(np.float32))
+held = [empty(mib) for mib in (3, 5, 7, 2, 9, 6)]
+del held
+most = _kernels.idle_bytes()
+for sizes in ([32], [16, 16], [1] * 32, [11, 4, 9, 8], [30, 2]):
+    held = [empty(mib) for mib in sizes]
+    del held
+    print(_kernels.idle_bytes() == most == 32 << 20)
+"""
+    assert run_python(code) == ["True"] * 5
+
+
 def test_arrays_may_die_in_other_threads():
     def work(i):
         for j in range(300):

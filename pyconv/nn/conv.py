@@ -149,19 +149,21 @@ class Conv2d(_ConvNd):
         height, width = self.padding
         return (width, width, height, height)
 
-    def forward(self, input, relu=False):
-        """The output; `relu` gives max(output, 0) in the same pass."""
+    def forward(self, input, relu=False, remake=None):
+        """The output; `relu` gives max(output, 0) in the same pass. `remake` is a function that returns the
+        input once more, for the backward, so that the input need not be kept."""
         bias = None if self.bias is None else self.bias.data
         x, padding = input, self.padding
         if self.padding_mode != "zeros":
             x, padding = F.pad(input, self._margins(), mode=self.padding_mode), 0
         options = self.stride, padding, self.dilation, self.groups
         output = _convolve("conv2d", x, self.weight.data, bias, *options, relu=relu)
-        self._save(input.shape, x, padding, output if relu else None)
+        self._save(input.shape, remake or x, padding, output if relu else None)
         return output
 
     def backward(self, grad_output):
         input_shape, x, padding, rectified = self._take()
+        x = x() if callable(x) else x
         if rectified is not None:
             grad_output = F.relu_backward(grad_output, rectified)
         grad_input, grad_weight, grad_bias = F.conv2d_backward(

@@ -125,6 +125,10 @@ class _BatchNorm(_RunningNorm):
         self._save(job)
         return output
 
+    def remake(self):
+        """A function that returns the latest forward's output once more, or None where nothing was kept."""
+        return self._saved[-1][0].remake if self._saved else None
+
     def backward(self, grad_output):
         """The gradient of the input, and with a residual (grad_input, grad_residual)."""
         (job,) = self._take()

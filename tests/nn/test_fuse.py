@@ -141,6 +141,36 @@ def test_frozen_layers_and_no_input_gradient(rng):
             assert_close(results[key], array, 1e-10, err_msg=key)
 
 
+@pytest.mark.parametrize("name", ["norm-relu6", "mobilenet_v2", "resnet18", "resnet50"])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_what_a_norm_gave_is_made_again_to_the_same_bits(name, frozen, rng, monkeypatch):
+    model = NETWORKS[name]()
+    drop_nothing(model)
+    if frozen:
+        model.needs_input_grad = False
+        for module in list(model.modules())[: len(list(model.modules())) // 2]:
+            if isinstance(module, nn.BatchNorm2d):
+                module.requires_grad_(False)
+    x = rng.standard_normal((3, 3, 16, 16)).astype(np.float32)
+    results = []
+    for worth in (1 << 60, 0):
+        monkeypatch.setattr(fuse, "WORTH_REMAKING", worth)
+        results.append(step(copy.deepcopy(model), x, True))
+    for key, array in results[0].items():
+        assert np.array_equal(array, results[1][key]) if array is not None else results[1][key] is None, key
+
+
+def test_frozen_norm_asks_for_no_gradient(rng, monkeypatch):
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3))
+    model[0].requires_grad_(False)
+    model.needs_input_grad = False
+    model(rng.standard_normal((2, 3, 8, 8)).astype(np.float32))
+    asked = []
+    monkeypatch.setattr(model[1], "backward", lambda grad_output: asked.append(model[1].needs_input_grad), raising=False)
+    model.backward(np.ones((2, 4, 6, 6), np.float32))
+    assert asked == [False] and not model[0]._saved
+
+
 @pytest.mark.parametrize("options", [{}, {"bias": False, "groups": 2}, {"stride": 2, "padding": 1}])
 @pytest.mark.parametrize("affine, track", [(True, True), (False, True), (True, False)])
 def test_norm_folds_into_the_convolution_before_it(options, affine, track, dtype, rng):
