@@ -228,7 +228,7 @@ INLINE vec pointwise_slope(enum pyconv_pointwise_loss op, vec x, vec t, vec a) {
     vec d = x - t;
     switch (op) {
     case PYCONV_MSE_LOSS: return 2 * d;
-    case PYCONV_L1_LOSS: return choose(d == 0, (vec){0}, with_sign_of(choose(d == d, splat(1), d), d));
+    case PYCONV_L1_LOSS: return choose(d > 0, splat(1), choose(d < 0, splat(-1), (vec){0})); /* 0 for NaN */
     case PYCONV_SMOOTH_L1_LOSS: return choose(d <= -a, splat(-1), choose(d >= a, splat(1), d / a));
     default: return vec_sigmoid(x) - t;
     }

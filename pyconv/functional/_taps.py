@@ -32,6 +32,7 @@ class Axis:
         present = source >= 0
         if not present.all():
             source, target = source[present], target[present]
+            weight = None if weight is None else weight[present]
         self.forward = _table(self.size, target, source, weight)
         self.backward = _table(extent, source, target, weight)
 

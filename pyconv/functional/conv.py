@@ -8,6 +8,7 @@ import numpy as np
 from pyconv import _kernels
 from pyconv.config import current_options
 from pyconv.functional._arrays import FLOAT_DTYPES, channels_last, check_array, contiguous, in_format_of
+from pyconv.functional.padding import pad as _pad
 
 # ---- Arguments -------------------------------------------------------------------------------------
 
@@ -350,6 +351,14 @@ def _transposed_shape(op, input_shape, weight_shape, stride, padding, output_pad
     return (n, weight_shape[1] * groups, *size)
 
 
+def _with_zeros(input, stride, output_padding):
+    """The input that with an output_padding below the stride gives the same: each stride of it is as good as
+    one more row (column) of zeros."""
+    stride, extra = _pair("", "stride", stride, 1), _pair("", "output_padding", output_padding, 0)
+    rows, columns = (more // step for more, step in zip(extra, stride))
+    return _pad(input, (0, columns, 0, rows)) if rows or columns else input
+
+
 def conv_transpose2d(input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1):
     """Transposed 2-D convolution: the gradient of `conv2d` with respect to its input, as an operator.
 
@@ -385,7 +394,8 @@ def conv_transpose2d(input, weight, bias=None, stride=1, padding=0, output_paddi
     shape = _transposed_shape(op, input.shape, weight.shape, stride, padding, output_padding, groups, dilation)
     geometry, _ = _plan(op, shape, weight.shape, stride, padding, dilation, groups)
     output = _kernels.empty(shape, input.dtype, True)
-    geometry.grad_input(channels_last(input), contiguous(weight), _algorithm(), output)
+    x = _with_zeros(input, stride, output_padding)
+    geometry.grad_input(channels_last(x), contiguous(weight), _algorithm(), output)
     if bias is not None:
         check_array(op, "bias", bias, 1, input.dtype)
         if bias.shape != shape[1:2]:
@@ -436,14 +446,14 @@ def conv_transpose2d_backward(
             f"{op}: grad_output must have conv_transpose2d's output shape, {shape}; got {grad_output.shape}"
         )
     geometry, _ = _plan(op, shape, weight.shape, stride, padding, dilation, groups)
-    g = channels_last(grad_output)
+    x, g = _with_zeros(input, stride, output_padding), channels_last(grad_output)
     grad_input = grad_weight = None
     if needs[0]:
-        result = _kernels.empty(input.shape, input.dtype, True)
+        result = _kernels.empty(x.shape, input.dtype, True)
         geometry.forward(g, contiguous(weight), None, None, False, _algorithm(), result)
-        grad_input = in_format_of(result, input)
+        grad_input = in_format_of(channels_last(result[:, :, : input.shape[2], : input.shape[3]]), input)
     if needs[1]:
         grad_weight = _kernels.empty(weight.shape, weight.dtype)
-        geometry.grad_weight(channels_last(input), g, _algorithm(), grad_weight, None)
+        geometry.grad_weight(channels_last(x), g, _algorithm(), grad_weight, None)
     grad_bias = np.ascontiguousarray(g.sum(axis=(0, 2, 3))) if needs[2] else None
     return grad_input, grad_weight, grad_bias

@@ -137,7 +137,9 @@ def _reduced(losses, reduction, total, shape):
     if reduction == "none":
         return losses.reshape(shape)[()]
     value = float(losses.sum(dtype=np.float64))
-    return losses.dtype.type(value if reduction == "sum" else _divide(value, total))
+    if reduction == "mean":
+        value = _divide(value, total) if total else np.nan  # PyTorch's 0 / 0, with label smoothing as well
+    return losses.dtype.type(value)
 
 
 def cross_entropy(

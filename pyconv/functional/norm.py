@@ -380,7 +380,7 @@ def group_norm_backward(grad_output, input, num_groups, weight=None, bias=None, 
 
 
 def _start_instance_norm(op, input, running_mean, running_var, weight, bias, use_input_stats):
-    _check_input(op, input, 3)
+    _check_input(op, input, 2)
     channels = input.shape[1]
     _check_vectors(op, input, (channels,), running_mean=running_mean, running_var=running_var, weight=weight, bias=bias)
     if not use_input_stats and (running_mean is None or running_var is None):

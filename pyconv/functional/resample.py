@@ -15,7 +15,6 @@ from pyconv.functional._taps import Axis, apply
 from pyconv.functional.pooling import adaptive_avg_pool2d, adaptive_avg_pool2d_backward
 
 SMOOTH = {"linear": 3, "bilinear": 4, "trilinear": 5, "bicubic": 4}  # mode -> dimensions of the input
-FIXED = {**SMOOTH, "area": 4}
 MODES = ("nearest", "nearest-exact", "area", *SMOOTH)
 
 
@@ -23,11 +22,7 @@ def _sizes(op, shape, size, scale_factor, mode, align_corners, recompute_scale_f
     """The output's spatial size, and the scale of each axis or None for the ratio of the sizes."""
     if mode not in MODES:
         raise ValueError(f"{op}: mode must be one of {', '.join(MODES)}; got {mode!r}")
-    if (
-        len(shape) not in (3, 4, 5)
-        or SMOOTH.get(mode, len(shape)) != len(shape)
-        or (mode == "area" and len(shape) != 4)
-    ):
+    if len(shape) not in (3, 4, 5) or SMOOTH.get(mode, len(shape)) != len(shape):
         raise ValueError(f"{op}: input must have the dimensions that mode {mode} takes; got shape {shape}")
     if align_corners is not None and mode not in SMOOTH:
         raise ValueError(f"{op}: align_corners must be left out in mode {mode}; got {align_corners}")
@@ -61,21 +56,26 @@ def _sizes(op, shape, size, scale_factor, mode, align_corners, recompute_scale_f
 
 
 @lru_cache(maxsize=256)
-def _axis(extent, size, scale, mode, align_corners, dtype):
-    """The Axis of `size` outputs that an axis of `extent` inputs becomes.
+def _axis(extent, size, scale, mode, align_corners, dtype, images):
+    """The Axis of `size` outputs that an axis of `extent` inputs becomes; `images`: of 4 dimensions.
 
     Places are computed in float32 for the nearest modes and in dtype otherwise, as PyTorch does.
     """
     last = extent - 1
     place = np.arange(size)
+    if mode == "area":
+        begin, end = place * extent // size, -(-(place + 1) * extent // size)
+        taps = range((end - begin).max())
+        places = [np.where(begin + tap < end, begin + tap, -1) for tap in taps]
+        return Axis(extent, places, [(1 / (end - begin)).astype(dtype) for _ in taps])
     if mode.startswith("nearest"):
         real = np.float32
         ratio = real(1 / scale) if scale is not None else real(extent) / real(size)
         if mode == "nearest-exact":
             place = np.floor((place.astype(real) + real(0.5)) * ratio)
-        elif size == 2 * extent:
+        elif images and size == 2 * extent:  # whatever the scale says
             place = place // 2
-        elif size != extent:
+        elif not images or size != extent:
             place = np.floor(place.astype(real) * ratio)
         return Axis(extent, [np.minimum(place.astype(np.intp), last)])
     real = dtype.type
@@ -98,6 +98,9 @@ def _axis(extent, size, scale, mode, align_corners, dtype):
 
         weights = [weight.astype(dtype) for weight in (far(t + 1), near(t), near(1 - t), far(2 - t))]
         return Axis(extent, [np.clip(below + k - 1, 0, last) for k in range(4)], weights)
+    if size == extent:
+        # whatever the scale says; PyTorch adds to the pixel 0 times itself
+        return Axis(extent, [place.astype(np.intp)] * 2, [np.ones(size, dtype), np.zeros(size, dtype)])
     position = np.maximum(position, 0)
     below = np.minimum(position.astype(np.intp), last)
     weight = np.clip(position - below.astype(real), 0, 1).astype(dtype)
@@ -107,7 +110,7 @@ def _axis(extent, size, scale, mode, align_corners, dtype):
 def _resample(array, extents, sizes, scales, mode, align_corners, backward):
     """The sums along every axis, in the memory format of the array."""
     x, order = in_memory_order(array)
-    axes = {order.index(2 + i): _axis(extent, size, scale, mode, bool(align_corners), x.dtype)
+    axes = {order.index(2 + i): _axis(extent, size, scale, mode, bool(align_corners), x.dtype, x.ndim == 4)
             for i, (extent, size, scale) in enumerate(zip(extents, sizes, scales))}  # fmt: skip
     return apply(contiguous(x), axes, backward).transpose(np.argsort(order))
 
@@ -131,7 +134,7 @@ def interpolate(
     scale_factor : float or sequence of float, optional
         The output's size is floor(size scale_factor).
     mode : "nearest", "nearest-exact", "area", "linear", "bilinear", "trilinear" or "bicubic"
-        linear takes 3-D, bilinear, bicubic and area 4-D, trilinear 5-D input.
+        linear takes 3-D, bilinear and bicubic 4-D, trilinear 5-D input.
     align_corners : bool, optional
         Whether the centres of the corner pixels of input and output coincide, rather than their corners;
         for the smooth modes only.
@@ -158,7 +161,7 @@ def interpolate(
     op = "interpolate"
     check_array(op, "input", input)
     sizes, scales = _sizes(op, input.shape, size, scale_factor, mode, align_corners, recompute_scale_factor)
-    if mode == "area":
+    if mode == "area" and input.ndim == 4:
         return adaptive_avg_pool2d(input, sizes)
     return _resample(input, input.shape[2:], sizes, scales, mode, align_corners, False)
 
@@ -195,6 +198,6 @@ def interpolate_backward(
             f"{op}: grad_output must have the shape of the output, {(*input_shape[:2], *sizes)}; "
             f"got {grad_output.shape}"
         )
-    if mode == "area":
+    if mode == "area" and grad_output.ndim == 4:
         return adaptive_avg_pool2d_backward(grad_output, input_shape)
     return _resample(grad_output, input_shape[2:], sizes, scales, mode, align_corners, True)

@@ -296,6 +296,8 @@ def test_needs():
         ((2, 6, 7, 5), (6, 4, 3, 3), {"stride": 2, "padding": 1, "output_padding": 1}),
         ((2, 6, 7, 5), (6, 2, 4, 2), {"stride": (3, 1), "dilation": (1, 2), "groups": 3}),
         ((6, 7, 5), (6, 4, 2, 2), {"stride": 2}),
+        ((2, 6, 4, 5), (6, 4, 2, 2), {"output_padding": 2, "dilation": 3}),
+        ((2, 6, 4, 5), (6, 4, 2, 3), {"stride": (2, 1), "padding": 2, "output_padding": (2, 1), "dilation": 3}),
     ],
 )
 def test_conv_transpose2d(case, isa, dtype, rng):

@@ -138,6 +138,13 @@ def test_nothing_to_learn(name, reduction):
         assert np.isnan(getattr(F, name)(np.ones((2, 3), np.float32), np.full(2, -100)))
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
+def test_weights_of_zero(smoothing, dtype):
+    x, weight = np.arange(6, dtype=dtype).reshape(2, 3), np.array([1, 0, 2], dtype)
+    loss = F.cross_entropy(x, np.array([1, 1]), weight, label_smoothing=smoothing)
+    assert np.isnan(loss), "0 / 0, as in PyTorch"
+
+
 @given(
     n=st.integers(0, 40),
     classes=st.integers(1, 70),
@@ -222,9 +229,12 @@ def test_pointwise_nan_and_infinity(name, isa, dtype):
     x = np.array([np.nan, np.inf, -np.inf, 1.0, 200.0, -200.0] * 10, dtype)
     target = np.full_like(x, 0.5)
     ours = getattr(F, name)(x, target, reduction="none")
-    theirs = getattr(torch.nn.functional, name)(to_torch(x), to_torch(target), reduction="none")
-    np.testing.assert_allclose(ours, theirs, rtol=1e-6)
-    assert np.isnan(getattr(F, name + "_backward")(1.0, x, target)[0])
+    tensor = to_torch(x, requires_grad=True)
+    theirs = getattr(torch.nn.functional, name)(tensor, to_torch(target), reduction="none")
+    np.testing.assert_allclose(ours, theirs.detach(), rtol=1e-6)
+    theirs.sum().backward()
+    gradient = getattr(F, name + "_backward")(1.0, x, target, reduction="sum")
+    np.testing.assert_allclose(gradient, tensor.grad, rtol=1e-6, atol=1e-30)
 
 
 def test_pointwise_sum_is_accurate(threads):

@@ -44,9 +44,29 @@ def test_interpolate_beside_torch(shape, options, mode, align_corners, dtype, rn
         check(LAYOUTS[name](x), options)
 
 
-@pytest.mark.parametrize("shape, mode", [((2, 3, 7), "linear"), ((2, 3, 7), "nearest"), ((1, 2, 3, 4, 5), "trilinear")])
-def test_other_dimensions(shape, mode, dtype, rng):
-    check(rng.standard_normal(shape).astype(dtype), {"scale_factor": 1.5, "mode": mode})
+OTHERS = [(shape, mode) for shape in ((2, 3, 7), (1, 2, 3, 4, 5)) for mode in ("nearest", "nearest-exact", "area")]
+
+
+@pytest.mark.parametrize("shape, mode", [*OTHERS, ((2, 3, 7), "linear"), ((1, 2, 3, 4, 5), "trilinear")])
+@pytest.mark.parametrize("scale_factor", [1.5, 0.7, 1.9])
+def test_other_dimensions(shape, mode, scale_factor, dtype, rng):
+    check(rng.standard_normal(shape).astype(dtype), {"scale_factor": scale_factor, "mode": mode})
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 7), (1, 2, 3, 4, 7)])
+def test_nearest_by_a_scale_near_two(shape, dtype, rng):
+    """Forward only: PyTorch's 1-D and 3-D gradients are those of a scale of 2."""
+    x = rng.standard_normal(shape).astype(dtype)
+    assert_close(F.interpolate(x, scale_factor=2.061), T.interpolate(to_torch(x), scale_factor=2.061), rtol=0)
+
+
+@pytest.mark.parametrize("shape, mode", [((2, 3, 7), "linear"), ((2, 3, 7, 7), "bilinear"), ((2, 3, 7, 7), "nearest"),
+                                         ((1, 2, 7, 7, 7), "trilinear")])  # fmt: skip
+def test_scale_that_leaves_the_size(shape, mode, dtype, rng):
+    x = rng.standard_normal(shape).astype(dtype)
+    check(x, {"scale_factor": 1.1, "mode": mode})
+    x[0, 0, 2] = np.inf
+    assert_close(F.interpolate(x, scale_factor=1.1, mode=mode), T.interpolate(to_torch(x), scale_factor=1.1, mode=mode))
 
 
 @given(
