@@ -3,10 +3,14 @@
 Every file of ``csrc/kernels`` is compiled once per instruction set and scalar type, with the names
 ``PYCONV_ISA`` and ``PYCONV_REAL`` defined; the rest of ``csrc`` and the Cython module are compiled
 once, for the architecture's ABI default. ``csrc/cpu.c`` picks one of the kernel tables at run time.
+
+``python setup.py selftest`` runs the kernels' C tests, which need no Python: ``--runner qemu-aarch64
+--cc aarch64-linux-gnu-gcc`` on another architecture, ``--sanitize address,undefined`` under sanitizers.
 """
 
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -17,17 +21,14 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-CSRC = Path("csrc")
+CSRC, SELFTEST = Path("csrc"), Path("tests", "selftest")
 CFLAGS = ["-std=gnu11", "-O3", "-g0", "-Wall", "-Wextra", "-fvisibility=hidden", "-fno-math-errno",
           *os.environ.get("PYCONV_CFLAGS", "").split()]
 # Without -ffp-contract=fast a*b + c is not fused; -fno-trapping-math lets comparisons vectorise.
 KERNEL_FLAGS = ["-ffp-contract=fast", "-fno-trapping-math"]
-if platform.machine().lower() in ("x86_64", "amd64"):
-    AVX2 = ["-mavx2", "-mfma", "-mbmi2"]
-    AVX512 = [*AVX2, "-mavx512f", "-mavx512vl", "-mavx512bw", "-mavx512dq", "-mprefer-vector-width=512"]
-    ISA_FLAGS = {"baseline": [], "avx2": AVX2, "avx512": AVX512}
-else:
-    ISA_FLAGS = {"baseline": []}
+AVX2 = ["-mavx2", "-mfma", "-mbmi2"]
+AVX512 = [*AVX2, "-mavx512f", "-mavx512vl", "-mavx512bw", "-mavx512dq", "-mprefer-vector-width=512"]
+X86_LEVELS = {"baseline": [], "avx2": AVX2, "avx512": AVX512}
 OPENMP_CANDIDATES = [  # (compiler flags, linker flags)
     (["-fopenmp"], ["-fopenmp"]),
     (["-Xpreprocessor", "-fopenmp"], ["-lomp"]),  # Apple's clang with libomp installed
@@ -61,34 +62,76 @@ def find_openmp(compiler):
     return [], []
 
 
+def compile_csrc(compiler, folder, machine, sources, flags):
+    """Compile `sources`, and the kernels once per instruction set and scalar type; the object files.
+
+    sources: (path, its flags) of each; flags: of all. What is newer than its source and all headers is kept.
+    """
+    x86 = machine.lower() in ("x86_64", "amd64")
+    jobs = [(path, "common", source_flags, []) for path, source_flags in sources]
+    for isa, isa_flags in (X86_LEVELS if x86 else {"baseline": []}).items():
+        for real in ("f32", "f64"):
+            macros = [("PYCONV_ISA", isa), ("PYCONV_REAL", real)]
+            jobs += [(path, f"{isa}-{real}", [*KERNEL_FLAGS, *isa_flags], macros)
+                     for path in sorted((CSRC / "kernels").glob("*.c"))]
+    headers = [*CSRC.rglob("*.h"), *SELFTEST.glob("*.h"), Path("setup.py")]
+    newest = max(path.stat().st_mtime for path in headers)
+
+    def compile_one(job):
+        path, variant, job_flags, macros = job
+        target = Path(folder, variant, path.with_suffix(".o"))
+        if not target.exists() or target.stat().st_mtime < max(path.stat().st_mtime, newest):
+            macros = [*macros, ("PYCONV_X86", "1")] if x86 else macros
+            compiler.compile([str(path)], output_dir=str(Path(folder, variant)), macros=macros,
+                             include_dirs=[str(CSRC)], extra_postargs=[*CFLAGS, *job_flags, *flags])
+        return str(target)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(compile_one, jobs))
+
+
 class BuildKernels(build_ext):
-    """Compile the kernels once per instruction set and scalar type, then link the extension."""
+    """Compile the kernels, then link the extension."""
 
     def build_extension(self, ext):
         compile_openmp, link_openmp = find_openmp(self.compiler)
-        headers = [p.stat().st_mtime for p in CSRC.rglob("*.h")] + [Path("setup.py").stat().st_mtime]
-        jobs = [(path, "common", [*CFLAGS, *compile_openmp], []) for path in sorted(CSRC.glob("*.c"))]
-        for isa, flags in ISA_FLAGS.items():
-            for real in ("f32", "f64"):
-                macros = [("PYCONV_ISA", isa), ("PYCONV_REAL", real)]
-                jobs += [(path, f"{isa}-{real}", [*CFLAGS, *KERNEL_FLAGS, *flags], macros)
-                         for path in sorted((CSRC / "kernels").glob("*.c"))]
-
-        def compile_one(job):
-            path, variant, flags, macros = job
-            folder = Path(self.build_temp, variant)
-            target = folder / path.with_suffix(".o")
-            if not target.exists() or target.stat().st_mtime < max([path.stat().st_mtime, *headers]):
-                macros = [*macros, ("PYCONV_X86", "1")] if len(ISA_FLAGS) > 1 else macros
-                self.compiler.compile([str(path)], output_dir=str(folder), macros=macros,
-                                      include_dirs=[str(CSRC)], extra_postargs=flags)
-            return str(target)
-
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            ext.extra_objects = list(pool.map(compile_one, jobs))
+        sources = [(path, compile_openmp) for path in sorted(CSRC.glob("*.c"))]
+        ext.extra_objects = compile_csrc(self.compiler, self.build_temp, platform.machine(), sources, [])
         ext.depends = [*ext.depends, *ext.extra_objects]  # relink when only C has changed
         ext.extra_link_args = [*link_openmp, "-lpthread"]
         super().build_extension(ext)
+
+
+class SelfTest(build_ext):
+    """Link tests/selftest with the kernels and run it."""
+
+    description = "run the kernels' C tests (tests/selftest)"
+    user_options = [
+        *build_ext.user_options,
+        ("cc=", None, "another compiler than the extension's; its target decides the instruction sets"),
+        ("runner=", None, "what runs the program, which is then linked statically: an emulator"),
+        ("sanitize=", None, "sanitizers, as -fsanitize= takes them"),
+    ]
+
+    def initialize_options(self):
+        super().initialize_options()
+        self.cc, self.runner, self.sanitize = None, "", None
+
+    def build_extension(self, ext):
+        folder, machine, flags = self.build_temp, platform.machine(), []
+        if self.cc:
+            self.compiler.set_executables(compiler_so=self.cc, linker_exe=self.cc)
+            target = subprocess.run([self.cc, "-dumpmachine"], check=True, text=True, stdout=subprocess.PIPE).stdout
+            folder, machine = str(Path(folder, Path(self.cc).name)), target.partition("-")[0]
+        if self.sanitize:
+            folder, flags = str(Path(folder, self.sanitize)), [f"-fsanitize={self.sanitize}", "-O1", "-g1",
+                                                               "-fno-sanitize-recover=all"]
+        # memory.c and parallel.c are left out: the test has its own
+        sources = [(path, []) for path in [CSRC / "cpu.c", *sorted(SELFTEST.glob("*.c"))]]
+        objects = compile_csrc(self.compiler, folder, machine, sources, flags)
+        self.compiler.link_executable(objects, "selftest", folder, libraries=["m", "pthread"],
+                                      extra_postargs=[*flags, *(["-static"] if self.runner else [])])
+        subprocess.run([*shlex.split(self.runner), str(Path(folder, "selftest"))], check=True)
 
 
 setup(
@@ -98,5 +141,5 @@ setup(
                    extra_compile_args=["-O2", "-fvisibility=hidden"])],
         compiler_directives={"language_level": 3, "boundscheck": False, "wraparound": False},
     ),
-    cmdclass={"build_ext": BuildKernels},
+    cmdclass={"build_ext": BuildKernels, "selftest": SelfTest},
 )

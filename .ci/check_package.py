@@ -60,7 +60,8 @@ def check_installed(wheel, folder):
 def check_sdist(sdist):
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    sources = {str(path) for pattern in ("csrc/**/*.[ch]", "pyconv/**/*.py", "pyconv/*.pyx", "tests/*.py")
+    sources = {str(path) for pattern in ("csrc/**/*.[ch]", "pyconv/**/*.py", "pyconv/*.pyx", "tests/*.py",
+                                    "tests/selftest/*.[ch]")
                for path in Path().glob(pattern)}  # fmt: skip
     missing = (sources | {"setup.py", "pyproject.toml", "LICENSE", "README.md"}) - names
     assert not missing, f"{sdist.name} lacks {sorted(missing)}"
