@@ -117,14 +117,16 @@ struct pyconv_pool {
     int adaptive;
     int count_include_pad; /* averages: padding counts as zeros */
     ptrdiff_t divisor;     /* averages: what sums are divided by; 0 for the number of taps */
+    int relu;              /* maxima: then max(., 0); channels > 1, no indices or those of taps */
 };
 
 /* How max_pool2d says where a maximum was. */
 enum pyconv_pool_index {
     PYCONV_NO_INDEX,
     PYCONV_PLANE_INDEX, /* int64_t: row * width + column in the input's plane */
-    PYCONV_TAP_INDEX    /* uint8_t: kernel row * kernel[1] + kernel column; kernels of at most 256 taps */
+    PYCONV_TAP_INDEX    /* uint8_t: kernel row * kernel[1] + kernel column; kernels of at most 255 taps */
 };
+#define PYCONV_NO_TAP 255 /* with relu: the index where the maximum is not above 0 */
 
 /* input, grad_input: (images, height, width, channels); output, grad_output and the indices:
  * (images, out_height, out_width, channels). */

@@ -75,6 +75,7 @@ cdef extern from "pyconv.h" nogil:
         int adaptive
         int count_include_pad
         ptrdiff_t divisor
+        int relu
 
     enum pyconv_pool_index:
         PYCONV_NO_INDEX
@@ -1053,13 +1054,18 @@ cdef pyconv_pool pool_of(dict windows):
     pool.adaptive = windows.get("adaptive", False)
     pool.count_include_pad = windows.get("count_include_pad", False)
     pool.divisor = windows.get("divisor", 0)
+    pool.relu = False
     return pool
 
 
-def max_pool(dict windows, input, result, indices=None):
-    """The maxima, and where they are: int64 places in the plane, or uint8 taps, as `indices` can hold."""
+def max_pool(dict windows, input, result, indices=None, bint relu=False):
+    """The maxima, and where they are: int64 places in the plane, or uint8 taps, as `indices` can hold.
+
+    relu: max(., 0) of the maxima, for more than one channel and taps.
+    """
     cdef const pyconv_kernels_table *table = kernels(input)
     cdef pyconv_pool pool = pool_of(windows)
+    pool.relu = relu
     cdef pyconv_pool_index form = PYCONV_NO_INDEX
     cdef int status
     cdef const void *x = data(input)

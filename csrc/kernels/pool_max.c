@@ -7,7 +7,7 @@
  * its maximum, its index, the tap and a mask it needs 5 registers, so the loads overlap. Both passes are
  * bound by memory. The index of a maximum is an int64 place in the plane, or an 8-bit tap number, which
  * costs an eighth of the traffic and lets the backward pass be a gather: each input pixel adds up the
- * windows that cover it, and is written once.
+ * windows that cover it, and is written once. With `relu` the search begins at 0, with the number of no tap.
  */
 #include "parallel.h"
 #include "pool.h"
@@ -42,7 +42,15 @@ INLINE struct best better(struct best best, vec x, integer at) {
     return (struct best){choose(take, x, best.value), (take & (at - (ivec){0})) | (~take & best.at)};
 }
 
-INLINE struct best nothing(void) { return (struct best){splat((real)-INFINITY), (ivec){0}}; }
+/* Store the first n < LANES bytes. */
+INLINE void store_some(uint8_t *p, byte_vec bytes, ptrdiff_t n) {
+    const uint8_t *from = (const uint8_t *)&bytes;
+    for (ptrdiff_t size = LANES / 2, at = 0; size; size /= 2) /* unrolled: copies of known sizes */
+        if (n & size) {
+            memcpy(p + at, from + at, (size_t)size);
+            at += size;
+        }
+}
 
 /* Store base + at for the lanes before n <= LANES. */
 INLINE void store_index(enum pyconv_pool_index form, void *indices, ptrdiff_t i, int64_t base, ivec at,
@@ -52,7 +60,10 @@ INLINE void store_index(enum pyconv_pool_index form, void *indices, ptrdiff_t i,
         memcpy((int64_t *)indices + i, &wide, (size_t)n * 8);
     } else if (form == PYCONV_TAP_INDEX) {
         byte_vec bytes = __builtin_convertvector(at + (integer)base, byte_vec);
-        memcpy((uint8_t *)indices + i, &bytes, (size_t)n);
+        if (n == LANES)
+            memcpy((uint8_t *)indices + i, &bytes, LANES);
+        else
+            store_some((uint8_t *)indices + i, bytes, n);
     }
 }
 
@@ -61,14 +72,23 @@ struct taps {
     ptrdiff_t rows, columns, row_stride, column_stride;
     integer row_index, column_index;
     int64_t base; /* the index of the first tap */
+    real floor;   /* the least maximum, and how far from `base` its index is */
+    integer floor_index;
 };
+
+INLINE struct best nothing(struct taps taps) {
+    return (struct best){splat(taps.floor), taps.floor_index - (ivec){0}};
+}
 
 INLINE struct taps window_taps(const struct max_pool *job, const struct window *row,
                                const struct window *column) {
     const struct pyconv_pool *pool = &job->pool;
     ptrdiff_t down = job->axes.row.dilation, right = job->axes.column.dilation;
-    struct taps taps = {
-        row->taps, column->taps, down * pool->width * pool->channels, right * pool->channels, 0, 0, 0};
+    struct taps taps = {.rows = row->taps,
+                        .columns = column->taps,
+                        .row_stride = down * pool->width * pool->channels,
+                        .column_stride = right * pool->channels,
+                        .floor = pool->relu ? 0 : (real)-INFINITY};
     if (job->form == PYCONV_TAP_INDEX) {
         taps.row_index = (integer)pool->kernel[1];
         taps.column_index = 1;
@@ -78,6 +98,7 @@ INLINE struct taps window_taps(const struct max_pool *job, const struct window *
         taps.column_index = (integer)right;
         taps.base = row->begin * pool->width + column->begin;
     }
+    if (pool->relu) taps.floor_index = (integer)(PYCONV_NO_TAP - taps.base);
     return taps;
 }
 
@@ -89,7 +110,7 @@ INLINE void pool_pixel(const real *input, struct taps taps, ptrdiff_t rows, ptrd
                        ptrdiff_t at) {
     ptrdiff_t c = 0;
     for (; c + LANES <= channels; c += LANES) {
-        struct best best = nothing();
+        struct best best = nothing(taps);
         for (ptrdiff_t r = 0; r < rows; r++)
             for (ptrdiff_t s = 0; s < columns; s++)
                 best = better(best, load(input + r * taps.row_stride + s * taps.column_stride + c),
@@ -98,7 +119,7 @@ INLINE void pool_pixel(const real *input, struct taps taps, ptrdiff_t rows, ptrd
         store_index(form, indices, at + c, taps.base, best.at, LANES);
     }
     if (c == channels) return;
-    struct best best = nothing();
+    struct best best = nothing(taps);
     for (ptrdiff_t r = 0; r < rows; r++)
         for (ptrdiff_t s = 0; s < columns; s++)
             best = better(best,
@@ -169,7 +190,7 @@ INLINE void pool_neighbours(const struct max_pool *job, const real *input, struc
                             ptrdiff_t columns, ptrdiff_t step, int edge, enum pyconv_pool_index form,
                             ptrdiff_t j, ptrdiff_t at, ptrdiff_t n) {
     ivec first = load_integers(job->line.first + j), last = load_integers(job->line.last + j);
-    struct best best = nothing();
+    struct best best = nothing(taps);
     if (edge) best.at = first * taps.column_index;
     for (ptrdiff_t r = 0; r < rows; r++)
         for (ptrdiff_t s = 0; s < columns; s++) {
@@ -276,6 +297,7 @@ struct max_pool_backward {
     const real *grad_output;
     const uint8_t *indices;
     real *grad_input;
+    ptrdiff_t count; /* of grad_output's elements */
 };
 
 /* The windows that cover a pixel, seen along one axis: `count` neighbours, the first of which begins its
@@ -291,21 +313,22 @@ INLINE struct covering covering_windows(const struct pyconv_pool *pool, int axis
                                         const struct pool_axis *line, ptrdiff_t x, ptrdiff_t at_step,
                                         ptrdiff_t tap) {
     struct cover cover = line->cover[x];
-    ptrdiff_t skip = 1, stride = pool->stride[axis], first = cover.first;
+    ptrdiff_t skip = 1, stride = pool->stride[axis], first = cover.first, count = cover.last - first;
     if (line->dilation > 1) {
         while (skip * stride % line->dilation) skip++;
         while (first < cover.last && tap_at(line, first, x) < 0) first++;
+        count = ceil_div(cover.last - first, skip);
+        stride = skip * stride / line->dilation;
     }
-    if (first >= cover.last) return (struct covering){0, 0, 0, 0, 0};
-    return (struct covering){ceil_div(cover.last - first, skip), first * at_step, skip * at_step,
-                             (integer)(tap_at(line, first, x) * tap),
-                             (integer)(-skip * stride / line->dilation * tap)};
+    if (count <= 0) return (struct covering){0, 0, 0, 0, 0};
+    return (struct covering){count, first * at_step, skip * at_step, (integer)(tap_at(line, first, x) * tap),
+                             (integer)(-stride * tap)};
 }
 
 INLINE vec gradient_of(const struct max_pool_backward *job, ptrdiff_t at, integer tap, ptrdiff_t n) {
     const uint8_t *bytes = job->indices + at;
     uint8_t some[LANES] = {0};
-    if (n < LANES) {
+    if (at + LANES > job->count) { /* elsewhere too many may be read: their gradients are 0 */
         for (ptrdiff_t l = 0; l < n; l++) some[l] = bytes[l];
         bytes = some;
     }
@@ -369,8 +392,12 @@ static void run_backward(const void *context, ptrdiff_t task, void *scratch) {
 
 static int backward(const struct pyconv_pool *pool, const void *grad_output, const uint8_t *indices,
                     void *grad_input) {
-    struct max_pool_backward job = {
-        .pool = *pool, .grad_output = grad_output, .indices = indices, .grad_input = grad_input};
+    struct max_pool_backward job = {.pool = *pool,
+                                    .grad_output = grad_output,
+                                    .indices = indices,
+                                    .grad_input = grad_input,
+                                    .count =
+                                        pool->images * pool->out_height * pool->out_width * pool->channels};
     int status = make_axes(pool, &job.axes);
     if (status) return status;
     ptrdiff_t rows = pool->images * pool->height, elements = pool->width * pool->channels;

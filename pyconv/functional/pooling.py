@@ -11,8 +11,10 @@ import numpy as np
 from pyconv import _kernels
 from pyconv.functional._arguments import LIMIT, is_int, pair
 from pyconv.functional._arrays import channels_last, check_array, contiguous, wants_channels_last
+from pyconv.functional.activation import relu as rectify
+from pyconv.functional.activation import relu_backward
 
-MOST_TAPS = 256  # what an 8-bit tap number can tell apart
+MOST_TAPS = 255  # what an 8-bit tap number can tell apart, and one number for no tap
 
 
 # ---- Images at the door ----------------------------------------------------------------------------
@@ -152,12 +154,12 @@ def _adaptive_windows(op, batch, output_size):
 # ---- Maximum pooling -------------------------------------------------------------------------------
 
 
-def _max_pool(batch, windows, input, index_dtype):
+def _max_pool(batch, windows, input, index_dtype, relu=False):
     """output, and the indices of the maxima: int64 places, uint8 taps, or None for None."""
     output = batch.empty(*windows["output"], input.dtype)
     indices = None if index_dtype is None else batch.empty(*windows["output"], np.dtype(index_dtype))
     x = input[None] if batch.unbatched else input
-    _kernels.max_pool(windows, batch.dense(x), output, indices)
+    _kernels.max_pool(windows, batch.dense(x), output, indices, relu)
     return output, indices
 
 
@@ -211,27 +213,34 @@ def max_pool2d(input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode
     return (batch.result(output), batch.result(indices)) if return_indices else batch.result(output)
 
 
-def max_pool2d_saving(input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False):
+def max_pool2d_saving(input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, relu=False):
     """output, and what `max_pool2d_restoring` makes the gradient from: what a layer keeps.
 
-    Channels-last, that is the 8-bit number of each window's winning tap where the windows have at most 256,
-    an eighth of the memory of `max_pool2d`'s indices; otherwise those.
+    Channels-last, that is the 8-bit number of each window's winning tap where the windows have at most 255,
+    an eighth of the memory of `max_pool2d`'s indices; otherwise those. With `relu` the output is
+    max(max_pool2d(input), 0), and tap numbers tell of that as well.
     """
     op = "max_pool2d"
     batch = _Batch.of(op, "input", input)
     windows = _windows(op, batch, kernel_size, stride, padding, dilation, ceil_mode)
     kernel = windows["kernel"]
     few_taps = batch.is_channels_last and kernel[0] * kernel[1] <= MOST_TAPS
-    output, indices = _max_pool(batch, windows, input, np.uint8 if few_taps else np.int64)
-    return batch.result(output), (batch, windows, input.shape, indices)
+    in_pass = relu and few_taps and batch.channels > 1
+    output, indices = _max_pool(batch, windows, input, np.uint8 if few_taps else np.int64, in_pass)
+    output, rectified = batch.result(output), None
+    if relu and not in_pass:
+        output = rectified = rectify(output)
+    return output, (batch, windows, input.shape, indices, rectified)
 
 
 def max_pool2d_restoring(grad_output, saved):
     """grad_input of `max_pool2d_saving`."""
     op = "max_pool2d_backward"
-    batch, windows, input_shape, indices = saved
+    batch, windows, input_shape, indices, rectified = saved
     check_array(op, "grad_output", grad_output)
     _check_shape(op, grad_output, (*input_shape[:-2], *windows["output"]))
+    if rectified is not None:
+        grad_output = relu_backward(grad_output, rectified)
     if indices.dtype == np.int64:
         return _scatter(op, grad_output, batch.result(indices), batch, False)
     grad_input = batch.empty(batch.height, batch.width, grad_output.dtype)

@@ -60,7 +60,7 @@ class ConvNorm(Module):
 
 
 # Layers whose forward takes `relu` and applies it as it stores its result.
-RECTIFYING = (Conv2d, Linear, BatchNorm1d, BatchNorm2d, ConvNorm)
+RECTIFYING = (Conv2d, Linear, BatchNorm1d, BatchNorm2d, ConvNorm, MaxPool2d)
 CLAMPING = (BatchNorm1d, BatchNorm2d, ConvNorm)  # and these can cut it off at 6
 
 
@@ -116,7 +116,7 @@ def has_hooks(module):
 
 
 def _relu_behind_pool(chain, i):
-    """relu, pool -> pool, relu: the maximum commutes with ReLU, whose backward then sees fewer pixels.
+    """relu, pool -> pool, relu: the maximum commutes with ReLU, which the pooling then does in its own pass.
 
     Where all of a window is negative, either order gives zero and passes no gradient. Batch norm's ReLU
     costs nothing in its own passes and stays with it.
@@ -139,7 +139,7 @@ def _norm_in_conv(chain, i):
 def _relu_in_store(chain, i):
     """layer, relu -> one pass: the layer stores max(y, 0), which also tells where the gradient passes."""
     layer, relu = chain[i : i + 2]
-    if type(relu) is ReLU and type(layer) in RECTIFYING:
+    if type(relu) is ReLU and type(layer) in RECTIFYING and not getattr(layer, "return_indices", False):
         return [WithReLU(layer)]
     if type(relu) is ReLU6 and type(layer) in CLAMPING:
         return [WithReLU(layer, 6.0)]

@@ -35,15 +35,17 @@ class MaxPool2d(Module):
         self.padding, self.dilation = padding, dilation
         self.return_indices, self.ceil_mode = return_indices, ceil_mode
 
-    def forward(self, input):
+    def forward(self, input, relu=False):
+        """The maxima; `relu`, not to be had with indices, gives max(output, 0) in the same pass."""
         options = self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode
         if self.return_indices:
             output, indices = F.max_pool2d(input, *options, return_indices=True)
             self._save(input.shape, indices)
             return output, indices
         if not is_grad_enabled():
-            return F.max_pool2d(input, *options)
-        output, saved = max_pool2d_saving(input, *options)
+            output = F.max_pool2d(input, *options)
+            return F.relu(output) if relu else output
+        output, saved = max_pool2d_saving(input, *options, relu=relu)
         self._save(None, saved)
         return output
 
