@@ -23,7 +23,14 @@ def _check(op, input, weight, bias):
 def _rows(array, features):
     """The array as a dense matrix of `features` columns."""
     dense = contiguous(array)
+    if dense.ndim == 2:
+        return dense
     return dense.reshape(dense.size // features if features else int(np.prod(array.shape[:-1])), features)
+
+
+def _shaped(array, shape):
+    """The array in a shape that it mostly has already: a small network's step notices the calls."""
+    return array if array.shape == shape else array.reshape(shape)
 
 
 def linear(input, weight, bias=None):
@@ -61,10 +68,9 @@ def _linear(input, weight, bias, relu):
     out_features, in_features = weight.shape if weight.ndim == 2 else (1, weight.shape[0])
     x = _rows(input, in_features)
     output = _kernels.empty((x.shape[0], out_features), x.dtype)
-    w = contiguous(weight).reshape(out_features, in_features)
     b = None if bias is None else contiguous(bias)
-    _kernels.linear_forward(x, w, b, relu, output)
-    return output.reshape(input.shape[:-1] + weight.shape[:-1])
+    _kernels.linear_forward(x, _rows(weight, in_features), b, relu, output)
+    return _shaped(output, input.shape[:-1] + weight.shape[:-1])
 
 
 def linear_backward(grad_output, input, weight, *, needs=(True, True, True)):
@@ -95,12 +101,12 @@ def linear_backward(grad_output, input, weight, *, needs=(True, True, True)):
     grad_input = grad_weight = grad_bias = None
     if needs[0]:
         grad_input = _kernels.empty((g.shape[0], in_features), g.dtype)
-        _kernels.linear_grad_input(g, contiguous(weight).reshape(out_features, in_features), grad_input)
-        grad_input = grad_input.reshape(input.shape)
+        _kernels.linear_grad_input(g, _rows(weight, in_features), grad_input)
+        grad_input = _shaped(grad_input, input.shape)
     if needs[1] or needs[2]:
         grad_weight = _kernels.empty((out_features, in_features), g.dtype) if needs[1] else None
         grad_bias = _kernels.empty((out_features,), g.dtype) if needs[2] else None
         _kernels.linear_grad_weight(g, _rows(input, in_features), grad_weight, grad_bias)
-        grad_weight = grad_weight.reshape(weight.shape) if needs[1] else None
-        grad_bias = grad_bias.reshape(weight.shape[:-1]) if needs[2] else None
+        grad_weight = _shaped(grad_weight, weight.shape) if needs[1] else None
+        grad_bias = _shaped(grad_bias, weight.shape[:-1]) if needs[2] else None
     return grad_input, grad_weight, grad_bias

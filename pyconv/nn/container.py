@@ -113,6 +113,7 @@ class Sequential(_List):
     """
 
     _fused = None  # what the list of modules to run was made from, and that list
+    _remembered = ("_fused",)
 
     def forward(self, input):
         if isinstance(input, np.ndarray) and input.ndim == 4 and input.dtype in _arrays.FLOAT_DTYPES:
@@ -193,6 +194,7 @@ class Residual(Module):
             raise TypeError("Residual: main must be a Module; got NoneType")
 
     _known = None  # what _split made of which chain
+    _remembered = ("_known",)
 
     def _split(self):
         """(body, norm): `main` but for its last layer, and that layer where it can add the shortcut and
@@ -303,6 +305,7 @@ class Composed(Module):
     """
 
     _path = None
+    _remembered = ("_path",)
 
     def compose(self):
         """The containers over this module's children."""

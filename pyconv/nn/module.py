@@ -144,6 +144,7 @@ class Module:
     """
 
     needs_input_grad = True
+    _remembered = ()  # attributes that can be made again at any time, and are not copied
 
     def __init__(self):
         self.__dict__.update(
@@ -209,6 +210,11 @@ class Module:
         self._saved.clear()
         for child in self.children():
             child._forget()
+
+    def __getstate__(self):
+        """For copy and pickle: a copy has had no forward yet."""
+        state = {name: value for name, value in self.__dict__.items() if name not in self._remembered}
+        return state | {"_saved": [], "_saved_by": None}
 
     def _backward_parameters(self, grad_output):
         """backward for the parameters' gradients alone: no gradient of the input is computed."""

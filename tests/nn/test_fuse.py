@@ -1,6 +1,7 @@
 """Layers that run as one give what they give one by one: outputs, gradients, statistics."""
 
 import copy
+import pickle
 
 import numpy as np
 import pytest
@@ -82,6 +83,23 @@ def kinds(chain):
     ]
 
 
+@pytest.mark.parametrize("channels", [1, 3, 40])
+@pytest.mark.parametrize("options", [(2, 2), (3, 2, 1), (3, 1, 1), (17, 1, 8)])
+def test_relu_and_max_pooling_in_one_pass(options, channels, dtype, isa, rng):
+    """Either order, windows of negatives, zeros and NaN, few and many channels and taps."""
+    x = rng.standard_normal((2, channels, 9, 8)).astype(dtype) - dtype.type(0.5)
+    x[0, 0, 2:6, 2:6] = 0
+    x[1, 0, 0, 0] = np.nan
+    x[1, :, 4:, :5] = -1
+    for layers in ([nn.ReLU(), nn.MaxPool2d(*options)], [nn.MaxPool2d(*options), nn.ReLU()]):
+        identity = nn.Conv2d(channels, channels, 1, bias=False, dtype=dtype)
+        identity.weight.data[...] = np.eye(channels).reshape(identity.weight.shape)
+        model = nn.Sequential(nn.Identity() if channels > 3 else identity, *layers)
+        expected, results = step(model, x, False), step(model, x, True)
+        assert np.array_equal(results["output"], expected["output"], equal_nan=True)
+        assert_close(results["input"], expected["input"], 1e-6 if dtype == np.float32 else 1e-14)
+
+
 def test_which_layers_run_as_one():
     model = NETWORKS["conv-relu-pool"]()
     assert kinds(fuse.fused(model)) == ["Conv2d", "MaxPool2d+", "Conv2d+"]
@@ -114,6 +132,20 @@ def test_hooks_see_every_layer_and_changes_are_followed(rng):
     model(x)
     model.backward(np.ones_like(before))
     assert norm.weight.grad is None and model[0].weight.grad is not None
+
+
+@pytest.mark.parametrize("clone", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_a_copy_made_after_a_forward(clone, rng):
+    """It has had no forward itself, and what it shares with the original is nothing."""
+    model = nn.Sequential(NETWORKS["residual-relu"](), models.resnet.BasicBlock(6, 6), nn.Conv2d(6, 2, 1))
+    x = rng.standard_normal((2, 3, 8, 8)).astype(np.float32)
+    grad = np.ones_like(model(x))
+    other = clone(model)
+    with pytest.raises(RuntimeError, match="call forward first"):
+        other.backward(grad)
+    expected = model.backward(grad)
+    other(x)
+    assert np.array_equal(other.backward(grad), expected)
 
 
 def test_nan_passes_through(rng):
