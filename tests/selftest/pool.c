@@ -110,6 +110,14 @@ static void check_max(const struct pyconv_pool *pool) {
     expect("tap", tap, 0);
     RUN(kernels->max_pool->backward(pool, data(dy), data(given), data(dx)));
     expect("grad_input of the maximum", dx, 0);
+    if (pool->channels == 1 || pool->kernel[0] * pool->kernel[1] > PYCONV_NO_TAP) return;
+    struct pyconv_pool rectified = *pool;
+    rectified.relu = 1;
+    for (ptrdiff_t i = 0; i < y->count; i++)
+        if (y->value[i] <= 0) y->value[i] = 0, tap->value[i] = PYCONV_NO_TAP;
+    RUN(kernels->max_pool->forward(&rectified, PYCONV_TAP_INDEX, data(x), data(y), data(tap)));
+    expect("rectified maximum", y, 0);
+    expect("tap of the rectified maximum", tap, 0);
 }
 
 static void check_average(const struct pyconv_pool *pool) {
