@@ -258,6 +258,27 @@ INLINE void transpose_lanes(vec *row) {
     }
 }
 
+/* x[index[l] mod LANES] in lane l, where the machine can do that at once */
+#if defined(__AVX512F__) && REAL_IS_FLOAT
+#define PERMUTES_LANES 1
+INLINE vec permute_lanes(vec x, ivec index) { return (vec)_mm512_permutexvar_ps((__m512i)index, (__m512)x); }
+#elif defined(__AVX512F__)
+#define PERMUTES_LANES 1
+INLINE vec permute_lanes(vec x, ivec index) { return (vec)_mm512_permutexvar_pd((__m512i)index, (__m512d)x); }
+#elif defined(__AVX2__) && REAL_IS_FLOAT
+#define PERMUTES_LANES 1
+INLINE vec permute_lanes(vec x, ivec index) {
+    return (vec)_mm256_permutevar8x32_ps((__m256)x, (__m256i)index);
+}
+#else
+#define PERMUTES_LANES 0
+INLINE vec permute_lanes(vec x, ivec index) {
+    vec y;
+    for (int l = 0; l < LANES; l++) y[l] = x[index[l] & (LANES - 1)];
+    return y;
+}
+#endif
+
 /* mask ? a : b, lane by lane; a mask is what a comparison of vectors gives */
 INLINE vec choose(ivec mask, vec a, vec b) { return (vec)((mask & (ivec)a) | (~mask & (ivec)b)); }
 /* The larger (smaller) of the two; b where either is NaN. */

@@ -1,7 +1,9 @@
 /* Convolution: which algorithm computes a pass, and why. */
 #include "conv.h"
+#include "conv_grouped.h"
 #include "correlation.h"
 #include "parallel.h"
+#include "winograd.h"
 
 static int is_depthwise(const struct pyconv_conv2d *g) {
     return g->groups == g->in_channels && g->groups == g->out_channels && g->groups > 1;
@@ -9,8 +11,13 @@ static int is_depthwise(const struct pyconv_conv2d *g) {
 
 static int fits_winograd(const struct pyconv_conv2d *g) {
     return REAL_IS_FLOAT && g->groups == 1 && g->stride_height == 1 && g->stride_width == 1 &&
-           g->dilation_height == 1 && g->dilation_width == 1 && g->kernel_height == g->kernel_width &&
-           (g->kernel_height == 3 || g->kernel_height == 5);
+           g->kernel_height == g->kernel_width && (g->kernel_height == 3 || g->kernel_height == 5);
+}
+
+/* Whether a weight's gradient is made by bundles of groups. */
+static int has_bundles(const struct pyconv_conv2d *g) {
+    return g->batch && g->out_height && g->out_width && g->kernel_height && g->kernel_width &&
+           can_bundle(g->groups, g->in_channels / g->groups, g->out_channels / g->groups);
 }
 
 static int fits_scatter(const struct pyconv_conv2d *g) {
@@ -52,7 +59,8 @@ static double winograd_cycles(const struct pyconv_conv2d *g, enum pyconv_conv_pa
     ptrdiff_t height = g->out_height, width = g->out_width;
     if (pass == PYCONV_GRAD_INPUT)
         from = g->out_channels, to = g->in_channels, height = g->in_height, width = g->in_width;
-    double tiles = (double)(g->batch * ceil_div(height, outputs) * ceil_div(width, outputs));
+    struct tiling tiling = cut_tiles(outputs, g->batch, height, width, g->dilation_height, g->dilation_width);
+    double tiles = (double)tiling.tiles;
     double from_vectors = (double)ceil_div(from, LANES), to_vectors = (double)ceil_div(to, LANES);
     double products = 36 * tiles * (double)from * to_vectors / 2 / PRODUCT_EFFICIENCY;
     if (pass ==
@@ -186,7 +194,15 @@ static int grad_weight(const struct pyconv_conv2d *g, const void *grad_output, c
         return VARIANT(grad_weight_depthwise)(g, grad_output, input, result);
     if (algorithm == PYCONV_CONV_WINOGRAD)
         return VARIANT(grad_weight_winograd)(g, grad_output, input, result);
-    return VARIANT(grad_weight_direct)(g, grad_output, input, result);
+    if (!has_bundles(g)) return VARIANT(grad_weight_direct)(g, grad_output, input, result);
+    size_t bytes;
+    struct tap *tap = alloc_taps(g, &bytes);
+    if (!tap) return PYCONV_NO_MEMORY;
+    struct pyconv_epilogue none = {NULL, NULL, 0};
+    struct correlation c = forward_correlation(g, input, NULL, &none, NULL, tap);
+    status = VARIANT(grad_weight_grouped)(&c, grad_output, result);
+    pyconv_free(tap, bytes);
+    return status;
 }
 
 /* ---- What a call would take ---- */
@@ -214,7 +230,12 @@ static int explain(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass,
     if (empty) {
     } else if (pass == PYCONV_GRAD_WEIGHT) {
         if (algorithm == PYCONV_CONV_WINOGRAD) bytes = VARIANT(grad_weight_winograd_workspace)(g);
-        if (algorithm == PYCONV_CONV_DIRECT) bytes = VARIANT(grad_weight_direct_workspace)(g);
+        if (algorithm == PYCONV_CONV_DIRECT && has_bundles(g)) {
+            struct correlation c = forward_correlation(g, NULL, NULL, &none, NULL, tap);
+            bytes = VARIANT(grad_weight_grouped_workspace)(&c);
+        } else if (algorithm == PYCONV_CONV_DIRECT) {
+            bytes = VARIANT(grad_weight_direct_workspace)(g);
+        }
     } else if (algorithm == PYCONV_CONV_SCATTER) {
         bytes = VARIANT(grad_input_scatter_workspace)(g);
     } else if (pass == PYCONV_FORWARD) {

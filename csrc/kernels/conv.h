@@ -16,6 +16,12 @@ struct workspace {
 /* conv_direct.c: dst of a correlation with any geometry. */
 int VARIANT(correlate_direct)(const struct correlation *);
 struct workspace VARIANT(correlate_direct_workspace)(const struct correlation *);
+/* conv_grouped.c: groups so small that several share a vector (`is_grouped`) */
+int VARIANT(correlate_grouped)(const struct correlation *);
+struct workspace VARIANT(correlate_grouped_workspace)(const struct correlation *);
+/* conv_grouped_weight.c: of the forward pass's correlation */
+int VARIANT(grad_weight_grouped)(const struct correlation *, const real *grad_output, real *grad_weight);
+struct workspace VARIANT(grad_weight_grouped_workspace)(const struct correlation *);
 /* Partial sums of a weight's gradient, each over a share of the pixels:
  * [part][group][block][tap][channel][BLOCK]. At most PARTS_BYTES in all, unless a single part is larger. */
 struct weight_parts {
@@ -45,6 +51,10 @@ int VARIANT(sum_weight_parts)(const struct weight_parts *, real *grad_weight);
 int VARIANT(grad_weight_direct)(const struct pyconv_conv2d *, const real *grad_output, const real *input,
                                 real *grad_weight);
 struct workspace VARIANT(grad_weight_direct_workspace)(const struct pyconv_conv2d *);
+/* conv_pointwise_weight.c: 1x1 kernels that read nothing outside of the image */
+int VARIANT(grad_weight_pointwise)(const struct pyconv_conv2d *, const real *grad_output, const real *input,
+                                   real *grad_weight);
+struct workspace VARIANT(grad_weight_pointwise_workspace)(const struct pyconv_conv2d *);
 /* conv_scatter.c: one group, dilation 1 across. */
 int VARIANT(grad_input_scatter)(const struct pyconv_conv2d *, const real *grad_output, const real *weight,
                                 real *grad_input);

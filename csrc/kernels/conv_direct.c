@@ -5,21 +5,32 @@
  * where j runs over taps and channels. Neighbouring taps whose channels are contiguous in NHWC memory
  * form one run: a whole kernel row, where dilation is 1 and there is one group.
  *
- * Weights are packed once a call as [group][block][tap][channel][BLOCK], so that a tile streams them from
- * L2: BLOCK_VECTORS loads for TILE * BLOCK_VECTORS multiply-adds. A task owns a stretch of one image's
- * destination pixels; the source rows that these read are copied, with their zero padding, to a scratch
- * of SOURCE_BYTES, which shares L2 (1 MiB) with a block of weights (3 * 3 * 512 * BLOCK floats: 576 KiB).
+ * Weights are packed once a call as [group][block][tap][channel][BLOCK]. A task owns a stretch of one image's
+ * destination pixels. The source rows that these read are copied, if they need padding, to a scratch of
+ * SOURCE_BYTES in L2. It works through them in bands of BAND_TILES
+ * tiles of pixels:
+ *
+ *     for each block of filters
+ *         for each chunk of the reduction                    (weights: 192 * 32 floats = 24 KiB, in L1)
+ *             for each tile of the band                      (partial sums: 6 * 12 * 32 floats = 9 KiB)
+ *
+ * so that weights travel from L2 or L3 once a band, and the destination is written nearly in order.
  */
 #include "conv.h"
+#include "conv_grouped.h"
 #include "correlation.h"
 #include "parallel.h"
 #include "tile.h"
 
 #define SOURCE_BYTES ((ptrdiff_t)256 << 10)
+#define BAND_TILES 6
 #define TASKS_WANTED 64 /* enough for 16 threads to share evenly */
 #define FEWEST_PIXELS (4 * TILE)
 #define SHORT_RUN 24   /* shorter runs cost more to set up (some 20 cycles) than a list of offsets to read */
 #define MOST_STEPS 512 /* 4 KiB of offsets */
+/* Pixels a multiple of this many bytes apart lie on so few sets of L1 (a page has one line of each) that a
+ * tile's would push each other out: they are copied to a pitch that is odd in cache lines. */
+#define ALIAS_BYTES 2048
 
 struct direct {
     const struct correlation *c;
@@ -27,32 +38,68 @@ struct direct {
     ptrdiff_t blocks, block_elements; /* blocks to a group; taps * src_channels * BLOCK */
     ptrdiff_t pixels;                 /* destination pixels to a task */
     ptrdiff_t chunks;                 /* tasks to an image */
-    ptrdiff_t splits;                 /* shares that the groups' blocks are cut into */
-    int padded;                       /* some tap reads outside of the image */
-    ptrdiff_t pointwise;              /* one tap: elements from one copied pixel to the next, else 0 */
-    ptrdiff_t scratch_source;         /* elements of the padded rows */
-    ptrdiff_t most_runs;
-    ptrdiff_t steps; /* elements of the reduction where it is a list of offsets, else 0 */
+    ptrdiff_t splits;                 /* shares that the groups are cut into, or the one group's blocks */
+    int padded;                       /* some tap reads outside of the image: its rows are copied */
+    int ahead; /* a single tap's pixels are read as they come, a tile early: 25 % where there are few filters
+                */
+    ptrdiff_t pitch;          /* elements from one copied pixel to the next */
+    ptrdiff_t width;          /* source columns that a row of destination pixels reads */
+    ptrdiff_t scratch_source; /* elements copied, at most */
+    ptrdiff_t steps;          /* elements of the reduction where it is a list of offsets, else 0 */
+    ptrdiff_t most_runs;      /* and chunks */
 };
 
 /* ---- Packing: weight[k][c][tap] to [block][tap][c][BLOCK] ---- */
 
+/* LANES filters (`filters` of them real), whose `length` elements from `from` on are contiguous: channel by
+ * channel from `channel` on, `area` taps each. place[index]: which tap that is, or -1. */
+static void pack_filters(const struct correlation *c, const real *from, ptrdiff_t filters, ptrdiff_t channel,
+                         ptrdiff_t length, const ptrdiff_t *place, ptrdiff_t area, real *packed) {
+    ptrdiff_t index = 0;
+    for (ptrdiff_t e = 0; e < length; e += LANES) {
+        ptrdiff_t count = min_size(LANES, length - e);
+        vec row[LANES];
+        for (ptrdiff_t k = 0; k < LANES; k++)
+            row[k] = k >= filters     ? (vec){0}
+                     : count == LANES ? load(from + k * c->weight_dst + e)
+                                      : load_first(from + k * c->weight_dst + e, count);
+        transpose_lanes(row);
+        for (ptrdiff_t i = 0; i < count; i++) {
+            if (place[index] >= 0) store(packed + (place[index] * c->src_channels + channel) * BLOCK, row[i]);
+            if (++index == area) index = 0, channel++;
+        }
+    }
+}
+
 static void pack_block(const void *context, ptrdiff_t task, void *scratch) {
-    (void)scratch;
     const struct direct *d = context;
     const struct correlation *c = d->c;
-    ptrdiff_t group = task / d->blocks, first = task % d->blocks * BLOCK;
-    ptrdiff_t filters = min_size(BLOCK, c->dst_channels - first);
+    ptrdiff_t group = task / d->blocks, first = task % d->blocks * BLOCK, area = weight_area(c),
+              *place = scratch;
     const real *weight = c->weight + group * c->weight_group + first * c->weight_dst;
     real *packed = (real *)d->packed + task * d->block_elements;
-    for (ptrdiff_t t = 0; t < c->taps; t++)
-        for (ptrdiff_t i = 0; i < c->src_channels; i++) {
-            const real *from = weight + i * c->weight_src + c->tap[t].index;
-            ptrdiff_t k = 0;
-            for (; k < filters; k++) packed[k] = from[k * c->weight_dst];
-            for (; k < BLOCK; k++) packed[k] = 0;
-            packed += BLOCK;
+    for (ptrdiff_t i = 0; i < area; i++) place[i] = -1;
+    for (ptrdiff_t t = 0; t < c->taps; t++) place[c->tap[t].index] = t;
+    for (ptrdiff_t v = 0; v < BLOCK; v += LANES) {
+        ptrdiff_t filters = min_size(LANES, c->dst_channels - first - v);
+        const real *from = weight + v * c->weight_dst;
+        if (filters <= 0) {
+            for (ptrdiff_t j = 0; j < c->taps * c->src_channels; j++) store(packed + j * BLOCK + v, (vec){0});
+        } else if (c->weight_src == area && area * c->src_channels > 1) {
+            pack_filters(c, from, filters, 0, area * c->src_channels, place, area, packed + v);
+        } else if (area > 1) { /* the taps of one channel and filter lie side by side, then those of the next
+                                  filter */
+            for (ptrdiff_t i = 0; i < c->src_channels; i++)
+                for (ptrdiff_t t = 0; t < c->taps; t++) {
+                    real *to = packed + (t * c->src_channels + i) * BLOCK + v;
+                    const real *at = from + i * c->weight_src + c->tap[t].index;
+                    for (ptrdiff_t k = 0; k < LANES; k++) to[k] = k < filters ? at[k * c->weight_dst] : 0;
+                }
+        } else { /* the filters of one channel lie side by side */
+            for (ptrdiff_t i = 0; i < c->src_channels; i++)
+                store(packed + i * BLOCK + v, load_first(from + i * c->weight_src, filters));
         }
+    }
 }
 
 static void pack_bias(const struct direct *d, real *bias) {
@@ -66,99 +113,182 @@ static void pack_bias(const struct direct *d, real *bias) {
 /* ---- One task ---- */
 
 struct source {
+    ptrdiff_t group, groups; /* that the task reads: the first one, and how many */
     const real *base; /* of the pixel that destination pixel (first_row, 0) minus (y_min, x_min) reads */
     ptrdiff_t row, column, first_row;
+    const real *image;
+    ptrdiff_t y, filled; /* of copied rows: the first one, and how many there are already */
 };
 
-/* Where the task's source rows lie: in the image itself, or copied to scratch with their padding. */
-static struct source gather_source(const struct direct *d, ptrdiff_t image, ptrdiff_t first_row,
-                                   ptrdiff_t end_row, real *scratch) {
+/* Where the task's source rows lie: in the image itself, or in scratch, where fill_rows copies them. */
+static struct source find_source(const struct direct *d, ptrdiff_t image, ptrdiff_t first_row,
+                                 ptrdiff_t group, ptrdiff_t groups, const real *scratch) {
     const struct correlation *c = d->c;
     ptrdiff_t pitch = c->groups * c->src_channels, row = c->src_width * pitch;
-    const real *src = c->src + image * c->src_height * row;
-    ptrdiff_t y0 = first_row * c->step_height + c->y_min;
-    if (!d->padded) return (struct source){src + y0 * row + c->x_min * pitch, row, pitch, first_row};
+    struct source s = {.group = group, .groups = groups, .first_row = first_row};
+    s.image = c->src + image * c->src_height * row + group * c->src_channels;
+    s.y = first_row * c->step_height + c->y_min;
+    if (d->padded)
+        s.base = scratch, s.row = d->width * d->pitch, s.column = d->pitch;
+    else
+        s.base = s.image + s.y * row + c->x_min * pitch, s.row = row, s.column = pitch;
+    return s;
+}
 
-    ptrdiff_t y1 = (end_row - 1) * c->step_height + c->y_max + 1;
-    ptrdiff_t width = (c->dst_width - 1) * c->step_width + c->x_max - c->x_min + 1;
-    ptrdiff_t left = min_size(max_size(-c->x_min, 0), width); /* zero columns before the image's first */
+static void copy_pixels(const real *from, ptrdiff_t from_pitch, ptrdiff_t pixels, ptrdiff_t channels,
+                        real *to, ptrdiff_t to_pitch) {
+    if (from_pitch == channels && to_pitch == channels)
+        memcpy(to, from, (size_t)(pixels * channels) * sizeof(real));
+    else
+        for (ptrdiff_t p = 0; p < pixels; p++)
+            copy_elements(from + p * from_pitch, channels, to + p * to_pitch);
+}
+
+/* Copy the rows that destination rows before end_row read, with their padding, unless they are there. */
+static void fill_rows(const struct direct *d, struct source *s, ptrdiff_t end_row, real *scratch) {
+    const struct correlation *c = d->c;
+    ptrdiff_t pitch = c->groups * c->src_channels;
+    ptrdiff_t left = min_size(max_size(-c->x_min, 0), d->width); /* zero columns before the image's first */
     ptrdiff_t from = max_size(c->x_min, 0),
-              columns = max_size(min_size(c->src_width - from, width - left), 0);
-    for (ptrdiff_t y = y0; y < y1; y++) {
-        real *to = scratch + (y - y0) * width * pitch;
+              columns = max_size(min_size(c->src_width - from, d->width - left), 0);
+    ptrdiff_t rows = (end_row - 1) * c->step_height + c->y_max + 1 - s->y;
+    for (; s->filled < rows; s->filled++) {
+        ptrdiff_t y = s->y + s->filled;
+        real *to = scratch + s->filled * s->row;
         if (y < 0 || y >= c->src_height) {
-            memset(to, 0, (size_t)(width * pitch) * sizeof(real));
+            memset(to, 0, (size_t)s->row * sizeof(real));
             continue;
         }
-        memset(to, 0, (size_t)(left * pitch) * sizeof(real));
-        memcpy(to + left * pitch, src + y * row + from * pitch, (size_t)(columns * pitch) * sizeof(real));
-        memset(to + (left + columns) * pitch, 0, (size_t)((width - left - columns) * pitch) * sizeof(real));
+        memset(to, 0, (size_t)(left * d->pitch) * sizeof(real));
+        copy_pixels(s->image + (y * c->src_width + from) * pitch, pitch, columns, s->groups * c->src_channels,
+                    to + left * d->pitch, d->pitch);
+        memset(to + (left + columns) * d->pitch, 0,
+               (size_t)((d->width - left - columns) * d->pitch) * sizeof(real));
     }
-    return (struct source){scratch, width * pitch, pitch, first_row};
 }
 
-/* The taps' runs, cut into chunks; `run` has room for most_runs. */
-static ptrdiff_t merge_runs(const struct correlation *c, const struct source *source, struct run *run,
-                            struct run *merged) {
-    ptrdiff_t runs = 0;
-    for (ptrdiff_t t = 0; t < c->taps; t++) {
-        ptrdiff_t offset = (c->tap[t].y - c->y_min) * source->row + (c->tap[t].x - c->x_min) * source->column;
-        if (runs && merged[runs - 1].offset + merged[runs - 1].length == offset)
-            merged[runs - 1].length += c->src_channels;
-        else
-            merged[runs++] = (struct run){offset, c->src_channels, 0};
-    }
-    return cut_runs(merged, runs, run);
-}
+/* ---- The reduction ---- */
 
-/* The pixels that a single tap reads, copied one after the other at a pitch that is odd in cache lines:
- * channels in powers of two would put all TILE pixels on the same few sets of L1, and rows of pixels far
- * apart are not prefetched. */
-static void gather_pixels(const struct direct *d, struct source *source, ptrdiff_t *src_offset,
-                          ptrdiff_t pixels, real *to) {
-    ptrdiff_t channels = d->c->groups * d->c->src_channels;
-    for (ptrdiff_t p = 0; p < pixels; p++) {
-        copy_elements(source->base + src_offset[p], channels, to + p * d->pointwise);
-        src_offset[p] = p * d->pointwise;
-    }
-    source->base = to;
-}
+struct reduction {
+    struct run *run;
+    ptrdiff_t *step;
+    struct chunk *chunk;
+    ptrdiff_t chunks;
+};
 
-/* One offset for each element of the reduction, in the order of the packed weights; chunks as runs. */
-static ptrdiff_t list_steps(const struct correlation *c, const struct source *source, struct run *run,
-                            ptrdiff_t *step) {
+/* One offset for each element, in the order of the packed weights. */
+static void list_steps(const struct direct *d, const struct source *source, struct reduction *r) {
+    const struct correlation *c = d->c;
+    ptrdiff_t *step = r->step;
     for (ptrdiff_t t = 0; t < c->taps; t++)
         for (ptrdiff_t i = 0; i < c->src_channels; i++)
             *step++ = (c->tap[t].y - c->y_min) * source->row + (c->tap[t].x - c->x_min) * source->column + i;
-    return cut_runs(&(struct run){0, c->taps * c->src_channels, 0}, 1, run);
+    r->chunks = ceil_div(d->steps, CHUNK);
+    for (ptrdiff_t i = 0; i < r->chunks; i++) {
+        ptrdiff_t first = d->steps * i / r->chunks, end = d->steps * (i + 1) / r->chunks;
+        r->chunk[i] = (struct chunk){.step = r->step + first, .steps = end - first, .first = first};
+    }
 }
 
-struct reduction {
-    const struct run *run;
-    ptrdiff_t runs;
-    const ptrdiff_t *step; /* NULL where the runs are contiguous */
-};
+/* Add `length` elements from `offset` on, as runs that are cut where chunks end. */
+static void add_run(struct reduction *r, struct run **free, ptrdiff_t offset, ptrdiff_t length) {
+    ptrdiff_t pieces = ceil_div(length, CHUNK);
+    for (ptrdiff_t i = 0; i < pieces; i++) {
+        ptrdiff_t begin = length * i / pieces, end = length * (i + 1) / pieces;
+        struct chunk *open = r->chunks ? r->chunk + r->chunks - 1 : NULL;
+        if (!open || open->steps + end - begin > CHUNK) {
+            ptrdiff_t first = open ? open->first + open->steps : 0;
+            open = r->chunk + r->chunks++;
+            *open = (struct chunk){.run = *free, .first = first};
+        }
+        *(*free)++ = (struct run){offset + begin, end - begin};
+        open->runs++;
+        open->steps += end - begin;
+    }
+}
 
-#define GATHER(m, vectors, indexed)                                                                          \
-    tile_gather(m, vectors, indexed, src, src_offset, r->run, r->runs, r->step, weight, to, dst_offset)
-#define GATHER_2(m) GATHER(m, 2, 0)
-#define GATHER_1(m) GATHER(m, 1, 0)
-#define GATHER_2_INDEXED(m) GATHER(m, 2, 1)
-#define GATHER_1_INDEXED(m) GATHER(m, 1, 1)
+/* Taps whose channels are contiguous form one run. */
+static void list_runs(const struct direct *d, const struct source *source, struct reduction *r) {
+    const struct correlation *c = d->c;
+    struct run *free = r->run;
+    ptrdiff_t begin = 0, length = 0;
+    r->chunks = 0;
+    for (ptrdiff_t t = 0; t < c->taps; t++) {
+        ptrdiff_t offset = (c->tap[t].y - c->y_min) * source->row + (c->tap[t].x - c->x_min) * source->column;
+        if (length && begin + length != offset) add_run(r, &free, begin, length), length = 0;
+        if (!length) begin = offset;
+        length += c->src_channels;
+    }
+    add_run(r, &free, begin, length);
+}
+
+/* ---- Tiles ---- */
+
+#define GATHER(m, vectors, indexed, prefetch)                                                                \
+    tile_gather(m, vectors, indexed, prefetch, src, src_offset, chunk, weight, partial, distance, to,        \
+                dst_offset)
+#define GATHER_2(m) GATHER(m, 2, 0, 0)
+#define GATHER_1(m) GATHER(m, 1, 0, 0)
+#define GATHER_2_INDEXED(m) GATHER(m, 2, 1, 0)
+#define GATHER_1_INDEXED(m) GATHER(m, 1, 1, 0)
+#define GATHER_2_AHEAD(m) GATHER(m, 2, 0, 1)
+#define GATHER_1_AHEAD(m) GATHER(m, 1, 0, 1)
 
 #define GATHER_FUNCTION(name, CALL)                                                                          \
     static void name(ptrdiff_t size, const real *src, const ptrdiff_t *src_offset,                           \
-                     const struct reduction *r, const real *weight, const struct destination *to,            \
-                     const ptrdiff_t *dst_offset) {                                                          \
+                     const struct chunk *chunk, const real *weight, real *partial, ptrdiff_t distance,       \
+                     const struct destination *to, const ptrdiff_t *dst_offset) {                            \
+        (void)distance;                                                                                      \
         DISPATCH_TILE(size, CALL)                                                                            \
     }
 typedef void gather_function(ptrdiff_t size, const real *src, const ptrdiff_t *src_offset,
-                             const struct reduction *r, const real *weight, const struct destination *to,
-                             const ptrdiff_t *dst_offset);
+                             const struct chunk *chunk, const real *weight, real *partial, ptrdiff_t distance,
+                             const struct destination *to, const ptrdiff_t *dst_offset);
 GATHER_FUNCTION(gather_2, GATHER_2)
 GATHER_FUNCTION(gather_1, GATHER_1)
 GATHER_FUNCTION(gather_2_indexed, GATHER_2_INDEXED)
 GATHER_FUNCTION(gather_1_indexed, GATHER_1_INDEXED)
+GATHER_FUNCTION(gather_2_ahead, GATHER_2_AHEAD)
+GATHER_FUNCTION(gather_1_ahead, GATHER_1_AHEAD)
+
+/* For [vectors - 1]. */
+static gather_function *const gather_runs[] = {gather_1, gather_2};
+static gather_function *const gather_steps[] = {gather_1_indexed, gather_2_indexed};
+static gather_function *const gather_ahead[] = {gather_1_ahead, gather_2_ahead};
+
+/* A band of tiles of nearly equal size (no small remainder). Pixel p reads at src + src_offset[p]. */
+struct band {
+    ptrdiff_t pixels, tiles;
+    ptrdiff_t first_group; /* whose channels src points to */
+    const real *src;
+    const ptrdiff_t *src_offset, *dst_offset;
+    real *partial; /* [tiles][TILE][BLOCK] */
+};
+
+/* The band with block b of filters; with `ahead` the source is fetched early. */
+static void run_block(const struct direct *d, const struct reduction *r, const struct band *band, ptrdiff_t b,
+                      int ahead) {
+    const struct correlation *c = d->c;
+    ptrdiff_t group = b / d->blocks, first = b % d->blocks * BLOCK;
+    ptrdiff_t filters = min_size(BLOCK, c->dst_channels - first), channel = group * c->dst_channels + first;
+    const real *weight = d->packed + b * d->block_elements, *residual = c->epilogue.residual;
+    const real *src = band->src + (group - band->first_group) * c->src_channels;
+    struct destination to = {.dst = c->dst + channel,
+                             .residual = residual ? residual + channel : NULL,
+                             .bias = d->bias + b * BLOCK,
+                             .relu = c->epilogue.relu,
+                             .lanes = filters > LANES ? filters - LANES : filters};
+    gather_function *gather = (d->steps ? gather_steps : ahead ? gather_ahead : gather_runs)[filters > LANES];
+    ptrdiff_t distance = TILE * c->step_width * c->groups * c->src_channels;
+    for (ptrdiff_t i = 0; i < r->chunks; i++) {
+        to.first = i == 0, to.last = i == r->chunks - 1;
+        for (ptrdiff_t t = 0; t < band->tiles; t++) {
+            ptrdiff_t p = band->pixels * t / band->tiles, size = band->pixels * (t + 1) / band->tiles - p;
+            gather(size, src, band->src_offset + p, r->chunk + i, weight, band->partial + t * TILE * BLOCK,
+                   distance, &to, band->dst_offset + p);
+        }
+    }
+}
 
 static void run_direct(const void *context, ptrdiff_t task, void *scratch) {
     const struct direct *d = context;
@@ -168,13 +298,20 @@ static void run_direct(const void *context, ptrdiff_t task, void *scratch) {
     ptrdiff_t begin = chunk * d->pixels, end = min_size(begin + d->pixels, c->dst_height * c->dst_width);
     ptrdiff_t pixels = end - begin;
 
-    real *rows = scratch;
+    real *partial = scratch, *rows = partial + BAND_TILES * TILE * BLOCK;
     ptrdiff_t *src_offset = (ptrdiff_t *)(rows + d->scratch_source), *dst_offset = src_offset + d->pixels;
     ptrdiff_t *step = dst_offset + d->pixels;
-    struct run *merged = (struct run *)(step + d->steps), *run = merged + c->taps;
-    struct source source = gather_source(d, image, begin / c->dst_width, (end - 1) / c->dst_width + 1, rows);
-    struct reduction r = {run, 0, d->steps ? step : NULL};
-    r.runs = d->steps ? list_steps(c, &source, run, step) : merge_runs(c, &source, run, merged);
+    struct reduction r = {.run = (struct run *)(step + d->steps), .step = step};
+    r.chunk = (struct chunk *)(r.run + d->most_runs);
+    ptrdiff_t shares = c->groups > 1 ? c->groups : d->blocks, each = c->groups > 1 ? d->blocks : 1;
+    ptrdiff_t first = shares * split / d->splits * each, last = shares * (split + 1) / d->splits * each;
+    ptrdiff_t group = first / d->blocks;
+    struct source source =
+        find_source(d, image, begin / c->dst_width, group, (last - 1) / d->blocks + 1 - group, rows);
+    if (d->steps)
+        list_steps(d, &source, &r);
+    else
+        list_runs(d, &source, &r);
     ptrdiff_t src_step = c->step_width * source.column;
     for (ptrdiff_t p = 0, i = begin / c->dst_width, j = begin % c->dst_width; p < pixels; i++, j = 0) {
         ptrdiff_t count = min_size(c->dst_width - j, pixels - p);
@@ -186,23 +323,13 @@ static void run_direct(const void *context, ptrdiff_t task, void *scratch) {
         }
     }
 
-    if (d->pointwise) gather_pixels(d, &source, src_offset, pixels, rows);
-
-    ptrdiff_t all = c->groups * d->blocks, tiles = ceil_div(pixels, TILE);
-    for (ptrdiff_t b = all * split / d->splits; b < all * (split + 1) / d->splits; b++) {
-        ptrdiff_t group = b / d->blocks, first = b % d->blocks * BLOCK;
-        ptrdiff_t filters = min_size(BLOCK, c->dst_channels - first),
-                  channel = group * c->dst_channels + first;
-        const real *src = source.base + group * c->src_channels, *weight = d->packed + b * d->block_elements;
-        const real *residual = c->epilogue.residual;
-        struct destination to = {c->dst + channel, residual ? residual + channel : NULL, d->bias + b * BLOCK,
-                                 c->epilogue.relu, filters > LANES ? filters - LANES : filters};
-        gather_function *gather = filters > LANES ? (d->steps ? gather_2_indexed : gather_2)
-                                                  : (d->steps ? gather_1_indexed : gather_1);
-        for (ptrdiff_t t = 0; t < tiles; t++) { /* tiles of nearly equal size: no small remainder */
-            ptrdiff_t p = pixels * t / tiles, size = pixels * (t + 1) / tiles - p;
-            gather(size, src, src_offset + p, &r, weight, &to, dst_offset + p);
-        }
+    ptrdiff_t bands = ceil_div(ceil_div(pixels, TILE), BAND_TILES);
+    for (ptrdiff_t i = 0; i < bands; i++) {
+        ptrdiff_t p0 = pixels * i / bands, p1 = pixels * (i + 1) / bands;
+        struct band band = {p1 - p0,         ceil_div(p1 - p0, TILE), group,  source.base,
+                            src_offset + p0, dst_offset + p0,         partial};
+        if (d->padded) fill_rows(d, &source, (begin + p1 - 1) / c->dst_width + 1, rows);
+        for (ptrdiff_t b = first; b < last; b++) run_block(d, &r, &band, b, d->ahead && b == first);
     }
 }
 
@@ -221,21 +348,28 @@ static struct correlation flatten(const struct correlation *c) {
     return flat;
 }
 
+/* The pitch to copy pixels of so many channels to: see ALIAS_BYTES. */
+static ptrdiff_t odd_pitch(const struct correlation *c, ptrdiff_t channels) {
+    ptrdiff_t step_bytes = channels * c->step_width * (ptrdiff_t)sizeof(real);
+    return step_bytes % ALIAS_BYTES ? channels : ceil_div(channels, 2 * LANES) * 2 * LANES + LANES;
+}
+
 static void plan(struct direct *d) {
     const struct correlation *c = d->c;
-    ptrdiff_t pitch = c->groups * c->src_channels, total = c->dst_height * c->dst_width;
+    ptrdiff_t channels = c->groups * c->src_channels, total = c->dst_height * c->dst_width;
     d->blocks = ceil_div(c->dst_channels, BLOCK);
     d->block_elements = c->taps * c->src_channels * BLOCK;
     d->padded = c->y_min < 0 || c->x_min < 0 ||
                 (c->dst_height - 1) * c->step_height + c->y_max >= c->src_height ||
                 (c->dst_width - 1) * c->step_width + c->x_max >= c->src_width;
-
-    ptrdiff_t width = (c->dst_width - 1) * c->step_width + c->x_max - c->x_min + 1;
-    ptrdiff_t pixel_bytes = pitch * (ptrdiff_t)sizeof(real);
+    d->pitch = odd_pitch(c, channels);
+    d->ahead = c->taps == 1 && !d->padded && d->pitch == channels;
+    d->width = (c->dst_width - 1) * c->step_width + c->x_max - c->x_min + 1;
+    ptrdiff_t pixel_bytes = d->pitch * (ptrdiff_t)sizeof(real);
     if (c->dst_height == 1) {
         d->pixels = max_size(SOURCE_BYTES / (pixel_bytes * c->step_width), 1);
     } else {
-        ptrdiff_t rows = SOURCE_BYTES / (width * pixel_bytes) - (c->y_max - c->y_min);
+        ptrdiff_t rows = SOURCE_BYTES / (d->width * pixel_bytes) - (c->y_max - c->y_min);
         d->pixels = max_size(rows / c->step_height, 1) * c->dst_width;
     }
     ptrdiff_t even =
@@ -245,19 +379,16 @@ static void plan(struct direct *d) {
     d->chunks = ceil_div(total, d->pixels);
     d->pixels = ceil_div(total, d->chunks);
     d->chunks = ceil_div(total, d->pixels);
-    d->splits = min_size(c->groups * d->blocks, ceil_div(TASKS_WANTED, c->batch * d->chunks));
+    d->splits = min_size(c->groups > 1 ? c->groups : d->blocks, ceil_div(TASKS_WANTED, c->batch * d->chunks));
+    if (d->padded) d->pitch = odd_pitch(c, ceil_div(c->groups, d->splits) * c->src_channels);
     ptrdiff_t most_rows = min_size((d->pixels - 2) / c->dst_width + 2, c->dst_height);
-    d->pointwise =
-        c->taps == 1 && !d->padded && c->dst_channels >= BLOCK ? ceil_div(pitch, LANES) * LANES + LANES : 0;
-    d->scratch_source = d->pointwise ? d->pixels * d->pointwise
-                        : d->padded
-                            ? ((most_rows - 1) * c->step_height + c->y_max - c->y_min + 1) * width * pitch
-                            : 0;
+    d->scratch_source =
+        d->padded ? ((most_rows - 1) * c->step_height + c->y_max - c->y_min + 1) * d->width * d->pitch : 0;
+    d->most_runs = c->taps + c->taps * c->src_channels / CHUNK + 1;
+    d->scratch_source = (d->scratch_source + 7) & ~(ptrdiff_t)7;
     ptrdiff_t elements = c->taps * c->src_channels, row = c->x_max - c->x_min + 1;
     d->steps =
         c->src_channels * (c->groups == 1 ? row : 1) < SHORT_RUN && elements <= MOST_STEPS ? elements : 0;
-    d->most_runs = c->taps + c->taps * c->src_channels / CHUNK;
-    d->scratch_source = (d->scratch_source + 7) & ~(ptrdiff_t)7;
 }
 
 /* Every destination element is 0 (or its bias): no tap, or no channel, contributes. */
@@ -279,12 +410,15 @@ static struct workspace space(const struct direct *d) {
     ptrdiff_t blocks = c->groups * d->blocks;
     return (struct workspace){
         (size_t)(blocks * (d->block_elements + BLOCK)) * sizeof(real),
-        (size_t)d->scratch_source * sizeof(real) + (size_t)(2 * d->pixels + d->steps) * sizeof(ptrdiff_t) +
-            (size_t)(c->taps + d->most_runs) * sizeof(struct run),
+        (size_t)(d->scratch_source + BAND_TILES * TILE * BLOCK) * sizeof(real) +
+            (size_t)(2 * d->pixels + d->steps) * sizeof(ptrdiff_t) +
+            (size_t)d->most_runs * (sizeof(struct run) + sizeof(struct chunk)),
     };
 }
 
 struct workspace VARIANT(correlate_direct_workspace)(const struct correlation *correlation) {
+    if (is_grouped(correlation->groups, correlation->src_channels, correlation->dst_channels))
+        return VARIANT(correlate_grouped_workspace)(correlation);
     struct correlation c = flatten(correlation);
     struct direct d = {.c = &c};
     plan(&d);
@@ -298,6 +432,7 @@ int VARIANT(correlate_direct)(const struct correlation *correlation) {
         fill_constant(&c);
         return PYCONV_OK;
     }
+    if (is_grouped(c.groups, c.src_channels, c.dst_channels)) return VARIANT(correlate_grouped)(&c);
     struct direct d = {.c = &c};
     plan(&d);
     ptrdiff_t blocks = c.groups * d.blocks;
@@ -306,7 +441,8 @@ int VARIANT(correlate_direct)(const struct correlation *correlation) {
     if (!packed) return PYCONV_NO_MEMORY;
     d.packed = packed, d.bias = packed + blocks * d.block_elements;
     pack_bias(&d, packed + blocks * d.block_elements);
-    int status = parallel_run(blocks, (double)(blocks * d.block_elements), 0, pack_block, &d);
+    int status = parallel_run(blocks, (double)(blocks * d.block_elements) * 0.5,
+                              (size_t)weight_area(&c) * sizeof(ptrdiff_t), pack_block, &d);
     double work =
         (double)c.batch * (double)(c.dst_height * c.dst_width) * (double)(blocks * d.block_elements);
     if (status == PYCONV_OK)

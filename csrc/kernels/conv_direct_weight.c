@@ -24,12 +24,10 @@ struct weight_gradient {
     struct pyconv_conv2d g;
     const real *grad_output, *input;
     struct weight_parts parts;
-    ptrdiff_t band_rows, bands; /* output rows to a band, bands to an image */
-    ptrdiff_t shares,
-        splits;    /* what tasks of one part divide: blocks of filters, or channel tiles; by how many */
-    int padded;    /* some tap reads outside of the image */
-    int pointwise; /* a 1x1 kernel without padding */
-    int indexed;   /* runs are so short that tiles span several */
+    ptrdiff_t band_rows, bands;     /* output rows to a band, bands to an image */
+    ptrdiff_t shares, splits;       /* blocks of filters, which the tasks of one part divide; by how many */
+    int padded;                     /* some tap reads outside of the image */
+    int indexed;                    /* runs are so short that tiles span several */
     ptrdiff_t width, scratch_input; /* padded columns; elements of the padded rows */
 };
 
@@ -74,7 +72,7 @@ static ptrdiff_t merge_runs(const struct weight_gradient *w, ptrdiff_t row_eleme
             if (runs && run[runs - 1].offset + run[runs - 1].length == offset)
                 run[runs - 1].length += w->parts.channels;
             else
-                run[runs++] = (struct run){offset, w->parts.channels, 0};
+                run[runs++] = (struct run){.offset = offset, .length = w->parts.channels};
         }
     return runs;
 }
@@ -144,9 +142,9 @@ static void add_block(const struct weight_gradient *w, ptrdiff_t filters, const 
     }
 }
 
-/* A window's share: blocks [begin, end) of filters, all rows j. */
-static void add_window_band(const struct weight_gradient *w, struct band *band, ptrdiff_t begin,
-                            ptrdiff_t end, real *part, real *scratch) {
+/* A task's share: blocks [begin, end) of filters, all rows j. */
+static void add_band(const struct weight_gradient *w, struct band *band, ptrdiff_t begin, ptrdiff_t end,
+                     real *part, real *scratch) {
     const struct pyconv_conv2d *g = &w->g;
     real *padded = scratch, *packed = padded + w->scratch_input;
     struct segment *segment = (struct segment *)(packed + w->band_rows * g->out_width * BLOCK);
@@ -169,60 +167,19 @@ static void add_window_band(const struct weight_gradient *w, struct band *band, 
     }
 }
 
-/* A 1x1 kernel's share: channel tiles [begin, end) of each group, all blocks of filters. The band's pixels
- * are packed tile by tile, [tile][pixel][TILE]: pixels of many channels lie on few sets of L1, a page apart.
- */
-static void add_pointwise_band(const struct weight_gradient *w, struct band *band, ptrdiff_t begin,
-                               ptrdiff_t end, real *part, real *scratch) {
-    const struct pyconv_conv2d *g = &w->g;
-    ptrdiff_t channels = w->parts.channels;
-    ptrdiff_t pixels = band->rows * g->out_width, panel = pixels * TILE + LANES,
-              row = g->in_width * g->in_channels;
-    real *panels = scratch, *packed = panels + w->scratch_input;
-    for (ptrdiff_t group = 0; group < g->groups; group++) {
-        for (ptrdiff_t p = 0; p < pixels; p++) {
-            ptrdiff_t y = (band->p0 + p / g->out_width) * g->stride_height,
-                      x = p % g->out_width * g->stride_width;
-            const real *from =
-                w->input + (band->image * g->in_height + y) * row + x * g->in_channels + group * channels;
-            for (ptrdiff_t t = begin, j = begin * TILE; t < end; t++, j += TILE)
-                copy_elements(from + j, min_size(TILE, channels - j),
-                              panels + (t - begin) * panel + p * TILE);
-        }
-        for (ptrdiff_t b = group * w->parts.blocks; b < (group + 1) * w->parts.blocks; b++) {
-            ptrdiff_t filters = pack_gradient(w, band, b, packed), offset = 0;
-            outer_function *outer = filters > LANES ? outer_2 : outer_1;
-            for (ptrdiff_t t = begin; t < end; t++) {
-                ptrdiff_t j = t * TILE, size = min_size(TILE, channels - j);
-                struct segment segment = {panels + (t - begin) * panel, packed, pixels};
-                outer(size, &segment, 1, &offset, TILE, part + b * w->parts.block_elements + j * BLOCK);
-            }
-        }
-    }
-}
-
 static void run_part(const void *context, ptrdiff_t task, void *scratch) {
     const struct weight_gradient *w = context;
     const struct pyconv_conv2d *g = &w->g;
     ptrdiff_t split = task % w->splits, part = task / w->splits;
     ptrdiff_t begin = w->shares * split / w->splits, end = w->shares * (split + 1) / w->splits;
     real *sums = w->parts.sums + part * w->parts.part_elements;
-    if (!w->pointwise)
-        memset(sums + begin * w->parts.block_elements, 0,
-               (size_t)((end - begin) * w->parts.block_elements) * sizeof(real));
-    for (ptrdiff_t b = 0; w->pointwise && b < g->groups * w->parts.blocks; b++) {
-        ptrdiff_t first = begin * TILE, last = min_size(end * TILE, w->parts.channels);
-        memset(sums + b * w->parts.block_elements + first * BLOCK, 0,
-               (size_t)((last - first) * BLOCK) * sizeof(real));
-    }
+    memset(sums + begin * w->parts.block_elements, 0,
+           (size_t)((end - begin) * w->parts.block_elements) * sizeof(real));
     ptrdiff_t bands = g->batch * w->bands;
     for (ptrdiff_t i = bands * part / w->parts.count; i < bands * (part + 1) / w->parts.count; i++) {
         ptrdiff_t p0 = i % w->bands * w->band_rows;
         struct band band = {i / w->bands, p0, min_size(w->band_rows, g->out_height - p0)};
-        if (w->pointwise)
-            add_pointwise_band(w, &band, begin, end, sums, scratch);
-        else
-            add_window_band(w, &band, begin, end, sums, scratch);
+        add_band(w, &band, begin, end, sums, scratch);
     }
 }
 
@@ -233,28 +190,43 @@ struct sum_parts_job {
     real *grad_weight;
 };
 
-/* Add the parts of one block and write [tap][channel][BLOCK] as grad_weight[k][channel][tap]. */
+/* Add the parts of one block and write [tap][channel][BLOCK] as grad_weight[k][channel][tap]: LANES of the
+ * elements (channel, tap) that lie side by side there at a time, for LANES filters, transposed. */
 static void sum_block(const void *context, ptrdiff_t task, void *scratch) {
+    (void)scratch;
     const struct sum_parts_job *job = context;
     const struct weight_parts *p = job->parts;
     ptrdiff_t first = task % p->blocks * BLOCK, filters = min_size(BLOCK, p->filters - first);
-    real *grad_weight = job->grad_weight + (task / p->blocks * p->filters + first) * p->channels * p->area;
-    real *total = scratch; /* [tap][BLOCK] */
-    for (ptrdiff_t c = 0; c < p->channels; c++) {
-        for (ptrdiff_t t = 0; t < p->area; t++)
-            sum_parts(p->sums + task * p->block_elements + (t * p->channels + c) * BLOCK, p->count,
-                      p->part_elements, 0, BLOCK, total + t * BLOCK);
-        for (ptrdiff_t k = 0; k < filters; k++)
-            for (ptrdiff_t t = 0; t < p->area; t++)
-                grad_weight[(k * p->channels + c) * p->area + t] = total[t * BLOCK + k];
-    }
+    ptrdiff_t elements = p->channels * p->area;
+    real *grad_weight = job->grad_weight + (task / p->blocks * p->filters + first) * elements;
+    const real *sums = p->sums + task * p->block_elements;
+    for (ptrdiff_t e = 0; e < elements; e += LANES)
+        for (ptrdiff_t v = 0; v < filters; v += LANES) {
+            ptrdiff_t count = min_size(LANES, elements - e);
+            vec row[LANES];
+            for (ptrdiff_t i = 0, c = e / p->area, t = e % p->area; i < LANES; i++) {
+                row[i] = (vec){0};
+                if (i >= count) continue;
+                const real *from = sums + (t * p->channels + c) * BLOCK + v;
+                for (ptrdiff_t part = 0; part < p->count; part++)
+                    row[i] += load(from + part * p->part_elements);
+                if (++t == p->area) t = 0, c++;
+            }
+            transpose_lanes(row);
+            for (ptrdiff_t k = 0; k < min_size(LANES, filters - v); k++) {
+                real *to = grad_weight + (v + k) * elements + e;
+                if (count == LANES)
+                    store(to, row[k]);
+                else
+                    store_first(to, row[k], count);
+            }
+        }
 }
 
 int VARIANT(sum_weight_parts)(const struct weight_parts *parts, real *grad_weight) {
     struct sum_parts_job job = {parts, grad_weight};
     double cost = (double)(parts->count + 2) * (double)parts->part_elements / 8;
-    return parallel_run(parts->groups * parts->blocks, cost, (size_t)(parts->area * BLOCK) * sizeof(real),
-                        sum_block, &job);
+    return parallel_run(parts->groups * parts->blocks, cost, 0, sum_block, &job);
 }
 
 /* ---- The whole gradient ---- */
@@ -267,11 +239,6 @@ static void plan(struct weight_gradient *w) {
     ptrdiff_t used_width =
         (g->out_width - 1) * g->stride_width + (g->kernel_width - 1) * g->dilation_width + 1;
     w->padded = g->pad_top > 0 || g->pad_left > 0 || used_height > g->in_height || used_width > g->in_width;
-    if (!w->padded && area == 1 && g->stride_height == 1 && g->stride_width == 1 &&
-        used_height == g->in_height) {
-        g->in_height = g->out_height = g->batch * g->out_height; /* rows of all images form one list */
-        g->batch = 1;
-    }
     w->width = used_width;
     ptrdiff_t run =
         g->in_channels / g->groups * (g->groups == 1 && g->dilation_width == 1 ? g->kernel_width : 1);
@@ -281,14 +248,10 @@ static void plan(struct weight_gradient *w) {
     ptrdiff_t pixels = g->batch * g->out_height * g->out_width;
     ptrdiff_t parts = min_size(min_size(MOST_PARTS, g->batch * w->bands), ceil_div(pixels, PART_PIXELS));
     w->parts = weight_parts(g, parts);
-    w->pointwise = area == 1 && !w->padded;
-    w->shares = w->pointwise ? ceil_div(w->parts.channels, TILE) : g->groups * w->parts.blocks;
+    w->shares = g->groups * w->parts.blocks;
     w->splits = min_size(w->shares, ceil_div(TASKS_WANTED, w->parts.count));
     ptrdiff_t rows = (w->band_rows - 1) * g->stride_height + (g->kernel_height - 1) * g->dilation_height + 1;
-    ptrdiff_t panel = w->band_rows * g->out_width * TILE + LANES;
-    w->scratch_input = w->pointwise ? ceil_div(w->shares, w->splits) * panel
-                       : w->padded  ? ((rows * w->width * g->in_channels) + 15) & ~(ptrdiff_t)15
-                                    : 0;
+    w->scratch_input = w->padded ? ((rows * w->width * g->in_channels) + 15) & ~(ptrdiff_t)15 : 0;
 }
 
 static struct workspace space(const struct weight_gradient *w) {
@@ -300,7 +263,14 @@ static struct workspace space(const struct weight_gradient *w) {
     };
 }
 
+static int is_pointwise(const struct pyconv_conv2d *g) {
+    return g->kernel_height == 1 && g->kernel_width == 1 && g->pad_top == 0 && g->pad_left == 0 &&
+           (g->out_height - 1) * g->stride_height < g->in_height &&
+           (g->out_width - 1) * g->stride_width < g->in_width;
+}
+
 struct workspace VARIANT(grad_weight_direct_workspace)(const struct pyconv_conv2d *g) {
+    if (is_pointwise(g)) return VARIANT(grad_weight_pointwise_workspace)(g);
     struct weight_gradient w = {.g = *g};
     plan(&w);
     return space(&w);
@@ -316,6 +286,7 @@ int VARIANT(grad_weight_direct)(const struct pyconv_conv2d *geometry, const real
         memset(grad_weight, 0, (size_t)elements * sizeof(real));
         return PYCONV_OK;
     }
+    if (is_pointwise(g)) return VARIANT(grad_weight_pointwise)(g, grad_output, input, grad_weight);
     struct weight_gradient w = {.g = *g, .grad_output = grad_output, .input = input};
     plan(&w);
     struct workspace bytes = space(&w);

@@ -31,10 +31,10 @@
 
 struct winograd {
     const struct correlation *c;
-    int taps, outputs;                 /* of a tile, in one direction: 3 and 4, or 5 and 2 */
-    ptrdiff_t tile_rows, tile_columns; /* of an image */
-    ptrdiff_t tiles, groups, group;    /* in all; groups of tiles; the tiles of the largest */
-    ptrdiff_t blocks, shares;          /* of filters; filters outside: of the groups */
+    int taps, outputs; /* of a tile, in one direction: 3 and 4, or 5 and 2 */
+    struct tiling tiling;
+    ptrdiff_t groups, group;  /* of tiles; the tiles of the largest */
+    ptrdiff_t blocks, shares; /* of filters; filters outside: of the groups */
     int filters_outside;
     ptrdiff_t pitch; /* elements from one tile of V[p] to the next, and */
     ptrdiff_t v_plane, u_plane,
@@ -87,17 +87,11 @@ static void make_filters(const struct winograd *w, ptrdiff_t block, ptrdiff_t be
 
 static void make_tile(const struct winograd *w, ptrdiff_t tile, real *v) {
     const struct correlation *c = w->c;
-    ptrdiff_t column = tile % w->tile_columns, row = tile / w->tile_columns % w->tile_rows;
-    ptrdiff_t image = tile / w->tile_columns / w->tile_rows, channels = c->src_channels;
-    ptrdiff_t y0 = row * w->outputs + c->y_min, x0 = column * w->outputs + c->x_min;
-    const real *src = c->src + image * c->src_height * c->src_width * channels;
+    struct tile_place at = place_tile(&w->tiling, tile);
+    ptrdiff_t channels = c->src_channels;
     const real *from[AREA];
-    for (ptrdiff_t i = 0; i < POINTS; i++)
-        for (ptrdiff_t j = 0; j < POINTS; j++) {
-            ptrdiff_t y = y0 + i, x = x0 + j;
-            int inside = y >= 0 && y < c->src_height && x >= 0 && x < c->src_width;
-            from[i * POINTS + j] = inside ? src + (y * c->src_width + x) * channels : w->zeros;
-        }
+    find_pixels(POINTS, &w->tiling, c->src + at.image * c->src_height * c->src_width * channels,
+                c->src_height, c->src_width, channels, at.y + c->y_min, at.x + c->x_min, w->zeros, from);
     for (ptrdiff_t k = 0; k < channels; k += LANES) {
         vec d[AREA], out[AREA];
         if (k + LANES <= channels)
@@ -147,21 +141,20 @@ static void multiply(const struct winograd *w, ptrdiff_t tiles, ptrdiff_t filter
 INLINE void put_tile(const int outputs, const struct winograd *w, ptrdiff_t tile, ptrdiff_t channel,
                      ptrdiff_t lanes, const real *m) {
     const struct correlation *c = w->c;
-    ptrdiff_t column = tile % w->tile_columns * outputs,
-              row = tile / w->tile_columns % w->tile_rows * outputs;
-    ptrdiff_t image = tile / w->tile_columns / w->tile_rows;
+    struct tile_place place = place_tile(&w->tiling, tile);
     vec y[AREA], out[LARGEST_OUTPUT * LARGEST_OUTPUT];
     for (int p = 0; p < AREA; p++) y[p] = load(m + p * w->m_plane);
     transform_output_2d(outputs, y, out);
 
     const real *bias = c->epilogue.bias, *residual = c->epilogue.residual;
     vec add = bias ? load_first(bias + channel, lanes) : (vec){0};
-    ptrdiff_t offset = image * c->dst_image + row * c->dst_row + column * c->dst_column + channel;
-    ptrdiff_t rows = min_size(outputs, c->dst_height - row),
-              columns = min_size(outputs, c->dst_width - column);
+    ptrdiff_t row = w->tiling.dilation_height * c->dst_row, column = w->tiling.dilation_width * c->dst_column;
+    ptrdiff_t rows = min_size(outputs, ceil_div(c->dst_height - place.y, w->tiling.dilation_height)),
+              columns = min_size(outputs, ceil_div(c->dst_width - place.x, w->tiling.dilation_width));
+    ptrdiff_t offset = place.image * c->dst_image + place.y * c->dst_row + place.x * c->dst_column + channel;
     for (ptrdiff_t i = 0; i < rows; i++)
         for (ptrdiff_t j = 0; j < columns; j++) {
-            ptrdiff_t at = offset + i * c->dst_row + j * c->dst_column;
+            ptrdiff_t at = offset + i * row + j * column;
             vec value = out[i * outputs + j] + add;
             if (residual) value += load_first(residual + at, lanes);
             if (c->epilogue.relu) value = choose(value < 0, (vec){0}, value);
@@ -189,7 +182,7 @@ static void put_group(const struct winograd *w, ptrdiff_t first, ptrdiff_t tiles
 /* ---- Tasks ---- */
 
 static ptrdiff_t group_begin(const struct winograd *w, ptrdiff_t group) {
-    return w->tiles * group / w->groups;
+    return w->tiling.tiles * group / w->groups;
 }
 
 static void share_filters(const void *context, ptrdiff_t block, void *scratch) {
@@ -244,27 +237,27 @@ static void plan(struct winograd *w, const struct correlation *c) {
     w->c = c;
     w->taps = c->taps == 9 ? 3 : 5;
     w->outputs = POINTS + 1 - w->taps;
-    w->tile_rows = ceil_div(c->dst_height, w->outputs);
-    w->tile_columns = ceil_div(c->dst_width, w->outputs);
-    w->tiles = c->batch * w->tile_rows * w->tile_columns;
+    w->tiling =
+        cut_tiles(w->outputs, c->batch, c->dst_height, c->dst_width, c->dilation_height, c->dilation_width);
     w->blocks = ceil_div(c->dst_channels, BLOCK);
     w->pitch = ceil_div(c->src_channels, LANES) * LANES + LANES;
     ptrdiff_t tile_bytes = AREA * w->pitch * (ptrdiff_t)sizeof(real);
     ptrdiff_t filter_bytes = AREA * c->src_channels * w->blocks * BLOCK * (ptrdiff_t)sizeof(real);
     /* Groups: as many whole register tiles as L2 holds, but enough groups for the threads; of nearly equal
      * size. */
-    ptrdiff_t fit = GROUP_BYTES / tile_bytes / TILE * TILE, even = ceil_div(w->tiles, 2 * TASKS_WANTED);
+    ptrdiff_t fit = GROUP_BYTES / tile_bytes / TILE * TILE,
+              even = ceil_div(w->tiling.tiles, 2 * TASKS_WANTED);
     ptrdiff_t most = max_size(min_size(min_size(fit, MOST_TILES), ceil_div(even, TILE) * TILE), TILE);
     /* What travels: every group reads U, or every block reads V; the latter in streams so short that each
      * byte costs thrice. */
-    double filters = (double)filter_bytes * (double)(ceil_div(w->tiles, most) + 1);
-    double tiles = (double)w->tiles * (double)tile_bytes * (double)(w->blocks + 1);
+    double filters = (double)filter_bytes * (double)(ceil_div(w->tiling.tiles, most) + 1);
+    double tiles = (double)w->tiling.tiles * (double)tile_bytes * (double)(w->blocks + 1);
     w->filters_outside =
-        filter_bytes > L2_FILTERS && w->tiles * tile_bytes <= MOST_SHARED && 3 * tiles < filters;
-    w->groups = ceil_div(w->tiles, w->filters_outside ? 2 * TILE : most);
-    w->group = ceil_div(w->tiles, w->groups);
-    w->shares =
-        max_size(ceil_div(w->tiles, SHARE_TILES), min_size(ceil_div(TASKS_WANTED, w->blocks), w->tiles / 64));
+        filter_bytes > L2_FILTERS && w->tiling.tiles * tile_bytes <= MOST_SHARED && 3 * tiles < filters;
+    w->groups = ceil_div(w->tiling.tiles, w->filters_outside ? 2 * TILE : most);
+    w->group = ceil_div(w->tiling.tiles, w->groups);
+    w->shares = max_size(ceil_div(w->tiling.tiles, SHARE_TILES),
+                         min_size(ceil_div(TASKS_WANTED, w->blocks), w->tiling.tiles / 64));
     w->shares = max_size(min_size(w->shares, w->groups), 1);
 
     w->u_plane = (w->filters_outside ? min_size(c->src_channels, CHUNK) : c->src_channels) * BLOCK + LANES;
@@ -298,8 +291,8 @@ int VARIANT(correlate_winograd)(const struct correlation *c) {
     memset((real *)w.zeros, 0, (size_t)w.pitch * sizeof(real));
 
     double filters = (double)(w.blocks * c->src_channels) * AREA * BLOCK * 0.2;
-    double tiles = (double)w.tiles * (double)(AREA * w.pitch) * 0.2;
-    double products = (double)(w.blocks * BLOCK) * (double)w.tiles * AREA * (double)c->src_channels;
+    double tiles = (double)w.tiling.tiles * (double)(AREA * w.pitch) * 0.2;
+    double products = (double)(w.blocks * BLOCK) * (double)w.tiling.tiles * AREA * (double)c->src_channels;
     products /= MULTIPLY_ADDS_PER_NANOSECOND;
     int status;
     if (w.filters_outside) {

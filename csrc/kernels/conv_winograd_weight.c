@@ -25,41 +25,20 @@ struct winograd_weight {
     const real *grad_output, *input, *zeros; /* zeros: what lies outside of the images */
     struct weight_parts parts;
     int taps, side; /* of the kernel; of an output tile, in one direction */
-    ptrdiff_t tile_rows, tile_columns, tiles;
+    struct tiling tiling;
     ptrdiff_t channel_blocks, filter_blocks, channels, filters; /* channels, filters: of the largest block */
     ptrdiff_t v_pitch, d_pitch;
     ptrdiff_t v_plane, d_plane, m_plane; /* elements from one point to the next: odd in cache lines */
 };
 
-struct tile_place {
-    ptrdiff_t image, row, column;
-};
-
-static struct tile_place place(const struct winograd_weight *w, ptrdiff_t tile) {
-    return (struct tile_place){tile / w->tile_columns / w->tile_rows,
-                               tile / w->tile_columns % w->tile_rows * w->side,
-                               tile % w->tile_columns * w->side};
-}
-
-/* The `side` x `side` pixels from (y0, x0) on, or zeros outside of the image. */
-INLINE void find_pixels(const int side, const real *image, ptrdiff_t height, ptrdiff_t width,
-                        ptrdiff_t channels, ptrdiff_t y0, ptrdiff_t x0, const real *zeros,
-                        const real **from) {
-    for (ptrdiff_t i = 0; i < side; i++)
-        for (ptrdiff_t j = 0; j < side; j++) {
-            ptrdiff_t y = y0 + i, x = x0 + j;
-            int inside = y >= 0 && y < height && x >= 0 && x < width;
-            from[i * side + j] = inside ? image + (y * width + x) * channels : zeros;
-        }
-}
-
 static __attribute__((noinline)) void make_input_tile(const struct winograd_weight *w, ptrdiff_t tile,
                                                       ptrdiff_t begin, ptrdiff_t end, real *v) {
     const struct pyconv_conv2d *g = w->g;
-    struct tile_place at = place(w, tile);
+    struct tile_place at = place_tile(&w->tiling, tile);
     const real *from[AREA];
-    find_pixels(POINTS, w->input + at.image * g->in_height * g->in_width * g->in_channels, g->in_height,
-                g->in_width, g->in_channels, at.row - g->pad_top, at.column - g->pad_left, w->zeros, from);
+    find_pixels(POINTS, &w->tiling, w->input + at.image * g->in_height * g->in_width * g->in_channels,
+                g->in_height, g->in_width, g->in_channels, at.y - g->pad_top, at.x - g->pad_left, w->zeros,
+                from);
     for (ptrdiff_t c = begin; c < end; c += LANES) {
         vec d[AREA], out[AREA];
         if (c + LANES <= end)
@@ -74,10 +53,10 @@ static __attribute__((noinline)) void make_input_tile(const struct winograd_weig
 INLINE void make_gradient_tile(const int side, const struct winograd_weight *w, ptrdiff_t tile,
                                ptrdiff_t begin, ptrdiff_t end, real *d) {
     const struct pyconv_conv2d *g = w->g;
-    struct tile_place at = place(w, tile);
+    struct tile_place at = place_tile(&w->tiling, tile);
     const real *from[16];
-    find_pixels(side, w->grad_output + at.image * g->out_height * g->out_width * g->out_channels,
-                g->out_height, g->out_width, g->out_channels, at.row, at.column, w->zeros, from);
+    find_pixels(side, &w->tiling, w->grad_output + at.image * g->out_height * g->out_width * g->out_channels,
+                g->out_height, g->out_width, g->out_channels, at.y, at.x, w->zeros, from);
     for (ptrdiff_t k = begin; k < end; k += LANES) {
         vec tile_in[16], out[AREA];
         if (k + LANES <= end)
@@ -152,7 +131,8 @@ static void run_winograd_weight(const void *context, ptrdiff_t task, void *scrat
     real *v = scratch, *d = v + AREA * w->v_plane, *m = d + AREA * w->d_plane;
     memset(m, 0, (size_t)(AREA * w->m_plane) * sizeof(real));
 
-    ptrdiff_t begin = w->tiles * part / w->parts.count, end = w->tiles * (part + 1) / w->parts.count;
+    ptrdiff_t begin = w->tiling.tiles * part / w->parts.count,
+              end = w->tiling.tiles * (part + 1) / w->parts.count;
     for (ptrdiff_t groups = ceil_div(end - begin, TILES), group = 0; group < groups; group++) {
         ptrdiff_t first = begin + (end - begin) * group / groups,
                   last = begin + (end - begin) * (group + 1) / groups;
@@ -175,9 +155,8 @@ static void plan(struct winograd_weight *w) {
     const struct pyconv_conv2d *g = w->g;
     w->taps = (int)g->kernel_height;
     w->side = POINTS + 1 - w->taps;
-    w->tile_rows = ceil_div(g->out_height, w->side);
-    w->tile_columns = ceil_div(g->out_width, w->side);
-    w->tiles = g->batch * w->tile_rows * w->tile_columns;
+    w->tiling =
+        cut_tiles(w->side, g->batch, g->out_height, g->out_width, g->dilation_height, g->dilation_width);
     w->channel_blocks = ceil_div(g->in_channels, CHANNELS);
     w->filter_blocks = ceil_div(g->out_channels, FILTERS);
     w->channels = min_size(g->in_channels, CHANNELS);
@@ -188,7 +167,7 @@ static void plan(struct winograd_weight *w) {
     w->d_plane = TILES * w->d_pitch + LANES;
     w->m_plane = w->channels * w->filters + LANES;
     ptrdiff_t parts = ceil_div(TASKS_WANTED, w->channel_blocks * w->filter_blocks);
-    parts = max_size(min_size(parts, w->tiles / TILES), 1);
+    parts = max_size(min_size(parts, w->tiling.tiles / TILES), 1);
     w->parts = weight_parts(g, parts);
 }
 
@@ -218,7 +197,7 @@ int VARIANT(grad_weight_winograd)(const struct pyconv_conv2d *g, const real *gra
     w.zeros = memset(w.parts.sums + sums, 0, bytes.shared - (size_t)sums * sizeof(real));
 
     ptrdiff_t tasks = w.parts.count * w.channel_blocks * w.filter_blocks;
-    double work = (double)w.tiles * AREA * (double)g->in_channels * (double)g->out_channels;
+    double work = (double)w.tiling.tiles * AREA * (double)g->in_channels * (double)g->out_channels;
     int status =
         parallel_run(tasks, work / MULTIPLY_ADDS_PER_NANOSECOND, bytes.scratch, run_winograd_weight, &w);
     if (status == PYCONV_OK) status = VARIANT(sum_weight_parts)(&w.parts, grad_weight);

@@ -26,6 +26,7 @@ struct correlation {
     ptrdiff_t dst_height, dst_width, dst_channels; /* dst_channels: of one group */
     ptrdiff_t dst_image, dst_row, dst_column;
     ptrdiff_t step_height, step_width;
+    ptrdiff_t dilation_height, dilation_width; /* from one tap to the next, where steps are 1 */
     ptrdiff_t taps;
     const struct tap *tap;                /* in ascending (y, x) order */
     ptrdiff_t y_min, y_max, x_min, x_max; /* over the taps */
@@ -34,6 +35,9 @@ struct correlation {
     ptrdiff_t weight_dst, weight_src, weight_group;
     struct pyconv_epilogue epilogue;
 };
+
+/* Taps of the whole kernel: of which a residue of the stride may have few. */
+INLINE ptrdiff_t weight_area(const struct correlation *c) { return min_size(c->weight_dst, c->weight_src); }
 
 /* The forward pass as a correlation; `tap` has room for kernel_height * kernel_width. */
 INLINE struct correlation forward_correlation(const struct pyconv_conv2d *g, const void *input,
@@ -60,6 +64,8 @@ INLINE struct correlation forward_correlation(const struct pyconv_conv2d *g, con
         .dst_column = g->out_channels,
         .step_height = g->stride_height,
         .step_width = g->stride_width,
+        .dilation_height = g->dilation_height,
+        .dilation_width = g->dilation_width,
         .taps = area,
         .tap = tap,
         .y_min = tap[0].y,
@@ -107,6 +113,7 @@ INLINE struct correlation grad_input_correlation(const struct pyconv_conv2d *g, 
     c.dst_row = g->stride_height * g->in_width * g->in_channels;
     c.dst_column = g->stride_width * g->in_channels;
     c.step_height = 1, c.step_width = 1;
+    c.dilation_height = g->dilation_height, c.dilation_width = g->dilation_width;
     c.taps = taps, c.tap = tap;
     c.weight = weight, c.weight_dst = area, c.weight_src = channels * area,
     c.weight_group = filters * channels * area;

@@ -4,9 +4,10 @@
  * tile_product: out[m][v] = sum over j of x[m][j] * w[j][v]                m < rows,   v < vectors
  * tile_outer:   acc[m][v] += sum over p of x[p][m] * g[p][v]                m < rows,   v < vectors
  *
- * Register budget with 32 vector registers: 14 x 2 accumulators + 2 weights + 1 broadcast = 31;
- * with 16: 6 x 2 + 2 + 1 = 15. Each broadcast feeds two fused multiply-adds, so a step of 28 of them
- * (14 cycles at two a cycle) needs 16 of the 28 loads that the machine could do meanwhile.
+ * Register budget with 32 vector registers: 12 x 2 accumulators + 2 weights + 1 broadcast = 27;
+ * with 16: 6 x 2 + 2 + 1 = 15. Each broadcast feeds two fused multiply-adds, so a step of 24 of them
+ * (12 cycles at two a cycle) needs 14 of the 24 loads that the machine could do meanwhile. (14 x 2 would fit,
+ * but with the addresses of 14 pixels too many general registers spill: 5 to 10 % slower.)
  */
 #ifndef PYCONV_TILE_H
 #define PYCONV_TILE_H
@@ -14,106 +15,105 @@
 #include "simd.h"
 
 #if VECTOR_REGISTERS == 32
-#define TILE 14
+#define TILE 12
 #else
 #define TILE 6
 #endif
 #define BLOCK_VECTORS 2
 #define BLOCK (BLOCK_VECTORS * LANES) /* channels in one block of packed weights */
 
-/* A stretch of the reduction that is contiguous in the source: `length` elements from `offset` on. Sums
- * of CHUNK elements are made by themselves and then added (`last`: a chunk ends with this run), so that
- * the rounding error of long sums grows with the root of CHUNK rather than of their length: relative RMS
- * 2e-7 instead of 6e-7 for 3x3 kernels on 128 channels. */
-#define CHUNK ((ptrdiff_t)128)
+/* A reduction is done in chunks of at most this many products, which are summed by themselves and then added
+ * up. So the rounding error of long sums grows with the root of CHUNK rather than of their length (relative
+ * RMS 2.5e-7 instead of 6e-7 for 3x3 kernels on 128 channels); and a chunk of packed weights (24 KiB with
+ * AVX-512) stays in L1 while the tiles of a band take it in turn: streamed from L2 for each tile it costs 10
+ * %. */
+#define CHUNK ((ptrdiff_t)192)
+
+/* A stretch of the reduction that is contiguous in the source: `length` elements from `offset` on. */
 struct run {
     ptrdiff_t offset, length;
-    int last;
 };
 
-/* Packed weights are prefetched this many rows (8 KiB) ahead: where they come from L3, it is worth 20 %. */
-#define AHEAD 64
+/* What a tile sums up in one go: `runs` runs, or, where these would be too short to loop over (few channels),
+ * `steps` elements with an offset for each. The weights' rows begin at `first`. */
+struct chunk {
+    const struct run *run;
+    const ptrdiff_t *step;
+    ptrdiff_t runs, steps, first;
+};
 
-/* Cut runs that are longer than CHUNK, and mark where chunks end. `from` and `to` may not overlap. */
-INLINE ptrdiff_t cut_runs(const struct run *from, ptrdiff_t runs, struct run *to) {
-    ptrdiff_t count = 0, summed = 0;
-    for (ptrdiff_t t = 0; t < runs; t++) {
-        ptrdiff_t pieces = ceil_div(from[t].length, CHUNK);
-        for (ptrdiff_t i = 0; i < pieces; i++) {
-            ptrdiff_t begin = from[t].length * i / pieces, end = from[t].length * (i + 1) / pieces;
-            if (count && summed + end - begin > CHUNK) to[count - 1].last = 1, summed = 0;
-            to[count++] = (struct run){from[t].offset + begin, end - begin, 0};
-            summed += end - begin;
-        }
-    }
-    return count;
-}
-
-/* Where a tile's results go: sum + residual, then max(., 0), `last` lanes of the last vector. */
+/* Where a tile's results go. The first chunk begins with the bias; others add `partial`, [TILE][BLOCK], which
+ * all but the last leave there; then + residual, max(., 0), `lanes` lanes of the last vector. */
 struct destination {
     real *dst;            /* pixel m's block of channels begins at dst + offset[m] */
     const real *residual; /* or NULL; the same offsets */
-    const real *bias;     /* [BLOCK], what the sums begin with */
-    int relu;
-    ptrdiff_t last;
+    const real *bias;     /* [BLOCK] */
+    int relu, first, last;
+    ptrdiff_t lanes;
 };
 
-/* With `step`, the reduction is so scattered (few channels) that runs would be too short to loop over: a run
- * is then a chunk of the list `step` of offsets, one for each j. */
-INLINE void tile_gather(const int pixels, const int vectors, const int indexed, const real *src,
-                        const ptrdiff_t *src_offset, const struct run *run, ptrdiff_t runs,
-                        const ptrdiff_t *step, const real *w, const struct destination *to,
+/* With `prefetch`, the place `distance` elements beyond each pixel is prefetched: the next tile's pixel. */
+INLINE void tile_gather(const int pixels, const int vectors, const int indexed, const int prefetch,
+                        const real *src, const ptrdiff_t *src_offset, const struct chunk *chunk,
+                        const real *w, real *partial, ptrdiff_t distance, const struct destination *to,
                         const ptrdiff_t *dst_offset) {
-    vec sum[TILE][BLOCK_VECTORS], total[TILE][BLOCK_VECTORS];
-    int chunks = 0;
-    UNROLL for (int m = 0; m < pixels; m++) UNROLL for (int v = 0; v < vectors; v++) sum[m][v] =
-        load(to->bias + v * LANES);
+    vec sum[TILE][BLOCK_VECTORS];
+    UNROLL for (int v = 0; v < vectors; v++) {
+        vec start = to->first ? load(to->bias + v * LANES) : (vec){0};
+        UNROLL for (int m = 0; m < pixels; m++) sum[m][v] = start;
+    }
+    ptrdiff_t runs = indexed ? 1 : chunk->runs;
+    const ptrdiff_t *step = chunk->step;
+    w += chunk->first * BLOCK;
     for (ptrdiff_t t = 0; t < runs; t++) {
-        const real *p[TILE];
-        UNROLL for (int m = 0; m < pixels; m++) p[m] = src + src_offset[m] + (indexed ? 0 : run[t].offset);
-        ptrdiff_t length = run[t].length;
-        for (ptrdiff_t j = 0; j < length; j++) {
-            vec weight[BLOCK_VECTORS];
-            UNROLL for (int v = 0; v < vectors; v++) {
-                weight[v] = load(w + v * LANES);
-                __builtin_prefetch(w + AHEAD * BLOCK + v * LANES);
+        const real *p[TILE], *base = indexed ? src : src + chunk->run[t].offset;
+        UNROLL for (int m = 0; m < pixels; m++) p[m] = base + src_offset[m];
+        ptrdiff_t length = indexed ? chunk->steps : chunk->run[t].length;
+        for (ptrdiff_t j = 0; j < length;) {
+            ptrdiff_t end = prefetch ? min_size(j + LANES, length) : length;
+            if (prefetch) UNROLL for (int m = 0; m < pixels; m++) __builtin_prefetch(p[m] + j + distance);
+            for (; j < end; j++) {
+                vec weight[BLOCK_VECTORS];
+                UNROLL for (int v = 0; v < vectors; v++) weight[v] = load(w + v * LANES);
+                w += BLOCK;
+                ptrdiff_t at = indexed ? *step++ : j;
+                UNROLL for (int m = 0; m < pixels; m++) {
+                    vec value = splat(p[m][at]);
+                    UNROLL for (int v = 0; v < vectors; v++) sum[m][v] += value * weight[v];
+                }
             }
-            w += BLOCK;
-            ptrdiff_t at = indexed ? *step++ : j;
-            UNROLL for (int m = 0; m < pixels; m++) {
-                vec value = splat(p[m][at]);
-                UNROLL for (int v = 0; v < vectors; v++) sum[m][v] += value * weight[v];
-            }
-        }
-        if (run[t].last) {
-            UNROLL for (int m = 0; m < pixels; m++) UNROLL for (int v = 0; v < vectors; v++) {
-                total[m][v] = chunks ? total[m][v] + sum[m][v] : sum[m][v];
-                sum[m][v] = (vec){0};
-            }
-            chunks++;
         }
     }
-    if (chunks)
+    if (!to->first)
         UNROLL for (int m = 0; m < pixels; m++) UNROLL for (int v = 0; v < vectors; v++) sum[m][v] +=
-            total[m][v];
+            load(partial + m * BLOCK + v * LANES);
+    if (!to->last) {
+        UNROLL for (int m = 0; m < pixels; m++) UNROLL for (int v = 0; v < vectors; v++)
+            store(partial + m * BLOCK + v * LANES, sum[m][v]);
+        return;
+    }
     if (to->residual) UNROLL for (int m = 0; m < pixels; m++) UNROLL for (int v = 0; v < vectors; v++) {
             const real *residual = to->residual + dst_offset[m] + v * LANES;
-            sum[m][v] += v == vectors - 1 ? load_first(residual, to->last) : load(residual);
+            sum[m][v] += v == vectors - 1 ? load_first(residual, to->lanes) : load(residual);
         }
     if (to->relu)
         UNROLL for (int m = 0; m < pixels; m++) UNROLL for (int v = 0; v < vectors; v++) sum[m][v] =
             choose(sum[m][v] < 0, (vec){0}, sum[m][v]);
-    if (to->last == LANES) {
+    if (to->lanes == LANES) {
         UNROLL for (int m = 0; m < pixels; m++) UNROLL for (int v = 0; v < vectors; v++)
             store(to->dst + dst_offset[m] + v * LANES, sum[m][v]);
     } else {
         UNROLL for (int m = 0; m < pixels; m++) {
             real *dst = to->dst + dst_offset[m];
             if (vectors == 2) store(dst, sum[m][0]);
-            store_first(dst + (vectors - 1) * LANES, sum[m][vectors - 1], to->last);
+            store_first(dst + (vectors - 1) * LANES, sum[m][vectors - 1], to->lanes);
         }
     }
 }
+
+/* Packed weights that tile_product streams are prefetched this many rows (8 KiB) ahead, one of each pair of
+ * cache lines (the hardware fetches the other): where they come from L3, it is worth 20 %. */
+#define AHEAD 64
 
 /* out[m * out_pitch + v] (+)= sum over j of x[m * pitch + j] * w[j][v], in chunks; += where `add` */
 INLINE void tile_product(const int rows, const int vectors, const real *x, ptrdiff_t pitch, ptrdiff_t depth,
@@ -126,10 +126,8 @@ INLINE void tile_product(const int rows, const int vectors, const real *x, ptrdi
         UNROLL for (int m = 0; m < rows; m++) UNROLL for (int v = 0; v < vectors; v++) sum[m][v] = (vec){0};
         for (ptrdiff_t end = depth * (chunk + 1) / chunks; j < end; j++) {
             vec weight[BLOCK_VECTORS];
-            UNROLL for (int v = 0; v < vectors; v++) {
-                weight[v] = load(w + v * LANES);
-                __builtin_prefetch(w + AHEAD * BLOCK + v * LANES);
-            }
+            UNROLL for (int v = 0; v < vectors; v++) weight[v] = load(w + v * LANES);
+            __builtin_prefetch(w + AHEAD * BLOCK);
             w += BLOCK;
             UNROLL for (int m = 0; m < rows; m++) {
                 vec value = splat(p[m][j]);
@@ -178,7 +176,7 @@ INLINE void tile_outer(const int rows, const int vectors, const int indexed, con
 }
 
 /* Call the tile of the constant size m that the variable `size` (1 to TILE) has. */
-#if TILE == 14
+#if TILE == 12
 #define DISPATCH_TILE(size, CALL)                                                                            \
     switch (size) {                                                                                          \
     case 1: CALL(1); break;                                                                                  \
@@ -192,9 +190,7 @@ INLINE void tile_outer(const int rows, const int vectors, const int indexed, con
     case 9: CALL(9); break;                                                                                  \
     case 10: CALL(10); break;                                                                                \
     case 11: CALL(11); break;                                                                                \
-    case 12: CALL(12); break;                                                                                \
-    case 13: CALL(13); break;                                                                                \
-    default: CALL(14); break;                                                                                \
+    default: CALL(12); break;                                                                                \
     }
 #else
 #define DISPATCH_TILE(size, CALL)                                                                            \

@@ -99,4 +99,54 @@ INLINE void transform_output_2d(const int outputs, const vec *y, vec *out) {
         transform_output(outputs, half + i * POINTS, 1, out + i * outputs, 1);
 }
 
+/* ---- Tiles of an image ----
+ *
+ * A convolution of dilation d is d dense ones in each direction: the outputs congruent modulo d to one
+ * another read inputs that are, too. So a tile's pixels lie `dilation` apart, and each residue has its own
+ * tiles. */
+struct tiling {
+    ptrdiff_t outputs; /* of a tile, in one direction */
+    ptrdiff_t dilation_height, dilation_width;
+    ptrdiff_t row_residues, column_residues;
+    ptrdiff_t rows, columns; /* of tiles, in one residue */
+    ptrdiff_t tiles;         /* in all */
+};
+
+INLINE struct tiling cut_tiles(ptrdiff_t outputs, ptrdiff_t batch, ptrdiff_t height, ptrdiff_t width,
+                               ptrdiff_t dilation_height, ptrdiff_t dilation_width) {
+    struct tiling t = {outputs, dilation_height, dilation_width,
+                       .row_residues = min_size(dilation_height, height),
+                       .column_residues = min_size(dilation_width, width)};
+    t.rows = ceil_div(ceil_div(height, dilation_height), outputs);
+    t.columns = ceil_div(ceil_div(width, dilation_width), outputs);
+    t.tiles = batch * t.row_residues * t.column_residues * t.rows * t.columns;
+    return t;
+}
+
+/* Where a tile's first output lies. */
+struct tile_place {
+    ptrdiff_t image, y, x;
+};
+
+INLINE struct tile_place place_tile(const struct tiling *t, ptrdiff_t tile) {
+    ptrdiff_t column = tile % t->columns, row = tile / t->columns % t->rows,
+              residue = tile / t->columns / t->rows;
+    ptrdiff_t x = residue % t->column_residues, y = residue / t->column_residues % t->row_residues;
+    return (struct tile_place){residue / t->column_residues / t->row_residues,
+                               y + row * t->outputs * t->dilation_height,
+                               x + column * t->outputs * t->dilation_width};
+}
+
+/* The `side` x `side` pixels from (y0, x0) on, or zeros outside of the image. */
+INLINE void find_pixels(const int side, const struct tiling *t, const real *image, ptrdiff_t height,
+                        ptrdiff_t width, ptrdiff_t channels, ptrdiff_t y0, ptrdiff_t x0, const real *zeros,
+                        const real **from) {
+    for (ptrdiff_t i = 0; i < side; i++)
+        for (ptrdiff_t j = 0; j < side; j++) {
+            ptrdiff_t y = y0 + i * t->dilation_height, x = x0 + j * t->dilation_width;
+            int inside = y >= 0 && y < height && x >= 0 && x < width;
+            from[i * side + j] = inside ? image + (y * width + x) * channels : zeros;
+        }
+}
+
 #endif

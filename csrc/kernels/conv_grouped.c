@@ -1,0 +1,169 @@
+/* Correlations of many small groups, as in ResNeXt (32 groups of 4 to 8 channels).
+ *
+ *     dst[pixel][group, k] = bias + sum over taps t, channels c of src[pixel's place + t][group, c] *
+ * weight[t][c][k]
+ *
+ * A task owns some destination rows of one image and goes through them in strips of GROUPED_PIXELS columns,
+ * one bundle of groups after the other (see conv_grouped.h). What a strip and bundle read is copied, with its
+ * padding, to a scratch of COPY_BYTES in L1; then a tile of pixels keeps its sums in registers. Three taps
+ * side by side share what they load: 14 source vectors, permuted, and 3 of weights for 36 fused
+ * multiply-adds.
+ */
+#include "conv.h"
+#include "conv_grouped.h"
+#include "parallel.h"
+
+#define COPY_BYTES ((ptrdiff_t)24 << 10)
+#define TASKS_WANTED 64
+
+struct grouped {
+    const struct correlation *c;
+    struct bundles bundles;
+    const real *packed; /* [bundle][tap][c][LANES], then [bundle][LANES] of bias */
+    ptrdiff_t bundle_elements;
+    ivec first;              /* see first_channels */
+    int fused;               /* taps come in threes side by side, and steps are 1 across */
+    ptrdiff_t strips, width; /* of an image; source columns that one reads, at most */
+    ptrdiff_t bands;         /* tasks to an image */
+    ptrdiff_t source_rows;   /* of a task, at most */
+};
+
+static void pack_bundle(const struct grouped *g, ptrdiff_t bundle, real *packed, real *bias) {
+    const struct correlation *c = g->c;
+    const struct bundles *b = &g->bundles;
+    ptrdiff_t lanes = groups_of(b, bundle) * b->dst, first = bundle * b->groups_each;
+    for (ptrdiff_t l = 0; l < LANES; l++) {
+        ptrdiff_t group = first + l / b->dst, k = l % b->dst;
+        const real *weight = c->weight + group * c->weight_group + k * c->weight_dst;
+        for (ptrdiff_t t = 0; t < c->taps; t++)
+            for (ptrdiff_t i = 0; i < b->src; i++)
+                packed[(t * b->src + i) * LANES + l] =
+                    l < lanes ? weight[i * c->weight_src + c->tap[t].index] : 0;
+        const real *from = c->epilogue.bias;
+        bias[l] = from && l < lanes ? from[first * b->dst + l] : 0;
+    }
+}
+
+/* sum[m] += over all taps (one at a time, or FUSED) and channels */
+INLINE void add_taps(const int pixels, const int fused, const struct grouped *g, const real *x,
+                     const real *weight, vec *sum) {
+    const struct correlation *c = g->c;
+    const ptrdiff_t channels = g->bundles.src, step = c->step_width * LANES;
+    const ivec first = g->first;
+    for (ptrdiff_t t = 0; t < c->taps; t += fused) {
+        const real *p = x + ((c->tap[t].y - c->y_min) * g->width + c->tap[t].x - c->x_min) * LANES;
+        ivec index = first;
+        for (ptrdiff_t i = 0; i < channels; i++, weight += LANES, index += 1) {
+            vec w[FUSED];
+            UNROLL for (int s = 0; s < fused; s++) w[s] = load(weight + s * channels * LANES);
+            if (fused == 1)
+                UNROLL for (int m = 0; m < pixels; m++) sum[m] +=
+                    permute_lanes(load(p + m * step), index) * w[0];
+            else
+                UNROLL for (int j = 0; j < pixels + fused - 1; j++) {
+                    vec value = permute_lanes(load(p + j * LANES), index);
+                    UNROLL for (int s = 0; s < fused; s++) if (j - s >= 0 && j - s < pixels) sum[j - s] +=
+                        value * w[s];
+                }
+        }
+        weight += (fused - 1) * channels * LANES;
+    }
+}
+
+INLINE void grouped_tile(const int pixels, const int fused, const struct grouped *g, ptrdiff_t bundle,
+                         const real *x, ptrdiff_t offset, ptrdiff_t lanes) {
+    const struct correlation *c = g->c;
+    const real *weight = g->packed + bundle * g->bundle_elements;
+    vec bias = load(g->packed + g->bundles.count * g->bundle_elements + bundle * LANES), sum[GROUPED_PIXELS];
+    UNROLL for (int m = 0; m < pixels; m++) sum[m] = bias;
+    add_taps(pixels, fused, g, x, weight, sum);
+    UNROLL for (int m = 0; m < pixels; m++) {
+        ptrdiff_t at = offset + m * c->dst_column;
+        vec value = sum[m];
+        if (c->epilogue.residual) value += load_first((const real *)c->epilogue.residual + at, lanes);
+        if (c->epilogue.relu) value = choose(value < 0, (vec){0}, value);
+        if (lanes == LANES)
+            store(c->dst + at, value);
+        else
+            store_first(c->dst + at, value, lanes);
+    }
+}
+
+#define TILE_FUSED(m) grouped_tile(m, FUSED, g, bundle, x, offset, lanes)
+#define TILE_SINGLE(m) grouped_tile(m, 1, g, bundle, x, offset, lanes)
+
+static void tile_fused(ptrdiff_t size, const struct grouped *g, ptrdiff_t bundle, const real *x,
+                       ptrdiff_t offset, ptrdiff_t lanes) {
+    DISPATCH_PIXELS(size, TILE_FUSED)
+}
+
+static void tile_single(ptrdiff_t size, const struct grouped *g, ptrdiff_t bundle, const real *x,
+                        ptrdiff_t offset, ptrdiff_t lanes) {
+    DISPATCH_PIXELS(size, TILE_SINGLE)
+}
+
+static void run_grouped(const void *context, ptrdiff_t task, void *scratch) {
+    const struct grouped *g = context;
+    const struct correlation *c = g->c;
+    const struct bundles *b = &g->bundles;
+    ptrdiff_t band = task % g->bands, image = task / g->bands;
+    ptrdiff_t first = c->dst_height * band / g->bands, end = c->dst_height * (band + 1) / g->bands;
+    ptrdiff_t row = c->step_height * g->width * LANES;
+    for (ptrdiff_t s = 0; s < g->strips; s++)
+        for (ptrdiff_t bundle = 0; bundle < b->count; bundle++) {
+            ptrdiff_t j = c->dst_width * s / g->strips, size = c->dst_width * (s + 1) / g->strips - j;
+            copy_rows(c, b, image, bundle, first, end, j, size, g->width, scratch);
+            for (ptrdiff_t i = first; i < end; i++) {
+                ptrdiff_t offset = image * c->dst_image + i * c->dst_row + j * c->dst_column +
+                                   bundle * b->groups_each * b->dst;
+                (g->fused ? tile_fused : tile_single)(size, g, bundle,
+                                                      (const real *)scratch + (i - first) * row, offset,
+                                                      groups_of(b, bundle) * b->dst);
+            }
+        }
+}
+
+static void plan(struct grouped *g) {
+    const struct correlation *c = g->c;
+    g->bundles = make_bundles(c->groups, c->src_channels, c->dst_channels);
+    g->bundle_elements = c->taps * c->src_channels * LANES;
+    g->first = first_channels(&g->bundles);
+    g->fused = comes_in_threes(c);
+    g->strips = ceil_div(c->dst_width, GROUPED_PIXELS);
+    g->width = (ceil_div(c->dst_width, g->strips) - 1) * c->step_width + c->x_max - c->x_min + 1;
+    ptrdiff_t row_bytes = g->width * VECTOR_BYTES, reach = c->y_max - c->y_min + 1;
+    ptrdiff_t fit = (COPY_BYTES / row_bytes - reach) / c->step_height + 1;
+    ptrdiff_t even = ceil_div(c->dst_height, ceil_div(TASKS_WANTED, c->batch));
+    g->bands = ceil_div(c->dst_height, max_size(min_size(fit, even), 1));
+    g->source_rows = (ceil_div(c->dst_height, g->bands) - 1) * c->step_height + reach;
+}
+
+static struct workspace space(const struct grouped *g) {
+    return (struct workspace){
+        (size_t)(g->bundles.count * (g->bundle_elements + LANES)) * sizeof(real),
+        (size_t)(g->source_rows * g->width) * VECTOR_BYTES,
+    };
+}
+
+struct workspace VARIANT(correlate_grouped_workspace)(const struct correlation *c) {
+    struct grouped g = {.c = c};
+    plan(&g);
+    return space(&g);
+}
+
+int VARIANT(correlate_grouped)(const struct correlation *c) {
+    struct grouped g = {.c = c};
+    plan(&g);
+    struct workspace bytes = space(&g);
+    real *packed = pyconv_alloc(bytes.shared);
+    if (!packed) return PYCONV_NO_MEMORY;
+    g.packed = packed;
+    for (ptrdiff_t bundle = 0; bundle < g.bundles.count; bundle++)
+        pack_bundle(&g, bundle, packed + bundle * g.bundle_elements,
+                    packed + g.bundles.count * g.bundle_elements + bundle * LANES);
+    double work = (double)(c->batch * c->dst_height * c->dst_width) *
+                  (double)(g.bundles.count * g.bundle_elements) / MULTIPLY_ADDS_PER_NANOSECOND;
+    int status = parallel_run(c->batch * g.bands, work, bytes.scratch, run_grouped, &g);
+    pyconv_free(packed, bytes.shared);
+    return status;
+}

@@ -1,0 +1,164 @@
+/* The gradient of the weight of many small groups.
+ *
+ *     grad_weight[group, k][c][t] = sum over pixels p of grad_output[p][group, k] * input[p's place +
+ * t][group, c]
+ *
+ * Lanes hold the filters of a bundle of groups (see conv_grouped.h). A band of output rows and what they read
+ * of the input are copied bundle by bundle, with their padding, to BAND_BYTES, in L2. Then FUSED taps side by
+ * side times CHANNELS channels are 12 sums in registers while the columns stream past: a source vector and a
+ * gradient are loaded, and the former permuted CHANNELS times, for 12 fused multiply-adds.
+ *
+ * The bands are cut into `parts` that each sum into a buffer of their own; these are added in ascending
+ * order, so the result does not depend on the number of threads.
+ */
+#include "conv.h"
+#include "conv_grouped.h"
+#include "parallel.h"
+
+#define BAND_BYTES ((ptrdiff_t)128 << 10)
+#define CHANNELS 4
+#define MOST_PARTS ((ptrdiff_t)64)
+#define MOST_PART_BYTES ((ptrdiff_t)16 << 20)
+
+struct grouped_weight {
+    const struct correlation *c; /* of the forward pass; src is the input */
+    const real *grad_output;
+    real *grad_weight;
+    struct bundles bundles;
+    int fused;
+    ptrdiff_t width;       /* input columns that an output row reads */
+    ptrdiff_t rows, bands; /* output rows to a band, at most; bands to an image */
+    ptrdiff_t bundle_elements, part_elements, parts;
+    real *sums; /* [part][bundle][tap][c][LANES] */
+};
+
+/* acc[s][i] += for FUSED taps (or one) that begin at x, and `channels` channels i from index on */
+INLINE void add_row(const int fused, const int channels, const real *x, ptrdiff_t x_step, const real *g,
+                    ptrdiff_t columns, const ivec *index, vec (*acc)[CHANNELS]) {
+    if (fused == 1) {
+        for (ptrdiff_t j = 0; j < columns; j++, x += x_step, g += LANES) {
+            vec value = load(x), gradient = load(g);
+            UNROLL for (int i = 0; i < channels; i++) acc[0][i] += permute_lanes(value, index[i]) * gradient;
+        }
+        return;
+    }
+    vec window[FUSED] = {{0}}; /* the gradients of the columns that the taps s reach from here: j - s */
+    for (ptrdiff_t j = 0; j < columns + FUSED - 1; j++, x += LANES, g += LANES) {
+        UNROLL for (int s = FUSED - 1; s > 0; s--) window[s] = window[s - 1];
+        window[0] = j < columns ? load(g) : (vec){0};
+        vec value = load(x);
+        UNROLL for (int i = 0; i < channels; i++) {
+            vec spread = permute_lanes(value, index[i]);
+            UNROLL for (int s = 0; s < FUSED; s++) acc[s][i] += spread * window[s];
+        }
+    }
+}
+
+/* The taps from t on and channels from c on, over all rows of a band. */
+INLINE void add_taps(const int fused, const int channels, const struct grouped_weight *w, ptrdiff_t t,
+                     ptrdiff_t c, const real *x, const real *g, ptrdiff_t rows, real *sums) {
+    const struct correlation *geometry = w->c;
+    ptrdiff_t tap = w->bundles.src * LANES;
+    ivec index[CHANNELS], first = first_channels(&w->bundles);
+    vec acc[FUSED][CHANNELS];
+    UNROLL for (int i = 0; i < channels; i++) index[i] = first + (integer)(c + i);
+    UNROLL for (int s = 0; s < fused; s++) UNROLL for (int i = 0; i < channels; i++) acc[s][i] =
+        load(sums + (t + s) * tap + (c + i) * LANES);
+    x += ((geometry->tap[t].y - geometry->y_min) * w->width + geometry->tap[t].x - geometry->x_min) * LANES;
+    for (ptrdiff_t i = 0; i < rows; i++)
+        add_row(fused, channels, x + i * geometry->step_height * w->width * LANES,
+                geometry->step_width * LANES, g + i * geometry->dst_width * LANES, geometry->dst_width, index,
+                acc);
+    UNROLL for (int s = 0; s < fused; s++) UNROLL for (int i = 0; i < channels; i++)
+        store(sums + (t + s) * tap + (c + i) * LANES, acc[s][i]);
+}
+
+INLINE void add_band(const int fused, const struct grouped_weight *w, const real *x, const real *g,
+                     ptrdiff_t rows, real *sums) {
+    for (ptrdiff_t t = 0; t < w->c->taps; t += fused) {
+        ptrdiff_t c = 0;
+        for (; c + CHANNELS <= w->bundles.src; c += CHANNELS)
+            add_taps(fused, CHANNELS, w, t, c, x, g, rows, sums);
+        for (; c < w->bundles.src; c++) add_taps(fused, 1, w, t, c, x, g, rows, sums);
+    }
+}
+
+static void run_part(const void *context, ptrdiff_t part, void *scratch) {
+    const struct grouped_weight *w = context;
+    const struct correlation *c = w->c;
+    const struct bundles *b = &w->bundles;
+    real *sums = w->sums + part * w->part_elements, *g = scratch, *x = g + w->rows * c->dst_width * LANES;
+    ptrdiff_t filters = b->groups * b->dst, bands = c->batch * w->bands;
+    memset(sums, 0, (size_t)w->part_elements * sizeof(real));
+    for (ptrdiff_t i = bands * part / w->parts; i < bands * (part + 1) / w->parts; i++) {
+        ptrdiff_t image = i / w->bands, band = i % w->bands;
+        ptrdiff_t first = c->dst_height * band / w->bands, end = c->dst_height * (band + 1) / w->bands;
+        for (ptrdiff_t bundle = 0; bundle < b->count; bundle++) {
+            copy_rows(c, b, image, bundle, first, end, 0, c->dst_width, w->width, x);
+            copy_bundle(w->grad_output + (image * c->dst_height + first) * c->dst_width * filters +
+                            bundle * b->groups_each * b->dst,
+                        groups_of(b, bundle) * b->dst, (end - first) * c->dst_width, filters, 0, g);
+            real *to = sums + bundle * w->bundle_elements;
+            if (w->fused)
+                add_band(FUSED, w, x, g, end - first, to);
+            else
+                add_band(1, w, x, g, end - first, to);
+        }
+    }
+}
+
+/* Add the parts of one bundle and write them as grad_weight[k][c][tap]. */
+static void sum_bundle(const void *context, ptrdiff_t bundle, void *scratch) {
+    (void)scratch;
+    const struct grouped_weight *w = context;
+    const struct bundles *b = &w->bundles;
+    ptrdiff_t lanes = groups_of(b, bundle) * b->dst, taps = w->c->taps;
+    real *to = w->grad_weight + bundle * b->groups_each * b->dst * b->src * taps;
+    real *sums = w->sums + bundle * w->bundle_elements;
+    sum_parts(sums, w->parts, w->part_elements, 0, w->bundle_elements, sums);
+    for (ptrdiff_t t = 0; t < taps; t++)
+        for (ptrdiff_t c = 0; c < b->src; c++)
+            for (ptrdiff_t l = 0; l < lanes; l++)
+                to[(l * b->src + c) * taps + t] = sums[(t * b->src + c) * LANES + l];
+}
+
+static void plan(struct grouped_weight *w) {
+    const struct correlation *c = w->c;
+    w->bundles = make_bundles(c->groups, c->src_channels, c->dst_channels);
+    w->fused = comes_in_threes(c);
+    w->width = (c->dst_width - 1) * c->step_width + c->x_max - c->x_min + 1;
+    ptrdiff_t reach = c->y_max - c->y_min + 1;
+    ptrdiff_t row_bytes = (w->width * c->step_height + c->dst_width) * VECTOR_BYTES;
+    ptrdiff_t fit = (BAND_BYTES - (reach - c->step_height) * w->width * VECTOR_BYTES) / row_bytes;
+    w->bands = ceil_div(c->dst_height, min_size(max_size(fit, 1), c->dst_height));
+    w->rows = ceil_div(c->dst_height, w->bands);
+    w->bundle_elements = c->taps * c->src_channels * LANES;
+    w->part_elements = w->bundles.count * w->bundle_elements;
+    ptrdiff_t most = MOST_PART_BYTES / (w->part_elements * (ptrdiff_t)sizeof(real));
+    w->parts = max_size(min_size(min_size(most, MOST_PARTS), c->batch * w->bands), 1);
+}
+
+static struct workspace space(const struct grouped_weight *w) {
+    ptrdiff_t source_rows = (w->rows - 1) * w->c->step_height + w->c->y_max - w->c->y_min + 1;
+    return (struct workspace){(size_t)(w->parts * w->part_elements) * sizeof(real),
+                              (size_t)(source_rows * w->width + w->rows * w->c->dst_width) * VECTOR_BYTES};
+}
+
+struct workspace VARIANT(grad_weight_grouped_workspace)(const struct correlation *c) {
+    struct grouped_weight w = {.c = c};
+    plan(&w);
+    return space(&w);
+}
+
+int VARIANT(grad_weight_grouped)(const struct correlation *c, const real *grad_output, real *grad_weight) {
+    struct grouped_weight w = {.c = c, .grad_output = grad_output, .grad_weight = grad_weight};
+    plan(&w);
+    struct workspace bytes = space(&w);
+    if (!(w.sums = pyconv_alloc(bytes.shared))) return PYCONV_NO_MEMORY;
+    double work = (double)(c->batch * c->dst_height * c->dst_width) * (double)w.part_elements;
+    int status = parallel_run(w.parts, work / MULTIPLY_ADDS_PER_NANOSECOND, bytes.scratch, run_part, &w);
+    if (status == PYCONV_OK)
+        status = parallel_run(w.bundles.count, (double)(w.parts * w.part_elements) / 8, 0, sum_bundle, &w);
+    pyconv_free(w.sums, bytes.shared);
+    return status;
+}
