@@ -324,10 +324,13 @@ def empty(tuple shape, dtype, bint channels_last=False):
     """An uninitialised array from the pool: C-contiguous, or (N, C, H, W) with channels-last memory."""
     cdef size_t item = dtype.itemsize
     cdef size_t count = 1, extent
-    for extent in shape:
-        if extent != 0 and count > (<size_t>1 << 62) // item // extent:
-            raise MemoryError(f"pyconv: an array of shape {shape} is larger than the address space")
-        count *= extent
+    try:
+        for extent in shape:
+            if extent != 0 and count > (<size_t>1 << 62) // item // extent:
+                raise OverflowError
+            count *= extent
+    except OverflowError:
+        raise MemoryError(f"pyconv: an array of shape {shape} is larger than the address space") from None
     block = Block(count * item)
     if not channels_last:
         return np.ndarray(shape, dtype, block)

@@ -1,11 +1,43 @@
-"""Sizes among the arguments: ints and pairs of ints, checked in one voice."""
+"""Arguments that are no arrays: ints, numbers, sizes and pairs of them, checked in one voice."""
+
+import numbers
+from functools import lru_cache, wraps
+
+import numpy as np
 
 LIMIT = 2**31
 
 
 def is_int(value):
     """Whether a value is an integer, NumPy's included, and no bool."""
-    return hasattr(value, "__index__") and not isinstance(value, bool)
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def is_one_of(value, choices):
+    """Whether a value is one of these strings."""
+    return isinstance(value, str) and value in choices
+
+
+def integer(op, name, value):
+    """`value`, which must be an int, as Python's own."""
+    if not is_int(value):
+        raise TypeError(f"{op}: {name} must be an int; got {value!r}")
+    return int(value)
+
+
+def number(op, name, value):
+    """`value`, which must be a real number, as a float."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{op}: {name} must be a number; got {type(value).__name__}")
+    return float(value)
+
+
+def dimension(op, name, value, ndim):
+    """`value`, one of the dimensions of an array of `ndim`, counted from 0; a scalar has one as well."""
+    extent = max(ndim, 1)
+    if not -extent <= integer(op, name, value) < extent:
+        raise ValueError(f"{op}: {name} must be in [{-extent}, {extent - 1}]; got {value}")
+    return int(value) % extent
 
 
 def pair(op, name, value, least):
@@ -21,3 +53,37 @@ def pair(op, name, value, least):
     if any(int(v) >= LIMIT for v in values):
         raise ValueError(f"{op}: {name} must be below 2**31; got {value!r}")
     return int(values[0]), int(values[1])
+
+
+def ints(op, name, value):
+    """`value`, a sequence of non-negative ints such as a shape, as a tuple."""
+    if not isinstance(value, (tuple, list)) or not all(map(is_int, value)):
+        raise TypeError(f"{op}: {name} must be a sequence of ints; got {value!r}")
+    if any(int(v) < 0 for v in value):
+        raise ValueError(f"{op}: {name} must be non-negative ints; got {value!r}")
+    return tuple(map(int, value))
+
+
+def needed(op, needs, names=("input", "weight", "bias")):
+    """`needs`, which says of each of these whether its gradient is to be computed, as a tuple of bools."""
+    if not isinstance(needs, (tuple, list)) or len(needs) != len(names):
+        raise ValueError(f"{op}: needs must have {len(names)} entries ({', '.join(names)}); got {needs!r}")
+    return tuple(map(bool, needs))
+
+
+def remembered(check):
+    """`check`, whose result depends on its arguments alone, with the last thousand results kept.
+
+    Where an argument can't be hashed it is no int or pair, and `check` will say so.
+    """
+    kept = lru_cache(maxsize=1024, typed=True)(check)
+
+    @wraps(check)
+    def call(*arguments):
+        try:
+            return kept(*arguments)
+        except TypeError:
+            pass
+        return check(*arguments)
+
+    return call

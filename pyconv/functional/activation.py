@@ -6,16 +6,10 @@ Each ``*_backward`` takes the forward's input, which the derivative is computed 
 """
 
 import math
-import numbers
 
 from pyconv import _kernels
+from pyconv.functional._arguments import is_one_of, needed, number
 from pyconv.functional._arrays import check_array, contiguous, dense, empty_like, is_channels_last, like
-
-
-def _number(op, name, value):
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{op}: {name} must be a number; got {type(value).__name__}")
-    return float(value)
 
 
 def _unary(op, input, a=0.0, b=0.0, kernel=None):
@@ -92,13 +86,13 @@ def leaky_relu(input, negative_slope=0.01, inplace=False):
     >>> F.leaky_relu(np.array([-1.0, 2.0]), 0.1)
     array([-0.1,  2. ])
     """
-    negative_slope = _number("leaky_relu", "negative_slope", negative_slope)
+    negative_slope = number("leaky_relu", "negative_slope", negative_slope)
     return _unary("leaky_relu", input, negative_slope)
 
 
 def leaky_relu_backward(grad_output, input, negative_slope=0.01):
     """Gradient of `leaky_relu`."""
-    negative_slope = _number("leaky_relu_backward", "negative_slope", negative_slope)
+    negative_slope = number("leaky_relu_backward", "negative_slope", negative_slope)
     return _unary_backward("leaky_relu", grad_output, input, negative_slope)
 
 
@@ -116,8 +110,8 @@ def hardtanh(input, min_val=-1.0, max_val=1.0, inplace=False):
     ValueError
         When min_val is above max_val.
     """
-    min_val = _number("hardtanh", "min_val", min_val)
-    max_val = _number("hardtanh", "max_val", max_val)
+    min_val = number("hardtanh", "min_val", min_val)
+    max_val = number("hardtanh", "max_val", max_val)
     if min_val > max_val:
         raise ValueError(f"hardtanh: min_val must be at most max_val; got {min_val} and {max_val}")
     return _unary("hardtanh", input, min_val, max_val)
@@ -125,8 +119,8 @@ def hardtanh(input, min_val=-1.0, max_val=1.0, inplace=False):
 
 def hardtanh_backward(grad_output, input, min_val=-1.0, max_val=1.0):
     """Gradient of `hardtanh`."""
-    min_val = _number("hardtanh_backward", "min_val", min_val)
-    max_val = _number("hardtanh_backward", "max_val", max_val)
+    min_val = number("hardtanh_backward", "min_val", min_val)
+    max_val = number("hardtanh_backward", "max_val", max_val)
     if min_val > max_val:
         raise ValueError(f"hardtanh_backward: min_val must be at most max_val; got {min_val} and {max_val}")
     return _unary_backward("hardtanh", grad_output, input, min_val, max_val)
@@ -218,13 +212,13 @@ def elu(input, alpha=1.0, inplace=False):
         Any shape, float32 or float64.
     alpha : float
     """
-    alpha = _number("elu", "alpha", alpha)
+    alpha = number("elu", "alpha", alpha)
     return _unary("elu", input, alpha, 1.0)
 
 
 def elu_backward(grad_output, input, alpha=1.0):
     """Gradient of `elu`."""
-    alpha = _number("elu_backward", "alpha", alpha)
+    alpha = number("elu_backward", "alpha", alpha)
     return _unary_backward("elu", grad_output, input, alpha, 1.0)
 
 
@@ -251,7 +245,7 @@ def celu(input, alpha=1.0, inplace=False):
     alpha : float
         Not 0.
     """
-    alpha = _number("celu", "alpha", alpha)
+    alpha = number("celu", "alpha", alpha)
     if alpha == 0:
         raise ValueError("celu: alpha must not be 0")
     return _unary("celu", input, alpha, 1 / alpha, "elu")
@@ -259,7 +253,7 @@ def celu(input, alpha=1.0, inplace=False):
 
 def celu_backward(grad_output, input, alpha=1.0):
     """Gradient of `celu`."""
-    alpha = _number("celu_backward", "alpha", alpha)
+    alpha = number("celu_backward", "alpha", alpha)
     if alpha == 0:
         raise ValueError("celu_backward: alpha must not be 0")
     return _unary_backward("celu", grad_output, input, alpha, 1 / alpha, "elu")
@@ -274,20 +268,20 @@ def softplus(input, beta=1.0, threshold=20.0):
         Any shape, float32 or float64.
     beta, threshold : float
     """
-    beta = _number("softplus", "beta", beta)
-    threshold = _number("softplus", "threshold", threshold)
+    beta = number("softplus", "beta", beta)
+    threshold = number("softplus", "threshold", threshold)
     return _unary("softplus", input, beta, threshold)
 
 
 def softplus_backward(grad_output, input, beta=1.0, threshold=20.0):
     """Gradient of `softplus`."""
-    beta = _number("softplus_backward", "beta", beta)
-    threshold = _number("softplus_backward", "threshold", threshold)
+    beta = number("softplus_backward", "beta", beta)
+    threshold = number("softplus_backward", "threshold", threshold)
     return _unary_backward("softplus", grad_output, input, beta, threshold)
 
 
 def _gelu_kernel(op, approximate):
-    if approximate not in ("none", "tanh"):
+    if not is_one_of(approximate, ("none", "tanh")):
         raise ValueError(f"{op}: approximate must be 'none' or 'tanh'; got {approximate!r}")
     return "gelu" if approximate == "none" else "gelu_tanh"
 
@@ -365,6 +359,7 @@ def prelu_backward(grad_output, input, weight, *, needs=(True, True)):
     check_array(op, "grad_output", grad_output, dtype=input.dtype)
     if grad_output.shape != input.shape:
         raise ValueError(f"{op}: grad_output must have shape {input.shape}; got {grad_output.shape}")
+    needs = needed(op, needs, ("input", "weight"))
     grad_input = empty_like(x) if needs[0] else None
     grad_weight = _kernels.empty(weight.shape, weight.dtype) if needs[1] else None
     _kernels.prelu_backward(*view, like(grad_output, x), x, contiguous(weight), grad_input, grad_weight)

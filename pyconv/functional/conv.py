@@ -1,37 +1,21 @@
 """2-D convolution, its gradients, and its transpose."""
 
-from functools import lru_cache
+import math
 from typing import NamedTuple
 
 import numpy as np
 
 from pyconv import _kernels
 from pyconv.config import current_options
+from pyconv.functional._arguments import integer, ints, needed, pair, remembered
 from pyconv.functional._arrays import FLOAT_DTYPES, channels_last, check_array, contiguous, in_format_of
 from pyconv.functional.padding import pad as _pad
 
 # ---- Arguments -------------------------------------------------------------------------------------
 
 
-def _pair(op, name, value, least):
-    """`value`, an int or a pair of them, as a pair of ints that are at least `least`."""
-    values = value if isinstance(value, (tuple, list)) else (value, value)
-    if len(values) == 1:
-        values = (values[0], values[0])
-    if len(values) != 2 or any(isinstance(v, bool) or not hasattr(v, "__index__") for v in values):
-        raise TypeError(f"{op}: {name} must be an int or a pair of ints; got {value!r}")
-    if any(int(v) < least for v in values):
-        rule = "positive" if least == 1 else "non-negative"
-        raise ValueError(f"{op}: {name} must be {rule}; got {value!r}")
-    if any(int(v) > 2**31 - 1 for v in values):
-        raise ValueError(f"{op}: {name} must be below 2**31; got {value!r}")
-    return int(values[0]), int(values[1])
-
-
 def _groups(op, groups):
-    if isinstance(groups, bool) or not hasattr(groups, "__index__"):
-        raise TypeError(f"{op}: groups must be an int; got {groups!r}")
-    if int(groups) < 1:
+    if integer(op, "groups", groups) < 1:
         raise ValueError(f"{op}: groups must be positive; got {groups}")
     return int(groups)
 
@@ -47,20 +31,20 @@ def _padding(op, padding, stride, dilation, kernel):
             raise ValueError(f"{op}: padding='same' requires stride 1; got stride={stride}")
         totals = [d * (k - 1) for d, k in zip(dilation, kernel)]
         return tuple((total // 2, total - total // 2) for total in totals)
-    top, left = _pair(op, "padding", padding, 0)
+    top, left = pair(op, "padding", padding, 0)
     return (top, top), (left, left)
 
 
-# Kernels copy some rows of the padded image; their sizes stay far from overflowing.
-MOST_PADDED = 2**40
+# Sizes stay far from overflowing: kernels copy some rows of the padded image, and count all elements.
+MOST_PADDED, MOST_ELEMENTS = 2**40, 2**48
 
 
 # Validation of a shape is done once: afterwards the same shapes find their geometry here.
-@lru_cache(maxsize=1024)
+@remembered
 def _geometry(op, input_shape, weight_shape, stride, padding, dilation, groups):
     """Check the shapes and options of a convolution; return its kernel geometry and output shape."""
-    stride = _pair(op, "stride", stride, 1)
-    dilation = _pair(op, "dilation", dilation, 1)
+    stride = pair(op, "stride", stride, 1)
+    dilation = pair(op, "dilation", dilation, 1)
     groups = _groups(op, groups)
     n, c, h, w = input_shape
     k, channels, r, s = weight_shape
@@ -91,6 +75,9 @@ def _geometry(op, input_shape, weight_shape, stride, padding, dilation, groups):
     if padded > MOST_PADDED:
         raise MemoryError(f"{op}: the padded input has {padded} elements an image; at most {MOST_PADDED} are possible")
     output_shape = (n, k, *size)
+    for shape in (input_shape, weight_shape, output_shape):
+        if math.prod(shape) > MOST_ELEMENTS:
+            raise MemoryError(f"{op}: an array of shape {shape} is larger than the address space")
     before = tuple(pad[0] for pad in pads)
     kernel_geometry = _kernels.Conv2d(input_shape, weight_shape, output_shape, stride, before, dilation, groups)
     return kernel_geometry, output_shape
@@ -219,7 +206,7 @@ def conv2d_backward(grad_output, input, weight, stride=1, padding=0, dilation=1,
     check_array(op, "input", input, (3, 4))
     check_array(op, "weight", weight, 4, input.dtype)
     check_array(op, "grad_output", grad_output, input.ndim, input.dtype)
-    needs = _needs(op, needs)
+    needs = needed(op, needs)
     if input.ndim == 3:
         grad_input, grad_weight, grad_bias = conv2d_backward(
             grad_output[None], input[None], weight, stride, padding, dilation, groups, needs=needs
@@ -240,13 +227,6 @@ def conv2d_backward(grad_output, input, weight, stride=1, padding=0, dilation=1,
         x = channels_last(input) if needs[1] else input
         geometry.grad_weight(g, x, _algorithm(), grad_weight, grad_bias)
     return grad_input, grad_weight, grad_bias
-
-
-def _needs(op, needs):
-    needs = tuple(needs)
-    if len(needs) != 3:
-        raise ValueError(f"{op}: needs must have three entries (input, weight, bias); got {needs}")
-    return tuple(bool(need) for need in needs)
 
 
 # ---- What a call would take ------------------------------------------------------------------------
@@ -303,17 +283,16 @@ def explain_conv2d(input_shape, weight_shape, stride=1, padding=0, dilation=1, g
     ...     print(plan)  # doctest: +SKIP
     """
     op = "explain_conv2d"
-    dtype = np.dtype(dtype)
-    if dtype not in FLOAT_DTYPES:
-        raise TypeError(f"{op}: dtype must be float32 or float64; got {dtype}")
-    shapes = [tuple(int(extent) for extent in shape) for shape in (input_shape, weight_shape)]
-    if any(len(shape) != 4 or min(shape) < 0 for shape in shapes):
+    if isinstance(dtype, np.ndarray) or dtype not in FLOAT_DTYPES:
+        raise TypeError(f"{op}: dtype must be float32 or float64; got {dtype!r}")
+    shapes = ints(op, "input_shape", input_shape), ints(op, "weight_shape", weight_shape)
+    if any(len(shape) != 4 for shape in shapes):
         raise ValueError(f"{op}: input_shape and weight_shape must be four sizes each; got {shapes[0]}, {shapes[1]}")
     geometry, (n, k, p, q) = _plan(op, *shapes, stride, padding, dilation, groups)
     multiply_adds = n * k * p * q * shapes[1][1] * shapes[1][2] * shapes[1][3]
     plans = {}
     for conv_pass in _kernels.CONV_PASSES:
-        name, cycles, lanes, shared, scratch = geometry.explain(conv_pass, dtype, _algorithm())
+        name, cycles, lanes, shared, scratch = geometry.explain(conv_pass, np.dtype(dtype), _algorithm())
         plans[conv_pass] = Conv2dPlan(conv_pass, name, multiply_adds, cycles, lanes, shared, scratch)
     return plans
 
@@ -323,10 +302,10 @@ def explain_conv2d(input_shape, weight_shape, stride=1, padding=0, dilation=1, g
 
 def _transposed_shape(op, input_shape, weight_shape, stride, padding, output_padding, groups, dilation):
     """Check `conv_transpose2d`'s options; return them as pairs, and the shape of the output."""
-    stride = _pair(op, "stride", stride, 1)
-    padding = _pair(op, "padding", padding, 0)
-    dilation = _pair(op, "dilation", dilation, 1)
-    extra = _pair(op, "output_padding", output_padding, 0)
+    stride = pair(op, "stride", stride, 1)
+    padding = pair(op, "padding", padding, 0)
+    dilation = pair(op, "dilation", dilation, 1)
+    extra = pair(op, "output_padding", output_padding, 0)
     groups = _groups(op, groups)
     n, c, h, w = input_shape
     if weight_shape[0] != c:
@@ -354,7 +333,7 @@ def _transposed_shape(op, input_shape, weight_shape, stride, padding, output_pad
 def _with_zeros(input, stride, output_padding):
     """The input that with an output_padding below the stride gives the same: each stride of it is as good as
     one more row (column) of zeros."""
-    stride, extra = _pair("", "stride", stride, 1), _pair("", "output_padding", output_padding, 0)
+    stride, extra = pair("", "stride", stride, 1), pair("", "output_padding", output_padding, 0)
     rows, columns = (more // step for more, step in zip(extra, stride))
     return _pad(input, (0, columns, 0, rows)) if rows or columns else input
 
@@ -434,7 +413,7 @@ def conv_transpose2d_backward(
     check_array(op, "input", input, (3, 4))
     check_array(op, "weight", weight, 4, input.dtype)
     check_array(op, "grad_output", grad_output, input.ndim, input.dtype)
-    needs = _needs(op, needs)
+    needs = needed(op, needs)
     if input.ndim == 3:
         grad_input, grad_weight, grad_bias = conv_transpose2d_backward(
             grad_output[None], input[None], weight, stride, padding, output_padding, groups, dilation, needs=needs

@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 from pyconv import _kernels
+from pyconv.functional._arguments import number
 from pyconv.functional._arrays import (
     check_array,
     contiguous,
@@ -19,7 +20,7 @@ from pyconv.random import default_generator
 
 def _check(op, input, p, generator=None):
     check_array(op, "input", input)
-    if not 0 <= p <= 1:
+    if not 0 <= number(op, "p", p) <= 1:
         raise ValueError(f"{op}: p must be between 0 and 1; got {p}")
     if generator is not None and not isinstance(generator, np.random.Generator):
         raise TypeError(f"{op}: generator must be a numpy.random.Generator; got {type(generator).__name__}")
@@ -104,7 +105,7 @@ def dropout_backward(grad_output, mask, p=0.5):
 
 def _check_mask(op, grad_output, mask, p):
     check_array(op, "grad_output", grad_output)
-    if not 0 <= p <= 1:
+    if not 0 <= number(op, "p", p) <= 1:
         raise ValueError(f"{op}: p must be between 0 and 1; got {p}")
     if mask is not None and not (isinstance(mask, np.ndarray) and mask.dtype == bool):
         raise TypeError(f"{op}: mask must be a bool array or None; got {getattr(mask, 'dtype', type(mask))}")

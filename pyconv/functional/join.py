@@ -3,6 +3,7 @@
 import numpy as np
 
 from pyconv import _kernels
+from pyconv.functional._arguments import integer, ints
 from pyconv.functional._arrays import (
     channels_last,
     check_array,
@@ -55,11 +56,10 @@ def _add(input, other, relu):
 
 
 def _dimension(op, dim, ndim):
-    if isinstance(dim, bool) or not hasattr(dim, "__index__"):
-        raise TypeError(f"{op}: dim must be an int; got {dim!r}")
+    dim = integer(op, "dim", dim)
     if not -ndim <= dim < ndim:
         raise ValueError(f"{op}: dim must be a dimension of {ndim}-dimensional arrays; got {dim}")
-    return int(dim) % ndim
+    return dim % ndim
 
 
 def cat(tensors, dim=0):
@@ -82,6 +82,8 @@ def cat(tensors, dim=0):
     >>> F.cat([np.zeros((1, 2)), np.ones((1, 1))], dim=1)
     array([[0., 0., 1.]])
     """
+    if not isinstance(tensors, (tuple, list)):
+        raise TypeError(f"cat: tensors must be a sequence of ndarrays; got {type(tensors).__name__}")
     if len(tensors) == 0:
         raise ValueError("cat: tensors must be at least one; got none")
     first = tensors[0]
@@ -125,10 +127,11 @@ def cat_backward(grad_output, sizes, dim=0):
     """
     check_array("cat_backward", "grad_output", grad_output)
     dim = _dimension("cat_backward", dim, grad_output.ndim)
+    sizes = ints("cat_backward", "sizes", sizes)
     if sum(sizes) != grad_output.shape[dim]:
         raise ValueError(
             f"cat_backward: sizes must add up to grad_output's {grad_output.shape[dim]} in dimension {dim}; "
-            f"got {tuple(sizes)}"
+            f"got {sizes}"
         )
     cuts = np.cumsum(sizes)[:-1]
     parts = np.split(grad_output, cuts, axis=dim)

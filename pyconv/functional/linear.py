@@ -3,6 +3,7 @@
 import numpy as np
 
 from pyconv import _kernels
+from pyconv.functional._arguments import needed
 from pyconv.functional._arrays import check_array, contiguous
 
 
@@ -96,6 +97,7 @@ def linear_backward(grad_output, input, weight, *, needs=(True, True, True)):
             f"linear_backward: grad_output must have shape {input.shape[:-1] + weight.shape[:-1]}; "
             f"got {grad_output.shape}"
         )
+    needs = needed("linear_backward", needs)
     out_features, in_features = weight.shape if weight.ndim == 2 else (1, weight.shape[0])
     g = _rows(grad_output, out_features) if weight.ndim == 2 else contiguous(grad_output).reshape(-1, 1)
     grad_input = grad_weight = grad_bias = None

@@ -9,6 +9,7 @@ import math
 import numpy as np
 
 from pyconv import _kernels
+from pyconv.functional._arguments import integer, is_one_of, number
 from pyconv.functional._arrays import (
     channels_last,
     check_array,
@@ -24,20 +25,22 @@ from pyconv.functional.softmax import log_softmax
 def _check_reduction(op, reduction, size_average=None, reduce=None):
     if size_average is not None or reduce is not None:
         raise ValueError(f"{op}: size_average and reduce must be None, use reduction; got {size_average}, {reduce}")
-    if reduction not in ("mean", "sum", "none"):
+    if not is_one_of(reduction, ("mean", "sum", "none")):
         raise ValueError(f"{op}: reduction must be 'mean', 'sum' or 'none'; got {reduction!r}")
 
 
 def _upstream(op, grad_output, reduction, shape, dtype):
     """grad_output: a float for "mean" and "sum", for "none" an array of the losses' shape."""
+    if isinstance(grad_output, np.ndarray) and grad_output.ndim == 0:
+        grad_output = grad_output[()]
     if reduction != "none":
-        if np.ndim(grad_output) != 0:
+        if isinstance(grad_output, np.ndarray):
             raise ValueError(
-                f"{op}: grad_output must be a number for reduction={reduction!r}; got shape {np.shape(grad_output)}"
+                f"{op}: grad_output must be a number for reduction={reduction!r}; got shape {grad_output.shape}"
             )
-        return float(grad_output)
-    if shape == () and np.ndim(grad_output) == 0:
-        return np.asarray(grad_output, dtype)
+        return number(op, "grad_output", grad_output)
+    if shape == () and not isinstance(grad_output, np.ndarray):
+        return np.asarray(number(op, "grad_output", grad_output), dtype)
     check_array(op, "grad_output", grad_output, dtype=dtype)
     if grad_output.shape != shape:
         raise ValueError(f"{op}: grad_output must have the losses' shape, {shape}; got {grad_output.shape}")
@@ -72,10 +75,11 @@ def _class_dimension(op, input):
 
 def _check_classes(op, target, input, ignore_index):
     """`target` as a flat int64 array of class indices, checked."""
-    classes = input.shape[_class_dimension(op, input)]
+    axis = _class_dimension(op, input)
+    classes = input.shape[axis]
     shape = input.shape[:1] + input.shape[2:] if input.ndim > 1 else ()
-    if isinstance(ignore_index, bool) or not hasattr(ignore_index, "__index__"):
-        raise TypeError(f"{op}: ignore_index must be an int; got {type(ignore_index).__name__}")
+    if not -(2**63) <= integer(op, "ignore_index", ignore_index) < 2**63:
+        raise ValueError(f"{op}: ignore_index must fit into int64; got {ignore_index}")
     if not isinstance(target, (np.ndarray, np.generic, int)):
         raise TypeError(f"{op}: target must be a numpy.ndarray; got {type(target).__name__}")
     target = np.asarray(target)
@@ -213,8 +217,9 @@ def _cross_entropy_with_gradient(input, target, weight, ignore_index, reduction,
 
 
 def _cross_entropy_args(op, input, target, weight, ignore_index, label_smoothing):
-    classes = input.shape[_class_dimension(op, input)]
-    if not 0 <= label_smoothing <= 1:
+    axis = _class_dimension(op, input)
+    classes = input.shape[axis]
+    if not 0 <= number(op, "label_smoothing", label_smoothing) <= 1:
         raise ValueError(f"{op}: label_smoothing must be between 0 and 1; got {label_smoothing}")
     if isinstance(target, np.ndarray) and target.shape == input.shape and target.dtype.kind == "f":
         check_array(op, "target", target, dtype=input.dtype)  # probabilities

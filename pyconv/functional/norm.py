@@ -10,6 +10,7 @@ import math
 import numpy as np
 
 from pyconv import _kernels
+from pyconv.functional._arguments import integer, ints, is_int, needed, number
 from pyconv.functional._arrays import (
     channels_last,
     check_array,
@@ -171,10 +172,9 @@ def _check_gradient(op, grad_output, input):
 
 def _check_running(op, running_mean, running_var, momentum):
     for name, array in (("running_mean", running_mean), ("running_var", running_var)):
-        if array is not None and not array.flags.writeable:
+        if isinstance(array, np.ndarray) and not array.flags.writeable:
             raise ValueError(f"{op}: {name} must be writeable where it is updated; got a read-only array")
-    if momentum is None:
-        raise TypeError(f"{op}: momentum must be a number; got None")
+    number(op, "momentum", momentum)
 
 
 def _update(running, value, momentum):
@@ -192,6 +192,7 @@ def _start_batch_norm(op, input, running_mean, running_var, weight, bias, traini
     _check_vectors(op, input, channels, running_mean=running_mean, running_var=running_var, weight=weight, bias=bias)
     if not training and (running_mean is None or running_var is None):
         raise ValueError(f"{op}: running_mean and running_var must be given when training is False; got None")
+    number(op, "eps", eps)
     if not (eps > 0 if training else eps >= 0):
         least = "above 0 in training" if training else "at least 0"
         raise ValueError(f"{op}: eps must be {least}; got {eps}")
@@ -305,12 +306,13 @@ def batch_norm_backward(
     op = "batch_norm_backward"
     job = _start_batch_norm(op, input, running_mean, running_var, weight, bias, training, eps)
     _check_gradient(op, grad_output, input)
-    return _gradients(job, grad_output, weight, eps, needs)
+    return _gradients(op, job, grad_output, weight, eps, needs)
 
 
-def _gradients(job, grad_output, weight, eps, needs):
+def _gradients(op, job, grad_output, weight, eps, needs):
     """What job.forward would have left for the backward, and the gradients of input, weight and bias."""
-    job.prepare(weight, eps)
+    needs = needed(op, needs)
+    job.prepare(weight, number(op, "eps", eps))
     return job.backward(grad_output, needs)[:3]
 
 
@@ -320,7 +322,7 @@ def _gradients(job, grad_output, weight, eps, needs):
 def _start_group_norm(op, input, num_groups, weight, bias):
     _check_input(op, input, 2)
     batch, channels = input.shape[:2]
-    if num_groups <= 0 or channels % num_groups:
+    if integer(op, "num_groups", num_groups) <= 0 or channels % num_groups:
         raise ValueError(f"{op}: num_groups must divide the channels; got {channels} channels, num_groups={num_groups}")
     _check_vectors(op, input, (channels,), weight=weight, bias=bias)
     if input.size == batch * num_groups == num_groups:
@@ -335,8 +337,9 @@ def _start_group_norm(op, input, num_groups, weight, bias):
 
 def _group_norm(input, num_groups, weight, bias, eps):
     """(output, Normalization), as `_batch_norm`."""
-    job = _start_group_norm("group_norm", input, num_groups, weight, bias)
-    return job.forward(weight, bias, eps), job
+    op = "group_norm"
+    job = _start_group_norm(op, input, num_groups, weight, bias)
+    return job.forward(weight, bias, number(op, "eps", eps)), job
 
 
 def group_norm(input, num_groups, weight=None, bias=None, eps=1e-5):
@@ -376,7 +379,7 @@ def group_norm_backward(grad_output, input, num_groups, weight=None, bias=None, 
     op = "group_norm_backward"
     job = _start_group_norm(op, input, num_groups, weight, bias)
     _check_gradient(op, grad_output, input)
-    return _gradients(job, grad_output, weight, eps, needs)
+    return _gradients(op, job, grad_output, weight, eps, needs)
 
 
 def _start_instance_norm(op, input, running_mean, running_var, weight, bias, use_input_stats):
@@ -402,6 +405,7 @@ def _instance_norm(input, running_mean, running_var, weight, bias, use_input_sta
     op = "instance_norm"
     if use_input_stats:
         _check_running(op, running_mean, running_var, momentum)
+    number(op, "eps", eps)
     job = _start_instance_norm(op, input, running_mean, running_var, weight, bias, use_input_stats)
     if job.measured:
         _update(running_mean, job.mean.mean(0).reshape(-1), momentum)
@@ -471,16 +475,17 @@ def instance_norm_backward(
     op = "instance_norm_backward"
     job = _start_instance_norm(op, input, running_mean, running_var, weight, bias, use_input_stats)
     _check_gradient(op, grad_output, input)
-    return _gradients(job, grad_output, weight, eps, needs)
+    return _gradients(op, job, grad_output, weight, eps, needs)
 
 
 # ---- Layer norm --------------------------------------------------------------------------------------
 
 
-def _check_layer_norm(op, input, normalized_shape, weight, bias):
+def _check_layer_norm(op, input, normalized_shape, weight, bias, eps):
     """The last dimensions, as a tuple."""
     check_array(op, "input", input)
-    shape = (normalized_shape,) if hasattr(normalized_shape, "__index__") else tuple(normalized_shape)
+    number(op, "eps", eps)
+    shape = (normalized_shape,) if is_int(normalized_shape) else ints(op, "normalized_shape", normalized_shape)
     if not shape or input.shape[max(input.ndim - len(shape), 0) :] != shape:
         raise ValueError(
             f"{op}: normalized_shape must be the last dimensions of input; got {shape} for shape {input.shape}"
@@ -565,7 +570,7 @@ def layer_norm(input, normalized_shape, weight=None, bias=None, eps=1e-5):
     array([[-1.,  1.],
            [-1.,  1.]])
     """
-    view = _Rows(input, _check_layer_norm("layer_norm", input, normalized_shape, weight, bias))
+    view = _Rows(input, _check_layer_norm("layer_norm", input, normalized_shape, weight, bias, eps))
     if input.size == 0:
         return empty_like(view.model)
     return view.image(_layer_norm(view, input, weight, bias, eps)[0])
@@ -576,7 +581,8 @@ def layer_norm_backward(
 ):
     """Gradients of `layer_norm`: (grad_input, grad_weight, grad_bias), None where `needs` is False."""
     op = "layer_norm_backward"
-    shape = _check_layer_norm(op, input, normalized_shape, weight, bias)
+    shape = _check_layer_norm(op, input, normalized_shape, weight, bias, eps)
+    needs = needed(op, needs)
     _check_gradient(op, grad_output, input)
     view = _Rows(input, shape)
     if input.size == 0:
@@ -603,9 +609,11 @@ def layer_norm_backward(
 # ---- Local response norm -----------------------------------------------------------------------------
 
 
-def _check_local_response_norm(op, input, size):
+def _check_local_response_norm(op, input, size, **numbers):
     _check_input(op, input, 3)
-    if size < 1:
+    for name, value in numbers.items():
+        number(op, name, value)
+    if integer(op, "size", size) < 1:
         raise ValueError(f"{op}: size must be at least 1; got {size}")
 
 
@@ -648,13 +656,13 @@ def local_response_norm(input, size, alpha=1e-4, beta=0.75, k=1.0):
     >>> F.local_response_norm(np.full((1, 1, 1), 2.0), 1, alpha=2.0, beta=0.5)
     array([[[0.66666667]]])
     """
-    _check_local_response_norm("local_response_norm", input, size)
+    _check_local_response_norm("local_response_norm", input, size, alpha=alpha, beta=beta, k=k)
     return _local_response_norm(None, input, size, alpha, beta, k)
 
 
 def local_response_norm_backward(grad_output, input, size, alpha=1e-4, beta=0.75, k=1.0):
     """Gradient of `local_response_norm` with respect to its input."""
     op = "local_response_norm_backward"
-    _check_local_response_norm(op, input, size)
+    _check_local_response_norm(op, input, size, alpha=alpha, beta=beta, k=k)
     _check_gradient(op, grad_output, input)
     return _local_response_norm(grad_output, input, size, alpha, beta, k)

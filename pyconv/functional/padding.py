@@ -5,7 +5,7 @@ from functools import lru_cache
 import numpy as np
 
 from pyconv import _kernels
-from pyconv.functional._arguments import LIMIT, is_int
+from pyconv.functional._arguments import LIMIT, ints, is_int, is_one_of, number
 from pyconv.functional._arrays import check_array, contiguous, in_memory_order
 from pyconv.functional._taps import Axis, apply
 
@@ -16,7 +16,7 @@ def _margins(op, shape, pad, mode):
     """(axis, before, after) of each padded dimension, the last dimension first."""
     if not isinstance(pad, (tuple, list)) or not all(map(is_int, pad)):
         raise TypeError(f"{op}: pad must be a sequence of ints; got {pad!r}")
-    if mode not in MODES:
+    if not is_one_of(mode, MODES):
         raise ValueError(f"{op}: mode must be one of {', '.join(MODES)}; got {mode!r}")
     count = len(pad) // 2
     if len(pad) % 2 or count > len(shape):
@@ -110,10 +110,11 @@ def pad(input, pad, mode="constant", value=None):
     array([[2., 1., 2., 3., 2., 1.]])
     """
     check_array("pad", "input", input)
-    if mode != "constant" and value not in (None, 0):
-        raise ValueError(f"pad: value must be left out in mode {mode}; got {value!r}")
     margins = _margins("pad", input.shape, pad, mode)
-    return _pad(input, input.shape, margins, mode, 0.0 if value is None else float(value), False)
+    value = 0.0 if value is None else number("pad", "value", value)
+    if mode != "constant" and value != 0:
+        raise ValueError(f"pad: value must be left out in mode {mode}; got {value!r}")
+    return _pad(input, input.shape, margins, mode, value, False)
 
 
 def pad_backward(grad_output, input_shape, pad, mode="constant", value=None):
@@ -133,7 +134,7 @@ def pad_backward(grad_output, input_shape, pad, mode="constant", value=None):
     """
     op = "pad_backward"
     check_array(op, "grad_output", grad_output)
-    input_shape = tuple(input_shape)
+    input_shape = ints(op, "input_shape", input_shape)
     margins = _margins(op, input_shape, pad, mode)
     wanted = list(input_shape)
     for axis, before, after in margins:

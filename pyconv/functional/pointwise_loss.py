@@ -6,6 +6,7 @@
 import numpy as np
 
 from pyconv import _kernels
+from pyconv.functional._arguments import number
 from pyconv.functional._arrays import check_array, dense, empty_like, like
 from pyconv.functional.loss import _check_reduction, _divide, _reduced, _upstream
 
@@ -88,7 +89,7 @@ def l1_loss_backward(grad_output, input, target, reduction="mean"):
 
 
 def _check_beta(op, beta):
-    if not beta >= 0:
+    if not number(op, "beta", beta) >= 0:
         raise ValueError(f"{op}: beta must be at least 0; got {beta}")
     return float(beta)
 

@@ -4,12 +4,10 @@ A channels-last input is pooled as it is. Any other is pooled as a batch of plan
 which the kernels have a path of their own, so nothing is converted on the way in or out.
 """
 
-from functools import lru_cache
-
 import numpy as np
 
 from pyconv import _kernels
-from pyconv.functional._arguments import LIMIT, is_int, pair
+from pyconv.functional._arguments import LIMIT, integer, ints, is_int, pair, remembered
 from pyconv.functional._arrays import channels_last, check_array, contiguous, wants_channels_last
 from pyconv.functional.activation import relu as rectify
 from pyconv.functional.activation import relu_backward
@@ -74,11 +72,10 @@ def _check_shape(op, array, wanted):
 
 
 def _input_shape(op, shape):
-    if not isinstance(shape, (tuple, list)) or len(shape) not in (3, 4):
-        raise TypeError(f"{op}: input_shape must be the shape of a 3-D or 4-D input; got {shape!r}")
-    if not all(is_int(extent) and extent >= 0 for extent in shape):
-        raise ValueError(f"{op}: input_shape must be non-negative ints; got {shape!r}")
-    return tuple(map(int, shape))
+    shape = ints(op, "input_shape", shape)
+    if len(shape) not in (3, 4):
+        raise ValueError(f"{op}: input_shape must be the shape of a 3-D or 4-D input; got {shape}")
+    return shape
 
 
 # ---- Windows ---------------------------------------------------------------------------------------
@@ -92,11 +89,11 @@ def _windows(op, batch, kernel_size, stride, padding, dilation, ceil_mode, avera
 
 
 # Options are checked once: afterwards the same ones, on the same shape, find their windows here.
-@lru_cache(maxsize=1024, typed=True)
+@remembered
 def _geometry(op, sizes, kernel_size, stride, padding, dilation, ceil_mode, average):
     _, height, width, _ = sizes
     kernel = pair(op, "kernel_size", kernel_size, 1)
-    stride = kernel if stride is None or stride == () else pair(op, "stride", stride, 1)
+    stride = _stride(op, stride, kernel)
     padding = pair(op, "padding", padding, 0)
     dilation = pair(op, "dilation", dilation, 1)
     if any(2 * p > k for p, k in zip(padding, kernel)):
@@ -125,6 +122,12 @@ def _geometry(op, sizes, kernel_size, stride, padding, dilation, ceil_mode, aver
     if average is not None:
         windows["count_include_pad"], windows["divisor"] = average
     return windows
+
+
+def _stride(op, stride, kernel):
+    """The stride as a pair: the kernel's size where it is None or empty, as PyTorch has it."""
+    is_left_out = stride is None or (isinstance(stride, (tuple, list)) and not stride)
+    return kernel if is_left_out else pair(op, "stride", stride, 1)
 
 
 def _is_empty(origin, kernel, dilation, extent):
@@ -353,9 +356,7 @@ def adaptive_max_pool2d_backward(grad_output, indices, input_shape):
 def _average_options(op, count_include_pad, divisor_override):
     if divisor_override is None:
         return bool(count_include_pad), 0
-    if not is_int(divisor_override):
-        raise TypeError(f"{op}: divisor_override must be an int or None; got {divisor_override!r}")
-    if divisor_override == 0 or abs(divisor_override) >= LIMIT:
+    if integer(op, "divisor_override", divisor_override) == 0 or abs(divisor_override) >= LIMIT:
         raise ValueError(f"{op}: divisor_override must not be zero; got {divisor_override}")
     return bool(count_include_pad), int(divisor_override)
 
@@ -494,14 +495,14 @@ def adaptive_avg_pool2d_backward(grad_output, input_shape):
 
 def _unpool_size(op, input, kernel_size, stride, padding, output_size):
     kernel = pair(op, "kernel_size", kernel_size, 1)
-    stride = kernel if stride is None or stride in ((), []) else pair(op, "stride", stride, 1)
+    stride = _stride(op, stride, kernel)
     padding = pair(op, "padding", padding, 0)
     default = tuple((x - 1) * s + k - 2 * p for x, k, s, p in zip(input.shape[-2:], kernel, stride, padding))
     if output_size is None:
         size = default
     else:
-        size = tuple(output_size)[-2:]
-        if len(output_size) not in (2, 4) or not all(map(is_int, size)):
+        size = ints(op, "output_size", output_size)[-2:]
+        if len(output_size) not in (2, 4):
             raise ValueError(f"{op}: output_size must have 2 or 4 ints; got {output_size!r}")
         if any(abs(v - d) >= s for v, d, s in zip(size, default, stride)):
             raise ValueError(f"{op}: output_size must differ by less than stride={stride} from {default}; got {size}")
@@ -567,7 +568,7 @@ def max_unpool2d_backward(grad_output, indices):
     """
     op = "max_unpool2d_backward"
     batch = _Batch.of(op, "grad_output", grad_output)
-    _check_indices(op, indices, (*grad_output.shape[:-2], *np.shape(indices)[-2:]), "the input")
+    _check_indices(op, indices, (*grad_output.shape[:-2], *getattr(indices, "shape", ())[-2:]), "the input")
     if batch.unbatched:
         grad_output, indices = grad_output[None], indices[None]
     height, width = indices.shape[-2:]

@@ -9,7 +9,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from pyconv.functional._arguments import LIMIT, is_int
+from pyconv.functional._arguments import LIMIT, ints, is_int, is_one_of
 from pyconv.functional._arrays import check_array, contiguous, in_memory_order
 from pyconv.functional._taps import Axis, apply
 from pyconv.functional.pooling import adaptive_avg_pool2d, adaptive_avg_pool2d_backward
@@ -20,7 +20,7 @@ MODES = ("nearest", "nearest-exact", "area", *SMOOTH)
 
 def _sizes(op, shape, size, scale_factor, mode, align_corners, recompute_scale_factor):
     """The output's spatial size, and the scale of each axis or None for the ratio of the sizes."""
-    if mode not in MODES:
+    if not is_one_of(mode, MODES):
         raise ValueError(f"{op}: mode must be one of {', '.join(MODES)}; got {mode!r}")
     if len(shape) not in (3, 4, 5) or SMOOTH.get(mode, len(shape)) != len(shape):
         raise ValueError(f"{op}: input must have the dimensions that mode {mode} takes; got shape {shape}")
@@ -191,7 +191,7 @@ def interpolate_backward(
     """
     op = "interpolate_backward"
     check_array(op, "grad_output", grad_output)
-    input_shape = tuple(input_shape)
+    input_shape = ints(op, "input_shape", input_shape)
     sizes, scales = _sizes(op, input_shape, size, scale_factor, mode, align_corners, recompute_scale_factor)
     if grad_output.shape != (*input_shape[:2], *sizes):
         raise ValueError(

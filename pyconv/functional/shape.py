@@ -3,17 +3,8 @@
 import math
 
 from pyconv import _kernels
-from pyconv.functional._arguments import is_int
+from pyconv.functional._arguments import dimension, integer, ints
 from pyconv.functional._arrays import channels_last, check_array, contiguous, wants_channels_last
-
-
-def _dimension(op, name, value, ndim):
-    if not is_int(value):
-        raise TypeError(f"{op}: {name} must be an int; got {value!r}")
-    low, high = -max(ndim, 1), max(ndim, 1) - 1
-    if not low <= value <= high:
-        raise ValueError(f"{op}: {name} must be in [{low}, {high}]; got {value}")
-    return int(value) % max(ndim, 1)
 
 
 def _check_gradient(op, grad_output, input_shape, output_shape):
@@ -29,8 +20,8 @@ def _check_gradient(op, grad_output, input_shape, output_shape):
 
 
 def _flat_shape(op, shape, start_dim, end_dim):
-    start = _dimension(op, "start_dim", start_dim, len(shape))
-    end = _dimension(op, "end_dim", end_dim, len(shape))
+    start = dimension(op, "start_dim", start_dim, len(shape))
+    end = dimension(op, "end_dim", end_dim, len(shape))
     if start > end:
         raise ValueError(f"{op}: start_dim must not come after end_dim; got {start_dim} and {end_dim}")
     flat = 1
@@ -67,7 +58,7 @@ def flatten(input, start_dim=0, end_dim=-1):
 def flatten_backward(grad_output, input_shape, start_dim=0, end_dim=-1):
     """Gradient of `flatten`: grad_output in the shape of the input."""
     op = "flatten_backward"
-    input_shape = tuple(input_shape)
+    input_shape = ints(op, "input_shape", input_shape)
     _check_gradient(op, grad_output, input_shape, _flat_shape(op, input_shape, start_dim, end_dim))
     return contiguous(grad_output).reshape(input_shape)
 
@@ -76,9 +67,7 @@ def flatten_backward(grad_output, input_shape, start_dim=0, end_dim=-1):
 
 
 def _factor(op, name, value):
-    if not is_int(value):
-        raise TypeError(f"{op}: {name} must be an int; got {value!r}")
-    if value < 1:
+    if integer(op, name, value) < 1:
         raise ValueError(f"{op}: {name} must be positive; got {value}")
     return int(value)
 

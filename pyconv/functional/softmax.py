@@ -4,6 +4,7 @@ import math
 import warnings
 
 from pyconv import _kernels
+from pyconv.functional._arguments import dimension
 from pyconv.functional._arrays import check_array, dense, empty_like, like, wants_channels_last
 
 
@@ -12,12 +13,7 @@ def _dimension(op, dim, array):
     if dim is None:
         warnings.warn(f"{op}: dim should be given; without it, 0 or 1 is taken", stacklevel=3)
         return 0 if array.ndim in (0, 1, 3) else 1
-    if isinstance(dim, bool) or not hasattr(dim, "__index__"):
-        raise TypeError(f"{op}: dim must be an int; got {type(dim).__name__}")
-    extent = max(array.ndim, 1)
-    if not -extent <= dim < extent:
-        raise ValueError(f"{op}: dim must be between {-extent} and {extent - 1}; got {dim}")
-    return int(dim) % extent
+    return dimension(op, "dim", dim, array.ndim)
 
 
 def _view(array, dim):

@@ -361,7 +361,7 @@ def test_errors_name_the_argument_the_rule_and_the_value(error, message, argumen
 def test_errors_of_the_backward_pass():
     with pytest.raises(ValueError, match=r"conv2d_backward: grad_output must have conv2d's output shape"):
         F.conv2d_backward(np.zeros((2, 4, 8, 8), np.float32), X, W)
-    with pytest.raises(ValueError, match="needs must have three entries"):
+    with pytest.raises(ValueError, match="needs must have 3 entries"):
         F.conv2d_backward(np.zeros((2, 4, 6, 6), np.float32), X, W, needs=(True,))
 
 

@@ -143,6 +143,7 @@ static struct pyconv_conv2d random_geometry(void) {
     g.kernel_width = pick(4) ? g.kernel_height : 1 + pick(7);
     ptrdiff_t from = random_channels(), to = random_channels();
     if (kind == 1) g.groups = 1 + pick(3);
+    if (kind == 3) g.groups = 1 + pick(40), from = 1 + pick(9), to = 1 + pick(9);
     if (kind == 2) g.groups = random_channels(), from = to = 1;
     g.in_channels = g.groups * from;
     g.out_channels = g.groups * to;
@@ -173,6 +174,7 @@ static const ptrdiff_t shapes[][9] = {
     {2, 120, 120, 120, 56, 3, 1, 1, 1}, /* beyond L2: with prefetches */
     {1, 70, 70, 140, 9, 3, 1, 1, 1},    /* two filters to a channel */
     {1, 8, 64, 96, 12, 3, 1, 1, 1},     /* groups */
+    {2, 32, 128, 128, 14, 3, 1, 1, 1},  /* of few channels, as in ResNeXt */
     {1, 1, 2, 3, 40, 3, 1, 2, 11},      /* dilation beyond the tile */
 };
 
