@@ -4,9 +4,9 @@ An operator that draws takes a ``numpy.random.Generator``; without one it draws 
 which `manual_seed` restarts.
 """
 
-import numpy as np
+from functools import cache
 
-_generator = np.random.default_rng()
+import numpy as np
 
 
 def manual_seed(seed):
@@ -28,18 +28,20 @@ def manual_seed(seed):
         raise TypeError(f"manual_seed: seed must be an int; got {type(seed).__name__}")
     if seed < 0:
         raise ValueError(f"manual_seed: seed must be at least 0; got {seed}")
-    _generator.bit_generator.state = np.random.PCG64(int(seed)).state
-    return _generator
+    generator = default_generator()
+    generator.bit_generator.state = np.random.PCG64(int(seed)).state
+    return generator
 
 
+@cache
 def default_generator():
-    """The package's ``numpy.random.Generator``."""
-    return _generator
+    """The package's ``numpy.random.Generator``, made at the first call: numpy.random is slow to import."""
+    return np.random.default_rng()
 
 
 def uniform(bound, shape, dtype=np.float32):
     """An array of draws from [-bound, bound) of the package's generator."""
-    draws = _generator.random(shape, np.dtype(dtype))
+    draws = default_generator().random(shape, np.dtype(dtype))
     draws *= 2 * bound
     draws -= bound
     return draws
