@@ -129,7 +129,7 @@ class Sequential(_List):
         chain = self._chain()
         if not current_options().fuse:
             return chain
-        key = [is_grad_enabled(), *chain, *[module for module in chain if fuse.has_hooks(module)]]
+        key = [is_grad_enabled(), *chain, *fuse.hooked(chain)]
         known = self._fused
         if known is None or known[0] != key:
             known = self.__dict__["_fused"] = key, fuse.fused(chain)
@@ -202,7 +202,7 @@ class Residual(Module):
         if not current_options().fuse or type(self.main) is not Sequential:
             return self.main, None
         layers = self.main._chain()
-        hooked = [module for module in (self.main, self.activation, *layers) if module and fuse.has_hooks(module)]
+        hooked = fuse.hooked(module for module in (self.main, self.activation, *layers) if module is not None)
         key, known = [is_grad_enabled(), self.activation, *layers, *hooked], self._known
         if known is None or known[0] != key:
             split = fuse.split_residual(self.main, self.activation)

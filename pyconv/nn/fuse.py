@@ -115,6 +115,11 @@ def has_hooks(module):
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
+def hooked(modules):
+    """Those with hooks; asked at every forward, so in one call for all."""
+    return [module for module in modules if module._forward_hooks or module._forward_pre_hooks]
+
+
 def _relu_behind_pool(chain, i):
     """relu, pool -> pool, relu: the maximum commutes with ReLU, which the pooling then does in its own pass.
 
