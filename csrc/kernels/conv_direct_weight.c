@@ -2,8 +2,8 @@
  *
  *     grad_weight[j][k] = sum over pixels of input[pixel's place + offset j] * grad_output[pixel][k]
  *
- * where j runs over taps and channels, in the same runs as the forward pass. A tile keeps TILE rows j by
- * BLOCK channels k in registers while the pixels of a band stream past; the band's gradients are packed
+ * where j runs over taps and channels, in the same runs as the forward pass. A tile keeps OUTER_TILE rows j
+ * by BLOCK channels k in registers while the pixels of a band stream past; the band's gradients are packed
  * for one block at a time ([pixel][BLOCK], 128 * 128 bytes = 16 KiB with AVX-512: half of L1) and its
  * input rows, copied where they need zero padding, stay in L2.
  *
@@ -106,7 +106,7 @@ typedef void outer_function(ptrdiff_t size, const struct segment *segment, ptrdi
 #define OUTER_FUNCTION(name, CALL)                                                                           \
     static void name(ptrdiff_t size, const struct segment *segment, ptrdiff_t segments,                      \
                      const ptrdiff_t *offset, ptrdiff_t x_step, real *acc) {                                 \
-        DISPATCH_TILE(size, CALL)                                                                            \
+        DISPATCH_OUTER(size, CALL)                                                                           \
     }
 OUTER_FUNCTION(outer_2, OUTER_2)
 OUTER_FUNCTION(outer_1, OUTER_1)
@@ -123,7 +123,7 @@ static void add_block(const struct weight_gradient *w, ptrdiff_t filters, const 
         for (ptrdiff_t t = 0; t < runs; t++)
             for (ptrdiff_t j = 0; j < run[t].length; j++) offset[elements++] = run[t].offset + j;
         outer_function *outer = filters > LANES ? outer_2_indexed : outer_1_indexed;
-        ptrdiff_t tiles = ceil_div(elements, TILE);
+        ptrdiff_t tiles = ceil_div(elements, OUTER_TILE);
         for (ptrdiff_t i = 0; i < tiles; i++) {
             ptrdiff_t j = elements * i / tiles, size = elements * (i + 1) / tiles - j;
             outer(size, segment, segments, offset + j, x_step, acc + j * BLOCK);
@@ -132,7 +132,7 @@ static void add_block(const struct weight_gradient *w, ptrdiff_t filters, const 
     }
     outer_function *outer = filters > LANES ? outer_2 : outer_1;
     for (ptrdiff_t t = 0; t < runs; t++) {
-        ptrdiff_t tiles = ceil_div(run[t].length, TILE);
+        ptrdiff_t tiles = ceil_div(run[t].length, OUTER_TILE);
         for (ptrdiff_t i = 0; i < tiles; i++) {
             ptrdiff_t j = run[t].length * i / tiles, size = run[t].length * (i + 1) / tiles - j;
             ptrdiff_t offset = run[t].offset + j;
@@ -242,7 +242,8 @@ static void plan(struct weight_gradient *w) {
     w->width = used_width;
     ptrdiff_t run =
         g->in_channels / g->groups * (g->groups == 1 && g->dilation_width == 1 ? g->kernel_width : 1);
-    w->indexed = run < 2 * TILE && run % TILE && area * (g->in_channels / g->groups) <= MOST_INDEXED;
+    w->indexed =
+        run < 2 * OUTER_TILE && run % OUTER_TILE && area * (g->in_channels / g->groups) <= MOST_INDEXED;
     w->band_rows = min_size(max_size(BAND_PIXELS / g->out_width, 1), g->out_height);
     w->bands = ceil_div(g->out_height, w->band_rows);
     ptrdiff_t pixels = g->batch * g->out_height * g->out_width;

@@ -68,12 +68,12 @@ static void pack_band(const struct pointwise *w, const struct band *band, real *
 
 static void outer_2(ptrdiff_t size, const struct segment *segment, ptrdiff_t channel, ptrdiff_t g_step,
                     real *sums) {
-    DISPATCH_TILE(size, OUTER_2)
+    DISPATCH_OUTER(size, OUTER_2)
 }
 
 static void outer_1(ptrdiff_t size, const struct segment *segment, ptrdiff_t channel, ptrdiff_t g_step,
                     real *sums) {
-    DISPATCH_TILE(size, OUTER_1)
+    DISPATCH_OUTER(size, OUTER_1)
 }
 
 /* sums[block][channel][BLOCK] += the band's products, for the band's ranges */

@@ -22,7 +22,7 @@
 #include "winograd.h"
 
 #define GROUP_BYTES ((ptrdiff_t)1200 << 10) /* of V that a task may keep in L2 */
-#define MOST_TILES (4 * TILE)
+#define MOST_TILES (2 * TILE)
 #define L2_FILTERS ((ptrdiff_t)2 << 20)   /* a smaller U stays in L2 and L3 anyway */
 #define MOST_SHARED ((ptrdiff_t)24 << 20) /* of V made for all */
 #define SHARE_TILES 128                   /* of M that a task keeps: 36 * 128 * 32 * 4 = 576 KiB */
@@ -69,10 +69,9 @@ INLINE void transform_filters(const int taps, const struct winograd *w, ptrdiff_
     ptrdiff_t first = block * BLOCK, count = min_size(BLOCK, c->dst_channels - first);
     for (ptrdiff_t v = 0; v < count; v += LANES)
         for (ptrdiff_t i = begin; i < end; i++) {
-            vec g[25], out[AREA];
+            vec g[25];
             read_filters(taps, c, c->weight + (first + v) * c->weight_dst + i * c->weight_src, count - v, g);
-            transform_filter_2d(taps, g, out);
-            for (int p = 0; p < AREA; p++) store(u + p * w->u_plane + (i - begin) * BLOCK + v, out[p]);
+            transform_filter_tile(taps, g, u + (i - begin) * BLOCK + v, w->u_plane);
         }
 }
 
@@ -92,14 +91,15 @@ static void make_tile(const struct winograd *w, ptrdiff_t tile, real *v) {
     const real *from[AREA];
     find_pixels(POINTS, &w->tiling, c->src + at.image * c->src_height * c->src_width * channels,
                 c->src_height, c->src_width, channels, at.y + c->y_min, at.x + c->x_min, w->zeros, from);
+    const ptrdiff_t next = w->outputs * w->tiling.dilation_width * channels; /* the tile to the right */
     for (ptrdiff_t k = 0; k < channels; k += LANES) {
-        vec d[AREA], out[AREA];
+        for (int i = 0; i < POINTS; i++)
+            for (int j = POINTS - w->outputs; j < POINTS; j++)
+                __builtin_prefetch(from[i * POINTS + j] + next + k);
         if (k + LANES <= channels)
-            for (int p = 0; p < AREA; p++) d[p] = load(from[p] + k);
+            transform_input_tile(from, k, LANES, v + k, w->v_plane);
         else
-            for (int p = 0; p < AREA; p++) d[p] = load_first(from[p] + k, channels - k);
-        transform_input_2d(d, out);
-        for (int p = 0; p < AREA; p++) store(v + p * w->v_plane + k, out[p]);
+            transform_input_tile(from, k, channels - k, v + k, w->v_plane);
     }
 }
 
@@ -138,23 +138,33 @@ static void multiply(const struct winograd *w, ptrdiff_t tiles, ptrdiff_t filter
 
 /* ---- The output tiles ---- */
 
-INLINE void put_tile(const int outputs, const struct winograd *w, ptrdiff_t tile, ptrdiff_t channel,
-                     ptrdiff_t lanes, const real *m) {
+/* Where a tile's outputs go, and how many of them there are. */
+struct output_place {
+    ptrdiff_t offset, row, column, rows, columns;
+};
+
+static struct output_place place_output(const struct winograd *w, ptrdiff_t tile) {
     const struct correlation *c = w->c;
-    struct tile_place place = place_tile(&w->tiling, tile);
-    vec y[AREA], out[LARGEST_OUTPUT * LARGEST_OUTPUT];
-    for (int p = 0; p < AREA; p++) y[p] = load(m + p * w->m_plane);
-    transform_output_2d(outputs, y, out);
+    struct tile_place at = place_tile(&w->tiling, tile);
+    struct output_place to = {.row = w->tiling.dilation_height * c->dst_row,
+                              .column = w->tiling.dilation_width * c->dst_column};
+    to.offset = at.image * c->dst_image + at.y * c->dst_row + at.x * c->dst_column;
+    to.rows = min_size(w->outputs, ceil_div(c->dst_height - at.y, w->tiling.dilation_height));
+    to.columns = min_size(w->outputs, ceil_div(c->dst_width - at.x, w->tiling.dilation_width));
+    return to;
+}
+
+INLINE void put_tile(const int outputs, const struct winograd *w, const struct output_place *to,
+                     ptrdiff_t channel, ptrdiff_t lanes, const real *m) {
+    const struct correlation *c = w->c;
+    vec out[LARGEST_OUTPUT * LARGEST_OUTPUT];
+    transform_output_tile(outputs, m, w->m_plane, out);
 
     const real *bias = c->epilogue.bias, *residual = c->epilogue.residual;
     vec add = bias ? load_first(bias + channel, lanes) : (vec){0};
-    ptrdiff_t row = w->tiling.dilation_height * c->dst_row, column = w->tiling.dilation_width * c->dst_column;
-    ptrdiff_t rows = min_size(outputs, ceil_div(c->dst_height - place.y, w->tiling.dilation_height)),
-              columns = min_size(outputs, ceil_div(c->dst_width - place.x, w->tiling.dilation_width));
-    ptrdiff_t offset = place.image * c->dst_image + place.y * c->dst_row + place.x * c->dst_column + channel;
-    for (ptrdiff_t i = 0; i < rows; i++)
-        for (ptrdiff_t j = 0; j < columns; j++) {
-            ptrdiff_t at = offset + i * row + j * column;
+    for (ptrdiff_t i = 0; i < to->rows; i++)
+        for (ptrdiff_t j = 0; j < to->columns; j++) {
+            ptrdiff_t at = to->offset + i * to->row + j * to->column + channel;
             vec value = out[i * outputs + j] + add;
             if (residual) value += load_first(residual + at, lanes);
             if (c->epilogue.relu) value = choose(value < 0, (vec){0}, value);
@@ -168,15 +178,17 @@ INLINE void put_tile(const int outputs, const struct winograd *w, ptrdiff_t tile
 static void put_group(const struct winograd *w, ptrdiff_t first, ptrdiff_t tiles, ptrdiff_t block,
                       const real *m) {
     ptrdiff_t begin = block * BLOCK, end = min_size(begin + BLOCK, w->c->dst_channels);
-    for (ptrdiff_t t = 0; t < tiles; t++)
+    for (ptrdiff_t t = 0; t < tiles; t++) {
+        struct output_place to = place_output(w, first + t);
         for (ptrdiff_t k = begin; k < end; k += LANES) {
             const real *from = m + t * BLOCK + (k - begin);
             ptrdiff_t lanes = min_size(LANES, end - k);
             if (w->outputs == 4)
-                put_tile(4, w, first + t, k, lanes, from);
+                put_tile(4, w, &to, k, lanes, from);
             else
-                put_tile(2, w, first + t, k, lanes, from);
+                put_tile(2, w, &to, k, lanes, from);
         }
+    }
 }
 
 /* ---- Tasks ---- */

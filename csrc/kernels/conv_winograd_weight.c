@@ -39,15 +39,11 @@ static __attribute__((noinline)) void make_input_tile(const struct winograd_weig
     find_pixels(POINTS, &w->tiling, w->input + at.image * g->in_height * g->in_width * g->in_channels,
                 g->in_height, g->in_width, g->in_channels, at.y - g->pad_top, at.x - g->pad_left, w->zeros,
                 from);
-    for (ptrdiff_t c = begin; c < end; c += LANES) {
-        vec d[AREA], out[AREA];
+    for (ptrdiff_t c = begin; c < end; c += LANES, v += LANES)
         if (c + LANES <= end)
-            for (int p = 0; p < AREA; p++) d[p] = load(from[p] + c);
+            transform_input_tile(from, c, LANES, v, w->v_plane);
         else
-            for (int p = 0; p < AREA; p++) d[p] = load_first(from[p] + c, end - c);
-        transform_input_2d(d, out);
-        for (int p = 0; p < AREA; p++) store(v + p * w->v_plane + (c - begin), out[p]);
-    }
+            transform_input_tile(from, c, end - c, v, w->v_plane);
 }
 
 INLINE void make_gradient_tile(const int side, const struct winograd_weight *w, ptrdiff_t tile,
@@ -57,15 +53,11 @@ INLINE void make_gradient_tile(const int side, const struct winograd_weight *w, 
     const real *from[16];
     find_pixels(side, &w->tiling, w->grad_output + at.image * g->out_height * g->out_width * g->out_channels,
                 g->out_height, g->out_width, g->out_channels, at.y, at.x, w->zeros, from);
-    for (ptrdiff_t k = begin; k < end; k += LANES) {
-        vec tile_in[16], out[AREA];
+    for (ptrdiff_t k = begin; k < end; k += LANES, d += LANES)
         if (k + LANES <= end)
-            for (int p = 0; p < side * side; p++) tile_in[p] = load(from[p] + k);
+            transform_gradient_tile(side, from, k, LANES, d, w->d_plane);
         else
-            for (int p = 0; p < side * side; p++) tile_in[p] = load_first(from[p] + k, end - k);
-        transform_filter_2d(side, tile_in, out);
-        for (int p = 0; p < AREA; p++) store(d + p * w->d_plane + (k - begin), out[p]);
-    }
+            transform_gradient_tile(side, from, k, end - k, d, w->d_plane);
 }
 
 #define OUTER_2(m) tile_outer(m, 2, 0, segment, 1, &x_offset, x_step, g_step, acc)
@@ -73,19 +65,19 @@ INLINE void make_gradient_tile(const int side, const struct winograd_weight *w, 
 
 static void outer_2(ptrdiff_t size, const struct segment *segment, ptrdiff_t x_offset, ptrdiff_t x_step,
                     ptrdiff_t g_step, real *acc) {
-    DISPATCH_TILE(size, OUTER_2)
+    DISPATCH_OUTER(size, OUTER_2)
 }
 
 static void outer_1(ptrdiff_t size, const struct segment *segment, ptrdiff_t x_offset, ptrdiff_t x_step,
                     ptrdiff_t g_step, real *acc) {
-    DISPATCH_TILE(size, OUTER_1)
+    DISPATCH_OUTER(size, OUTER_1)
 }
 
 /* M[p][block of filters][c][BLOCK] += V[p]^T D[p] over `tiles` */
 static __attribute__((noinline)) void multiply(const struct winograd_weight *w, ptrdiff_t tiles,
                                                ptrdiff_t channels, ptrdiff_t filters, const real *v,
                                                const real *d, real *m) {
-    ptrdiff_t parts = ceil_div(channels, TILE);
+    ptrdiff_t parts = ceil_div(channels, OUTER_TILE);
     for (ptrdiff_t p = 0; p < AREA; p++, v += w->v_plane, d += w->d_plane)
         for (ptrdiff_t k = 0; k < filters; k += BLOCK) {
             real *acc = m + p * w->m_plane + k / BLOCK * channels * BLOCK;
@@ -110,10 +102,8 @@ INLINE void put_weights(const int taps, const struct winograd_weight *w, ptrdiff
                    (first_filter / BLOCK + b) * w->parts.block_elements;
         for (ptrdiff_t c = 0; c < channels; c++)
             for (ptrdiff_t k = 0; k < min_size(BLOCK, filters - b * BLOCK); k += LANES) {
-                vec y[AREA], out[25];
-                for (int p = 0; p < AREA; p++)
-                    y[p] = load(m + p * w->m_plane + (b * channels + c) * BLOCK + k);
-                transform_output_2d(taps, y, out);
+                vec out[25];
+                transform_output_tile(taps, m + (b * channels + c) * BLOCK + k, w->m_plane, out);
                 for (int t = 0; t < taps * taps; t++)
                     store(to + (t * w->parts.channels + first_channel + c) * BLOCK + k, out[t]);
             }

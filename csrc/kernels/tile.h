@@ -7,7 +7,8 @@
  * Register budget with 32 vector registers: 12 x 2 accumulators + 2 weights + 1 broadcast = 27;
  * with 16: 6 x 2 + 2 + 1 = 15. Each broadcast feeds two fused multiply-adds, so a step of 24 of them
  * (12 cycles at two a cycle) needs 14 of the 24 loads that the machine could do meanwhile. (14 x 2 would fit,
- * but with the addresses of 14 pixels too many general registers spill: 5 to 10 % slower.)
+ * but the addresses of 14 pixels take too many general registers; only tile_outer, whose rows lie side by
+ * side, has OUTER_TILE of them.)
  */
 #ifndef PYCONV_TILE_H
 #define PYCONV_TILE_H
@@ -16,8 +17,10 @@
 
 #if VECTOR_REGISTERS == 32
 #define TILE 12
+#define OUTER_TILE 14
 #else
 #define TILE 6
+#define OUTER_TILE 6
 #endif
 #define BLOCK_VECTORS 2
 #define BLOCK (BLOCK_VECTORS * LANES) /* channels in one block of packed weights */
@@ -152,10 +155,10 @@ struct segment {
 INLINE void tile_outer(const int rows, const int vectors, const int indexed, const struct segment *segment,
                        ptrdiff_t segments, const ptrdiff_t *offset, ptrdiff_t x_step, ptrdiff_t g_step,
                        real *acc) {
-    vec sum[TILE][BLOCK_VECTORS];
+    vec sum[OUTER_TILE][BLOCK_VECTORS];
     UNROLL for (int m = 0; m < rows; m++) UNROLL for (int v = 0; v < vectors; v++) sum[m][v] = (vec){0};
     for (ptrdiff_t t = 0; t < segments; t++) {
-        const real *x = segment[t].x, *g = segment[t].g, *p[TILE];
+        const real *x = segment[t].x, *g = segment[t].g, *p[OUTER_TILE];
         UNROLL for (int m = 0; m < rows; m++) p[m] = indexed ? x + offset[m] : x + offset[0] + m;
         ptrdiff_t at = 0;
         for (ptrdiff_t count = segment[t].count; count > 0; count--) {
@@ -175,33 +178,40 @@ INLINE void tile_outer(const int rows, const int vectors, const int indexed, con
     }
 }
 
-/* Call the tile of the constant size m that the variable `size` (1 to TILE) has. */
-#if TILE == 12
-#define DISPATCH_TILE(size, CALL)                                                                            \
-    switch (size) {                                                                                          \
+/* Call the tile of the constant size m that the variable `size` (1 to TILE, or to OUTER_TILE) has. */
+#define TILE_CASES(CALL)                                                                                     \
     case 1: CALL(1); break;                                                                                  \
     case 2: CALL(2); break;                                                                                  \
     case 3: CALL(3); break;                                                                                  \
     case 4: CALL(4); break;                                                                                  \
-    case 5: CALL(5); break;                                                                                  \
+    case 5: CALL(5); break;
+#if VECTOR_REGISTERS == 32
+#define MORE_TILE_CASES(CALL)                                                                                \
     case 6: CALL(6); break;                                                                                  \
     case 7: CALL(7); break;                                                                                  \
     case 8: CALL(8); break;                                                                                  \
     case 9: CALL(9); break;                                                                                  \
     case 10: CALL(10); break;                                                                                \
-    case 11: CALL(11); break;                                                                                \
-    default: CALL(12); break;                                                                                \
-    }
+    case 11: CALL(11); break;
+#define OUTER_TILE_CASES(CALL)                                                                               \
+    case 12: CALL(12); break;                                                                                \
+    case 13: CALL(13); break;
 #else
+#define MORE_TILE_CASES(CALL)
+#define OUTER_TILE_CASES(CALL)
+#endif
 #define DISPATCH_TILE(size, CALL)                                                                            \
     switch (size) {                                                                                          \
-    case 1: CALL(1); break;                                                                                  \
-    case 2: CALL(2); break;                                                                                  \
-    case 3: CALL(3); break;                                                                                  \
-    case 4: CALL(4); break;                                                                                  \
-    case 5: CALL(5); break;                                                                                  \
-    default: CALL(6); break;                                                                                 \
+        TILE_CASES(CALL)                                                                                     \
+        MORE_TILE_CASES(CALL)                                                                                \
+    default: CALL(TILE); break;                                                                              \
     }
-#endif
+#define DISPATCH_OUTER(size, CALL)                                                                           \
+    switch (size) {                                                                                          \
+        TILE_CASES(CALL)                                                                                     \
+        MORE_TILE_CASES(CALL)                                                                                \
+        OUTER_TILE_CASES(CALL)                                                                               \
+    default: CALL(OUTER_TILE); break;                                                                        \
+    }
 
 #endif

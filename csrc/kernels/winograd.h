@@ -79,22 +79,67 @@ INLINE void transform_output(const int outputs, const vec *y, int y_step, vec *o
     out[(outputs - 1) * out_step] += y[5 * y_step];
 }
 
-/* The same in both directions: 6 x 6 inputs, taps x taps filters, 6 x 6 products to outputs x outputs. */
-INLINE void transform_input_2d(const vec *d, vec *out) {
+/* The same in both directions, from memory to memory: what passes through arrays of vectors on the way is
+ * stored and loaded once more, and a transform is bound by just that. `plane`: elements from one of the 6 x 6
+ * points to the next. */
+
+/* 6 x 6 inputs, of which pixel p's channels begin at from[p] + offset and `lanes` exist */
+INLINE void transform_input_tile(const real *const *from, ptrdiff_t offset, ptrdiff_t lanes, real *to,
+                                 ptrdiff_t plane) {
     vec half[AREA];
-    UNROLL for (int j = 0; j < POINTS; j++) transform_input(d + j, POINTS, half + j, POINTS);
-    UNROLL for (int i = 0; i < POINTS; i++) transform_input(half + i * POINTS, 1, out + i * POINTS, 1);
+    UNROLL for (int j = 0; j < POINTS; j++) {
+        vec d[POINTS];
+        UNROLL for (int i = 0; i < POINTS; i++) {
+            const real *at = from[i * POINTS + j] + offset;
+            d[i] = lanes == LANES ? load(at) : load_first(at, lanes);
+        }
+        transform_input(d, 1, half + j, POINTS);
+    }
+    UNROLL for (int i = 0; i < POINTS; i++) {
+        vec out[POINTS];
+        transform_input(half + i * POINTS, 1, out, 1);
+        UNROLL for (int j = 0; j < POINTS; j++) store(to + (i * POINTS + j) * plane, out[j]);
+    }
 }
 
-INLINE void transform_filter_2d(const int taps, const vec *g, vec *out) {
+/* taps x taps gradients as a filter, in the same form */
+INLINE void transform_gradient_tile(const int taps, const real *const *from, ptrdiff_t offset,
+                                    ptrdiff_t lanes, real *to, ptrdiff_t plane) {
+    vec half[AREA];
+    UNROLL for (int j = 0; j < taps; j++) {
+        vec g[POINTS];
+        UNROLL for (int i = 0; i < taps; i++) {
+            const real *at = from[i * taps + j] + offset;
+            g[i] = lanes == LANES ? load(at) : load_first(at, lanes);
+        }
+        transform_filter(taps, g, 1, half + j, POINTS);
+    }
+    UNROLL for (int i = 0; i < POINTS; i++) {
+        vec out[POINTS];
+        transform_filter(taps, half + i * POINTS, 1, out, 1);
+        UNROLL for (int j = 0; j < POINTS; j++) store(to + (i * POINTS + j) * plane, out[j]);
+    }
+}
+
+/* taps x taps filters, in vectors */
+INLINE void transform_filter_tile(const int taps, const vec *g, real *to, ptrdiff_t plane) {
     vec half[AREA];
     UNROLL for (int j = 0; j < taps; j++) transform_filter(taps, g + j, taps, half + j, POINTS);
-    UNROLL for (int i = 0; i < POINTS; i++) transform_filter(taps, half + i * POINTS, 1, out + i * POINTS, 1);
+    UNROLL for (int i = 0; i < POINTS; i++) {
+        vec out[POINTS];
+        transform_filter(taps, half + i * POINTS, 1, out, 1);
+        UNROLL for (int j = 0; j < POINTS; j++) store(to + (i * POINTS + j) * plane, out[j]);
+    }
 }
 
-INLINE void transform_output_2d(const int outputs, const vec *y, vec *out) {
+/* 6 x 6 products to outputs x outputs, in vectors */
+INLINE void transform_output_tile(const int outputs, const real *from, ptrdiff_t plane, vec *out) {
     vec half[AREA];
-    UNROLL for (int j = 0; j < POINTS; j++) transform_output(outputs, y + j, POINTS, half + j, POINTS);
+    UNROLL for (int j = 0; j < POINTS; j++) {
+        vec y[POINTS];
+        UNROLL for (int i = 0; i < POINTS; i++) y[i] = load(from + (i * POINTS + j) * plane);
+        transform_output(outputs, y, 1, half + j, POINTS);
+    }
     UNROLL for (int i = 0; i < outputs; i++)
         transform_output(outputs, half + i * POINTS, 1, out + i * outputs, 1);
 }
