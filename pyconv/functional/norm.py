@@ -99,6 +99,7 @@ class Normalization:
 
     def backward(self, grad_output, needs=(True, True, True)):
         """Gradients of x, weight and bias (flat), and of the residual, or None for those not needed."""
+        _check_gradient("backward", grad_output, self.x)  # layers come here with what their caller gave
         with np.errstate(all="ignore"):
             return self._backward(like(grad_output, self.x), needs)
 

@@ -66,7 +66,9 @@ def _check_indices(op, indices, shape, name):
         raise ValueError(f"{op}: indices must have the shape of {name}, {shape}; got {indices.shape}")
 
 
-def _check_shape(op, array, wanted):
+def check_shape(op, array, wanted):
+    """Raise unless a gradient has the output's shape."""
+    check_array(op, "grad_output", array)
     if array.shape != wanted:
         raise ValueError(f"{op}: grad_output must have the shape of the output, {wanted}; got {array.shape}")
 
@@ -240,8 +242,7 @@ def max_pool2d_restoring(grad_output, saved):
     """grad_input of `max_pool2d_saving`."""
     op = "max_pool2d_backward"
     batch, windows, input_shape, indices, rectified = saved
-    check_array(op, "grad_output", grad_output)
-    _check_shape(op, grad_output, (*input_shape[:-2], *windows["output"]))
+    check_shape(op, grad_output, (*input_shape[:-2], *windows["output"]))
     if rectified is not None:
         grad_output = relu_backward(grad_output, rectified)
     if indices.dtype == np.int64:
@@ -372,7 +373,7 @@ def _avg_pool_backward(op, grad_output, input_shape, make_windows):
     input_shape = _input_shape(op, input_shape)
     batch = _Batch(op, "input", input_shape, grad_output.ndim == 4 and wants_channels_last(grad_output))
     windows = make_windows(batch)
-    _check_shape(op, grad_output, (*input_shape[:-2], *windows["output"]))
+    check_shape(op, grad_output, (*input_shape[:-2], *windows["output"]))
     grad_input = batch.empty(batch.height, batch.width, grad_output.dtype)
     grad = batch.dense(grad_output[None] if batch.unbatched else grad_output)
     _kernels.avg_pool_backward(windows, grad, grad_input)

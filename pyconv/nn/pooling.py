@@ -1,7 +1,7 @@
 """Pooling layers."""
 
 from pyconv import functional as F
-from pyconv.functional.pooling import max_pool2d_restoring, max_pool2d_saving
+from pyconv.functional.pooling import check_shape, max_pool2d_restoring, max_pool2d_saving
 from pyconv.nn.module import Module, is_grad_enabled
 
 
@@ -147,11 +147,12 @@ class AdaptiveAvgPool2d(Module):
 
     def forward(self, input):
         output = F.adaptive_avg_pool2d(input, self.output_size)
-        self._save(input.shape)
+        self._save(input.shape, output.shape)
         return output
 
     def backward(self, grad_output):
-        (input_shape,) = self._take()
+        input_shape, output_shape = self._take()
+        check_shape("AdaptiveAvgPool2d.backward", grad_output, output_shape)
         return F.adaptive_avg_pool2d_backward(grad_output, input_shape) if self.needs_input_grad else None
 
     def extra_repr(self):
