@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from pyconv import _kernels
-from pyconv.functional._arrays import dense
+from pyconv.functional._arrays import check_array, dense
 
 
 def _gradients(parameters):
@@ -68,6 +68,7 @@ def _norm(grads, order):
     if order == 2:
         by_dtype = {}
         for grad in grads:
+            check_array("clip_grad_norm_", "a gradient", grad)
             by_dtype.setdefault(grad.dtype.char, []).append(dense(grad))
         return math.sqrt(sum(map(_kernels.square_sum, by_dtype.values())))
     sizes = [np.abs(grad) for grad in grads]

@@ -5,7 +5,7 @@ from operator import is_
 import numpy as np
 
 from pyconv import _kernels
-from pyconv.functional._arrays import dense, empty_like, is_channels_last
+from pyconv.functional._arrays import check_array, dense, empty_like, is_channels_last
 
 
 class Optimizer:
@@ -120,6 +120,8 @@ class Optimizer:
     def _arrays(self, param):
         """A parameter's array and gradient as dense arrays of one layout: themselves where they are."""
         data, grad = param.data, param.grad
+        check_array(self._name, "a Parameter's data", data)
+        check_array(self._name, "a gradient", grad)
         if grad.shape != data.shape or grad.dtype != data.dtype:
             raise ValueError(
                 f"{self._name}: a gradient must have the shape and dtype of its Parameter, "
@@ -134,6 +136,12 @@ class Optimizer:
         if array is None:
             array = empty_like(model)
             array.fill(0)
+        check_array(self._name, name, array)
+        if array.shape != model.shape or array.dtype != model.dtype:
+            raise ValueError(
+                f"{self._name}: {name} must have the shape and dtype of its Parameter, {model.shape} {model.dtype}; "
+                f"got {array.shape} {array.dtype}"
+            )
         state[name] = array = in_layout_of(array, model)
         return array
 

@@ -302,3 +302,28 @@ def test_errors_of_step_and_load():
         optimizer.load_state_dict(state)
     with pytest.raises(ValueError, match=r"groups of \[1\] Parameters; got groups of \[2\]"):
         optimizer.load_state_dict({"state": {}, "param_groups": [{"params": [0, 1]}]})
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.int64, ">f4", object])
+def test_wrong_dtypes_never_reach_a_kernel(dtype):
+    """As the kernels know two dtypes, they would read and write past the end of others."""
+    for step in (lambda p: optim.SGD([p], lr=0.1).step(), lambda p: optim.Adam([p]).step(),
+                 lambda p: optim.clip_grad_norm_([p], 1.0)):  # fmt: skip
+        param = nn.Parameter(np.ones(3))
+        param.data = param.grad = np.ones(3, dtype)
+        with pytest.raises(TypeError, match="must have dtype float32 or float64"):
+            step(param)
+
+
+@pytest.mark.parametrize("make_optimizer, name", [
+    (lambda p: optim.SGD([p], lr=0.1, momentum=0.9), "momentum_buffer"),
+    (lambda p: optim.Adam([p], amsgrad=True), "exp_avg"),
+])  # fmt: skip
+def test_a_state_must_fit_a_parameter_that_has_grown(make_optimizer, name):
+    param = nn.Parameter(np.ones((2, 3)))
+    param.grad = np.ones((2, 3))
+    optimizer = make_optimizer(param)
+    optimizer.step()
+    param.data, param.grad = np.ones((200, 3)), np.ones((200, 3))
+    with pytest.raises(ValueError, match=rf"{name} must have the shape and dtype of its Parameter, \(200, 3\)"):
+        optimizer.step()
