@@ -25,7 +25,7 @@
 #define SOURCE_BYTES ((ptrdiff_t)256 << 10)
 #define BAND_TILES 6
 #define TASKS_WANTED 64 /* enough for 16 threads to share evenly */
-#define FEWEST_PIXELS (4 * TILE)
+#define FEWEST_PIXELS (BAND_TILES * TILE)
 #define SHORT_RUN 24   /* shorter runs cost more to set up (some 20 cycles) than a list of offsets to read */
 #define MOST_STEPS 512 /* 4 KiB of offsets */
 /* Pixels a multiple of this many bytes apart lie on so few sets of L1 (a page has one line of each) that a
@@ -39,6 +39,7 @@ struct direct {
     ptrdiff_t pixels;                 /* destination pixels to a task */
     ptrdiff_t chunks;                 /* tasks to an image */
     ptrdiff_t splits;                 /* shares that the groups are cut into, or the one group's blocks */
+    int packs_late;                   /* each block is used once: packed then, it is still in L2 */
     int padded;                       /* some tap reads outside of the image: its rows are copied */
     int ahead; /* a single tap's pixels are read as they come, a tile early: 25 % where there are few filters
                 */
@@ -87,8 +88,10 @@ static void pack_block(const void *context, ptrdiff_t task, void *scratch) {
             for (ptrdiff_t j = 0; j < c->taps * c->src_channels; j++) store(packed + j * BLOCK + v, (vec){0});
         } else if (c->weight_src == area && area * c->src_channels > 1) {
             pack_filters(c, from, filters, 0, area * c->src_channels, place, area, packed + v);
-        } else if (area > 1) { /* the taps of one channel and filter lie side by side, then those of the next
-                                  filter */
+        } else if (area > 1 && 2 * c->taps > area) {
+            for (ptrdiff_t i = 0; i < c->src_channels; i++)
+                pack_filters(c, from + i * c->weight_src, filters, i, area, place, area, packed + v);
+        } else if (area > 1) { /* few of the taps, which are not worth a transposition */
             for (ptrdiff_t i = 0; i < c->src_channels; i++)
                 for (ptrdiff_t t = 0; t < c->taps; t++) {
                     real *to = packed + (t * c->src_channels + i) * BLOCK + v;
@@ -191,7 +194,7 @@ static void list_steps(const struct direct *d, const struct source *source, stru
 }
 
 /* Add `length` elements from `offset` on, as runs that are cut where chunks end. */
-static void add_run(struct reduction *r, struct run **free, ptrdiff_t offset, ptrdiff_t length) {
+static void add_run(struct reduction *r, struct run **free, ptrdiff_t offset, ptrdiff_t length, ptrdiff_t y) {
     ptrdiff_t pieces = ceil_div(length, CHUNK);
     for (ptrdiff_t i = 0; i < pieces; i++) {
         ptrdiff_t begin = length * i / pieces, end = length * (i + 1) / pieces;
@@ -201,25 +204,27 @@ static void add_run(struct reduction *r, struct run **free, ptrdiff_t offset, pt
             open = r->chunk + r->chunks++;
             *open = (struct chunk){.run = *free, .first = first};
         }
-        *(*free)++ = (struct run){offset + begin, end - begin};
+        *(*free)++ = (struct run){offset + begin, end - begin, y};
         open->runs++;
         open->steps += end - begin;
     }
 }
 
-/* Taps whose channels are contiguous form one run. */
+/* Taps of one row whose channels are contiguous form one run. */
 static void list_runs(const struct direct *d, const struct source *source, struct reduction *r) {
     const struct correlation *c = d->c;
     struct run *free = r->run;
     ptrdiff_t begin = 0, length = 0;
     r->chunks = 0;
     for (ptrdiff_t t = 0; t < c->taps; t++) {
-        ptrdiff_t offset = (c->tap[t].y - c->y_min) * source->row + (c->tap[t].x - c->x_min) * source->column;
-        if (length && begin + length != offset) add_run(r, &free, begin, length), length = 0;
+        ptrdiff_t y = c->tap[t].y,
+                  offset = (y - c->y_min) * source->row + (c->tap[t].x - c->x_min) * source->column;
         if (!length) begin = offset;
         length += c->src_channels;
+        int last = t + 1 == c->taps || c->tap[t + 1].y != y ||
+                   (c->tap[t + 1].x - c->tap[t].x) * source->column != c->src_channels;
+        if (last) add_run(r, &free, begin, length, y), length = 0;
     }
-    add_run(r, &free, begin, length);
 }
 
 /* ---- Tiles ---- */
@@ -261,7 +266,7 @@ struct band {
     ptrdiff_t pixels, tiles;
     ptrdiff_t first_group; /* whose channels src points to */
     const real *src;
-    const ptrdiff_t *src_offset, *dst_offset;
+    const ptrdiff_t *src_offset, *dst_offset, *dst_row;
     real *partial; /* [tiles][TILE][BLOCK] */
 };
 
@@ -277,13 +282,16 @@ static void run_block(const struct direct *d, const struct reduction *r, const s
                              .residual = residual ? residual + channel : NULL,
                              .bias = d->bias + b * BLOCK,
                              .relu = c->epilogue.relu,
-                             .lanes = filters > LANES ? filters - LANES : filters};
+                             .lanes = filters > LANES ? filters - LANES : filters,
+                             .height = c->src_height};
     gather_function *gather = (d->steps ? gather_steps : ahead ? gather_ahead : gather_runs)[filters > LANES];
     ptrdiff_t distance = TILE * c->step_width * c->groups * c->src_channels;
     for (ptrdiff_t i = 0; i < r->chunks; i++) {
         to.first = i == 0, to.last = i == r->chunks - 1;
         for (ptrdiff_t t = 0; t < band->tiles; t++) {
             ptrdiff_t p = band->pixels * t / band->tiles, size = band->pixels * (t + 1) / band->tiles - p;
+            to.top = band->dst_row[p] * c->step_height,
+            to.bottom = band->dst_row[p + size - 1] * c->step_height;
             gather(size, src, band->src_offset + p, r->chunk + i, weight, band->partial + t * TILE * BLOCK,
                    distance, &to, band->dst_offset + p);
         }
@@ -300,7 +308,7 @@ static void run_direct(const void *context, ptrdiff_t task, void *scratch) {
 
     real *partial = scratch, *rows = partial + BAND_TILES * TILE * BLOCK;
     ptrdiff_t *src_offset = (ptrdiff_t *)(rows + d->scratch_source), *dst_offset = src_offset + d->pixels;
-    ptrdiff_t *step = dst_offset + d->pixels;
+    ptrdiff_t *dst_row = dst_offset + d->pixels, *place = dst_row + d->pixels, *step = place + weight_area(c);
     struct reduction r = {.run = (struct run *)(step + d->steps), .step = step};
     r.chunk = (struct chunk *)(r.run + d->most_runs);
     ptrdiff_t shares = c->groups > 1 ? c->groups : d->blocks, each = c->groups > 1 ? d->blocks : 1;
@@ -320,16 +328,20 @@ static void run_direct(const void *context, ptrdiff_t task, void *scratch) {
         for (ptrdiff_t k = 0; k < count; k++, p++) {
             src_offset[p] = from + k * src_step;
             dst_offset[p] = to + k * c->dst_column;
+            dst_row[p] = i;
         }
     }
 
     ptrdiff_t bands = ceil_div(ceil_div(pixels, TILE), BAND_TILES);
     for (ptrdiff_t i = 0; i < bands; i++) {
         ptrdiff_t p0 = pixels * i / bands, p1 = pixels * (i + 1) / bands;
-        struct band band = {p1 - p0,         ceil_div(p1 - p0, TILE), group,  source.base,
-                            src_offset + p0, dst_offset + p0,         partial};
+        struct band band = {p1 - p0,         ceil_div(p1 - p0, TILE), group,        source.base,
+                            src_offset + p0, dst_offset + p0,         dst_row + p0, partial};
         if (d->padded) fill_rows(d, &source, (begin + p1 - 1) / c->dst_width + 1, rows);
-        for (ptrdiff_t b = first; b < last; b++) run_block(d, &r, &band, b, d->ahead && b == first);
+        for (ptrdiff_t b = first; b < last; b++) {
+            if (d->packs_late) pack_block(d, b, place);
+            run_block(d, &r, &band, b, d->ahead && b == first);
+        }
     }
 }
 
@@ -379,6 +391,7 @@ static void plan(struct direct *d) {
     d->chunks = ceil_div(total, d->pixels);
     d->pixels = ceil_div(total, d->chunks);
     d->chunks = ceil_div(total, d->pixels);
+    d->packs_late = c->taps > 1 && c->batch * d->chunks == 1 && d->pixels <= BAND_TILES * TILE;
     d->splits = min_size(c->groups > 1 ? c->groups : d->blocks, ceil_div(TASKS_WANTED, c->batch * d->chunks));
     if (d->padded) d->pitch = odd_pitch(c, ceil_div(c->groups, d->splits) * c->src_channels);
     ptrdiff_t most_rows = min_size((d->pixels - 2) / c->dst_width + 2, c->dst_height);
@@ -411,7 +424,7 @@ static struct workspace space(const struct direct *d) {
     return (struct workspace){
         (size_t)(blocks * (d->block_elements + BLOCK)) * sizeof(real),
         (size_t)(d->scratch_source + BAND_TILES * TILE * BLOCK) * sizeof(real) +
-            (size_t)(2 * d->pixels + d->steps) * sizeof(ptrdiff_t) +
+            (size_t)(3 * d->pixels + weight_area(c) + d->steps) * sizeof(ptrdiff_t) +
             (size_t)d->most_runs * (sizeof(struct run) + sizeof(struct chunk)),
     };
 }
@@ -441,10 +454,12 @@ int VARIANT(correlate_direct)(const struct correlation *correlation) {
     if (!packed) return PYCONV_NO_MEMORY;
     d.packed = packed, d.bias = packed + blocks * d.block_elements;
     pack_bias(&d, packed + blocks * d.block_elements);
-    int status = parallel_run(blocks, (double)(blocks * d.block_elements) * 0.5,
-                              (size_t)weight_area(&c) * sizeof(ptrdiff_t), pack_block, &d);
-    double work =
-        (double)c.batch * (double)(c.dst_height * c.dst_width) * (double)(blocks * d.block_elements);
+    double elements = (double)(blocks * d.block_elements);
+    int status = PYCONV_OK;
+    if (!d.packs_late)
+        status =
+            parallel_run(blocks, elements * 0.5, (size_t)weight_area(&c) * sizeof(ptrdiff_t), pack_block, &d);
+    double work = (double)c.batch * (double)(c.dst_height * c.dst_width) * elements;
     if (status == PYCONV_OK)
         status = parallel_run(c.batch * d.chunks * d.splits, work / MULTIPLY_ADDS_PER_NANOSECOND,
                               bytes.scratch, run_direct, &d);

@@ -69,10 +69,10 @@ static ptrdiff_t merge_runs(const struct weight_gradient *w, ptrdiff_t row_eleme
     for (ptrdiff_t r = 0; r < g->kernel_height; r++)
         for (ptrdiff_t s = 0; s < g->kernel_width; s++) {
             ptrdiff_t offset = r * g->dilation_height * row_elements + s * g->dilation_width * g->in_channels;
-            if (runs && run[runs - 1].offset + run[runs - 1].length == offset)
+            if (s && run[runs - 1].offset + run[runs - 1].length == offset)
                 run[runs - 1].length += w->parts.channels;
             else
-                run[runs++] = (struct run){.offset = offset, .length = w->parts.channels};
+                run[runs++] = (struct run){offset, w->parts.channels, r * g->dilation_height - g->pad_top};
         }
     return runs;
 }
@@ -115,9 +115,9 @@ OUTER_FUNCTION(outer_1_indexed, OUTER_1_INDEXED)
 
 /* All rows j of one block: tile by tile within each run, or, where runs are shorter than a tile, over the
  * list of their offsets. */
-static void add_block(const struct weight_gradient *w, ptrdiff_t filters, const struct segment *segment,
-                      ptrdiff_t segments, const struct run *run, ptrdiff_t runs, ptrdiff_t x_step,
-                      real *acc) {
+static void add_block(const struct weight_gradient *w, const struct band *band, ptrdiff_t filters,
+                      const struct segment *segment, ptrdiff_t segments, const struct run *run,
+                      ptrdiff_t runs, ptrdiff_t x_step, real *acc) {
     if (w->indexed) {
         ptrdiff_t offset[MOST_INDEXED], elements = 0;
         for (ptrdiff_t t = 0; t < runs; t++)
@@ -132,11 +132,17 @@ static void add_block(const struct weight_gradient *w, ptrdiff_t filters, const 
     }
     outer_function *outer = filters > LANES ? outer_2 : outer_1;
     for (ptrdiff_t t = 0; t < runs; t++) {
+        ptrdiff_t first = 0, end = segments, stride = w->g.stride_height;
+        if (segments == band->rows) { /* leave out the rows for which this run reads nothing but padding */
+            ptrdiff_t y = band->p0 * stride + run[t].y;
+            while (first < end && y + first * stride < 0) first++;
+            while (first < end && y + (end - 1) * stride >= w->g.in_height) end--;
+        }
         ptrdiff_t tiles = ceil_div(run[t].length, OUTER_TILE);
         for (ptrdiff_t i = 0; i < tiles; i++) {
             ptrdiff_t j = run[t].length * i / tiles, size = run[t].length * (i + 1) / tiles - j;
             ptrdiff_t offset = run[t].offset + j;
-            outer(size, segment, segments, &offset, x_step, acc);
+            outer(size, segment + first, end - first, &offset, x_step, acc);
             acc += size * BLOCK;
         }
     }
@@ -163,7 +169,7 @@ static void add_band(const struct weight_gradient *w, struct band *band, ptrdiff
             else
                 segment[segments++] = (struct segment){x, packed + i * g->out_width * BLOCK, g->out_width};
         }
-        add_block(w, filters, segment, segments, run, runs, x_step, part + b * w->parts.block_elements);
+        add_block(w, band, filters, segment, segments, run, runs, x_step, part + b * w->parts.block_elements);
     }
 }
 

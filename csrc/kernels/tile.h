@@ -32,9 +32,10 @@
  * %. */
 #define CHUNK ((ptrdiff_t)192)
 
-/* A stretch of the reduction that is contiguous in the source: `length` elements from `offset` on. */
+/* A stretch of the reduction that is contiguous in the source: `length` elements from `offset` on, in the row
+ * that lies `y` below the destination's. */
 struct run {
-    ptrdiff_t offset, length;
+    ptrdiff_t offset, length, y;
 };
 
 /* What a tile sums up in one go: `runs` runs, or, where these would be too short to loop over (few channels),
@@ -53,6 +54,9 @@ struct destination {
     const real *bias;     /* [BLOCK] */
     int relu, first, last;
     ptrdiff_t lanes;
+    /* The rows of the source's `height` that the tile's first and last pixel have at y = 0: runs that read
+     * nothing but padding are left out. */
+    ptrdiff_t top, bottom, height;
 };
 
 /* With `prefetch`, the place `distance` elements beyond each pixel is prefetched: the next tile's pixel. */
@@ -69,9 +73,13 @@ INLINE void tile_gather(const int pixels, const int vectors, const int indexed, 
     const ptrdiff_t *step = chunk->step;
     w += chunk->first * BLOCK;
     for (ptrdiff_t t = 0; t < runs; t++) {
+        ptrdiff_t length = indexed ? chunk->steps : chunk->run[t].length;
+        if (!indexed && (to->bottom + chunk->run[t].y < 0 || to->top + chunk->run[t].y >= to->height)) {
+            w += length * BLOCK;
+            continue;
+        }
         const real *p[TILE], *base = indexed ? src : src + chunk->run[t].offset;
         UNROLL for (int m = 0; m < pixels; m++) p[m] = base + src_offset[m];
-        ptrdiff_t length = indexed ? chunk->steps : chunk->run[t].length;
         for (ptrdiff_t j = 0; j < length;) {
             ptrdiff_t end = prefetch ? min_size(j + LANES, length) : length;
             if (prefetch) UNROLL for (int m = 0; m < pixels; m++) __builtin_prefetch(p[m] + j + distance);
