@@ -1,7 +1,8 @@
 """Weighted sums along the axes of an array, which interpolation, padding and their gradients are.
 
 `Axis` describes the sums along one axis by which inputs each output takes, and gives the tables that the
-kernel reads, forward and transposed; `apply` runs them over an array.
+kernel reads, forward and transposed; `apply` runs them over an array. `rearrange` has the same kernel put
+elements in another order.
 """
 
 import math
@@ -10,6 +11,7 @@ from functools import lru_cache
 import numpy as np
 
 from pyconv import _kernels
+from pyconv.functional._arguments import LIMIT
 
 
 class Axis:
@@ -93,3 +95,25 @@ def apply(x, axes, backward=False, value=0.0):
         _kernels.resample(sizes, getattr(down, side), getattr(across, side), value, x, y)
         x = y
     return x
+
+
+@lru_cache(maxsize=128)
+def _order(dims):
+    """The `Taps` that walk over dims of (extent, stride), the last one fastest."""
+    place = np.zeros(1, np.int64)
+    for extent, stride in dims:
+        place = (place[:, None] + stride * np.arange(extent)).ravel()
+    return _table(len(place), np.arange(len(place)), place, None)
+
+
+def rearrange(op, array, images, rows, columns, result):
+    """Fill `result` with the elements of `array`, both dense, image by image.
+
+    rows, columns : tuple of (extent, stride) pairs
+        The dimensions of an image in the order of the result's memory, with the strides that they have in
+        `array`, in elements; cut in two where it suits, a few thousand elements to `columns`.
+    """
+    image = array.size // max(images, 1)
+    if image >= LIMIT:
+        raise ValueError(f"{op}: an image must have fewer than 2**31 elements; got {image}")
+    _kernels.resample((images, image, 1, 1), _order(rows), _order(columns), 0.0, array, result)

@@ -5,6 +5,7 @@ import math
 from pyconv import _kernels
 from pyconv.functional._arguments import dimension, integer, ints
 from pyconv.functional._arrays import channels_last, check_array, contiguous, wants_channels_last
+from pyconv.functional._taps import rearrange
 
 
 def _check_gradient(op, grad_output, input_shape, output_shape):
@@ -78,10 +79,13 @@ def _check_images(op, name, array):
         raise ValueError(f"{op}: {name} must have at least 3 dimensions; got shape {array.shape}")
 
 
-def _fresh(view, model):
-    """A fresh array of a view's elements, in the memory format of the operator's input."""
-    result = _kernels.empty(view.shape, view.dtype, model.ndim == 4 and wants_channels_last(model))
-    result[...] = view
+def _rearranged(op, array, shape, last, planes):
+    """A new array of `shape` in the memory format of a dense `array`: images, rows and columns of `rearrange`
+    where that is channels-last, and where it is not."""
+    is_last = array.ndim == 4 and wants_channels_last(array)
+    result = _kernels.empty(tuple(shape), array.dtype, is_last)
+    array = channels_last(array) if is_last else contiguous(array)
+    rearrange(op, array, *(last if is_last else planes), result)
     return result
 
 
@@ -90,19 +94,21 @@ def _shuffle(op, name, array, r):
     *batch, c, h, w = array.shape
     if c % (r * r):
         raise ValueError(f"{op}: {name} must have a multiple of {r}^2 channels; got shape {array.shape}")
-    n = math.prod(batch)
-    parts = contiguous(array).reshape(n, c // (r * r), r, r, h, w).transpose(0, 1, 4, 2, 5, 3)
-    return _fresh(parts.reshape(*batch, c // (r * r), h * r, w * r), array)
+    n, k = math.prod(batch), c // (r * r)
+    last = n, ((h, w * c), (r, r)), ((w, c), (r, 1), (k, r * r))
+    planes = n * k, ((h, w), (r, r * h * w)), ((w, 1), (r, h * w))
+    return _rearranged(op, array, (*batch, k, h * r, w * r), last, planes)
 
 
 def _unshuffle(op, name, array, r):
     _check_images(op, name, array)
-    *batch, c, h, w = array.shape
-    if h % r or w % r:
+    *batch, c, height, width = array.shape
+    if height % r or width % r:
         raise ValueError(f"{op}: {name} must have a height and width divisible by {r}; got shape {array.shape}")
-    n = math.prod(batch)
-    parts = contiguous(array).reshape(n, c, h // r, r, w // r, r).transpose(0, 1, 3, 5, 2, 4)
-    return _fresh(parts.reshape(*batch, c * r * r, h // r, w // r), array)
+    n, h, w = math.prod(batch), height // r, width // r
+    last = n, ((h, r * width * c),), ((w, r * c), (c, 1), (r, width * c), (r, c))
+    planes = n * c, ((r, width), (r, 1), (h, r * width)), ((w, r),)
+    return _rearranged(op, array, (*batch, c * r * r, h, w), last, planes)
 
 
 def pixel_shuffle(input, upscale_factor):
@@ -172,17 +178,13 @@ def pixel_unshuffle_backward(grad_output, downscale_factor):
     return _shuffle(op, "grad_output", grad_output, _factor(op, "downscale_factor", downscale_factor))
 
 
-def _mix(array, rows):
+def _mix(op, array, rows):
     """Channels seen as a matrix of `rows` rows, transposed."""
     n, c, *image = array.shape
-    last = array.ndim == 4 and wants_channels_last(array)
-    result = _kernels.empty(array.shape, array.dtype, last)
-    if last:  # pixels of neighbouring channels
-        to, source = (a.transpose(0, 2, 3, 1).reshape(-1, c) for a in (result, channels_last(array)))
-        to.reshape(len(to), c // rows, rows)[...] = source.reshape(len(to), rows, c // rows).swapaxes(1, 2)
-    else:
-        result.reshape(n, c // rows, rows, *image)[...] = array.reshape(n, rows, c // rows, *image).swapaxes(1, 2)
-    return result
+    columns, pixels = c // rows, math.prod(image)
+    last = n * pixels, ((1, 0),), ((columns, 1), (rows, columns))
+    planes = n, ((columns, pixels), (rows, columns * pixels)), ((pixels, 1),)
+    return _rearranged(op, array, array.shape, last, planes)
 
 
 def _channel_groups(op, name, array, groups):
@@ -219,11 +221,11 @@ def channel_shuffle(input, groups):
     array([0., 3., 1., 4., 2., 5.])
     """
     op = "channel_shuffle"
-    return _mix(input, _channel_groups(op, "input", input, groups))
+    return _mix(op, input, _channel_groups(op, "input", input, groups))
 
 
 def channel_shuffle_backward(grad_output, groups):
     """Gradient of `channel_shuffle`: the channels back where they were."""
     op = "channel_shuffle_backward"
     groups = _channel_groups(op, "grad_output", grad_output, groups)
-    return _mix(grad_output, max(grad_output.shape[1] // groups, 1))
+    return _mix(op, grad_output, max(grad_output.shape[1] // groups, 1))
