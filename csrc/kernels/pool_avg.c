@@ -108,27 +108,63 @@ static void run_forward(const void *context, ptrdiff_t task, void *scratch) {
 /* ---- One channel ---- */
 
 INLINE real sum_of(const real *x, ptrdiff_t n) {
-    real sum = 0;
-    ptrdiff_t i = 0;
-    if (n >= 4 * LANES) {
-        vec sums[4] = {{0}};
-        for (; i + 4 * LANES <= n; i += 4 * LANES)
-            for (int v = 0; v < 4; v++) sums[v] += load(x + i + v * LANES);
-        vec all = (sums[0] + sums[1]) + (sums[2] + sums[3]);
-        for (int l = 0; l < LANES; l++) sum += all[l];
+    if (n < LANES) {
+        real sum = 0;
+        for (ptrdiff_t i = 0; i < n; i++) sum += x[i];
+        return sum;
     }
-    for (; i < n; i++) sum += x[i];
-    return sum;
+    vec sums[4] = {{0}};
+    ptrdiff_t i = 0;
+    for (; i + 4 * LANES <= n; i += 4 * LANES)
+        for (int v = 0; v < 4; v++) sums[v] += load(x + i + v * LANES);
+    for (; i + LANES <= n; i += LANES) sums[0] += load(x + i);
+    if (i < n) sums[1] += load_first(x + i, n - i);
+    return sum_lanes((sums[0] + sums[1]) + (sums[2] + sums[3]));
 }
 
-/* One window of a row whose windows differ, or are too large or too few for vectors. */
+/* line[w] = the sum of a plane's rows under one window, n rows of `width` */
+static void add_down(const real *x, ptrdiff_t n, ptrdiff_t width, real *line) {
+    for (ptrdiff_t w = 0; w < width; w += LANES) {
+        ptrdiff_t rest = width - w;
+        vec sum = {0};
+        for (ptrdiff_t r = 0; r < n; r++)
+            sum += rest >= LANES ? load(x + r * width + w) : load_first(x + r * width + w, rest);
+        if (rest >= LANES)
+            store(line + w, sum);
+        else
+            store_first(line + w, sum, rest);
+    }
+}
+
+/* A row of windows that differ, or are too large or too few for vectors: rows first, in `scratch`. */
+static void pool_ones(const struct avg_pool *job, const real *plane_row, const struct window *row,
+                      real *scratch, real *output) {
+    const struct pyconv_pool *pool = &job->pool;
+    const real *line = plane_row;
+    ptrdiff_t length = pool->width;
+    int whole = pool->out_width == 1 && job->axes.column.window[0].taps == pool->width;
+    if (whole) {
+        length *= row->taps; /* one run of memory */
+    } else if (row->taps != 1) {
+        add_down(plane_row, row->taps, pool->width, scratch);
+        line = scratch;
+    }
+    for (ptrdiff_t j = 0; j < pool->out_width; j++) {
+        const struct window *column = &job->axes.column.window[j];
+        int empty = row->taps == 0 || column->taps == 0; /* all padding: 0, and not 0 / 0 */
+        real total = empty ? 0 : sum_of(line + column->begin, whole ? length : column->taps);
+        output[j] = empty ? 0 : total / (real)(row->divisor * column->divisor);
+    }
+}
+
+/* One window at the edge of the array, where a vector would read beyond. */
 static void pool_one(const struct avg_pool *job, const real *line, const struct window *row, ptrdiff_t j,
                      real *output) {
     const struct window *column = &job->axes.column.window[j];
     real total = 0;
     for (ptrdiff_t r = 0; r < row->taps; r++)
         total += sum_of(line + column->begin + r * job->pool.width, column->taps);
-    int empty = row->taps == 0 || column->taps == 0; /* all padding: 0, and not 0 / 0 */
+    int empty = row->taps == 0 || column->taps == 0;
     output[j] = empty ? 0 : total / (real)(row->divisor * column->divisor);
 }
 
@@ -173,18 +209,21 @@ INLINE void pool_vector(const struct avg_pool *job, const real *input, int edge,
         pool_neighbours(job, input, rows, columns, step, edge, row, j, n, output);
 }
 
-static void pool_line(const struct avg_pool *job, ptrdiff_t image, ptrdiff_t i) {
+static void pool_line(const struct avg_pool *job, ptrdiff_t image, ptrdiff_t i, real *scratch) {
     const struct pyconv_pool *pool = &job->pool;
     const struct window *row = &job->axes.row.window[i], *column = job->axes.column.window;
     const real *line = job->input + (image * pool->height + row->begin) * pool->width;
     const real *end = job->input + pool->images * pool->height * pool->width;
     real *output = job->output + (image * pool->out_height + i) * pool->out_width;
-    ptrdiff_t step = job->line.one_by_one ? 1 : LANES;
+    if (job->line.one_by_one) {
+        pool_ones(job, line, row, scratch, output);
+        return;
+    }
     ptrdiff_t reach = (row->taps - 1) * pool->width + pool->kernel[1] - 1 + job->line.reach;
-    for (ptrdiff_t j = 0; j < pool->out_width; j += step) {
-        ptrdiff_t n = min_size(step, pool->out_width - j);
+    for (ptrdiff_t j = 0; j < pool->out_width; j += LANES) {
+        ptrdiff_t n = min_size(LANES, pool->out_width - j);
         const real *x = line + column->origin + j * pool->stride[1];
-        if (job->line.one_by_one || row->taps == 0 || x < job->input || x + reach > end)
+        if (row->taps == 0 || x < job->input || x + reach > end)
             for (ptrdiff_t k = j; k < j + n; k++) pool_one(job, line, row, k, output);
         else if (j >= job->line.whole.first && j + n <= job->line.whole.last)
             pool_vector(job, x, 0, row, j, n, output);
@@ -194,11 +233,10 @@ static void pool_line(const struct avg_pool *job, ptrdiff_t image, ptrdiff_t i) 
 }
 
 static void run_forward_planes(const void *context, ptrdiff_t task, void *scratch) {
-    (void)scratch;
     const struct avg_pool *job = context;
     struct pool_part part = task_part(&job->cut, task, 1);
     for (ptrdiff_t row = part.row; row < part.row_end; row++)
-        pool_line(job, row / job->pool.out_height, row % job->pool.out_height);
+        pool_line(job, row / job->pool.out_height, row % job->pool.out_height, scratch);
 }
 
 static int forward(const struct pyconv_pool *pool, const void *input, void *output) {
@@ -211,7 +249,8 @@ static int forward(const struct pyconv_pool *pool, const void *input, void *outp
     int planes = pool->channels == 1;
     if (planes) status = make_line(pool, &job.axes.column, &job.line);
     if (!status)
-        status = parallel_run(job.cut.row_tasks * job.cut.channel_tasks, cost, 0,
+        status = parallel_run(job.cut.row_tasks * job.cut.channel_tasks, cost,
+                              planes ? (size_t)pool->width * sizeof(real) : 0,
                               planes ? run_forward_planes : run_forward, &job);
     free_line(&job.line);
     free_axes(&job.axes);

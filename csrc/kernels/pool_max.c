@@ -166,6 +166,35 @@ static void run_forward(const void *context, ptrdiff_t task, void *scratch) {
 
 /* ---- One channel ---- */
 
+/* The best of a window of wide rows: each lane has its own, every LANES-th of the row, and then these meet.
+ */
+static struct found {
+    real value;
+    int64_t at;
+} best_of(const real *input, struct taps taps) {
+    ivec lane;
+    for (int l = 0; l < LANES; l++) lane[l] = l;
+    struct best best = nothing();
+    for (ptrdiff_t r = 0; r < taps.rows; r++)
+        for (ptrdiff_t s = 0; s < taps.columns; s += LANES) {
+            const real *p = input + r * taps.row_stride + s;
+            ptrdiff_t n = taps.columns - s;
+            vec x = n >= LANES ? load(p) : first_lanes(load_first(p, n), n, splat((real)-INFINITY));
+            ivec take = (x > best.value) | (x != x), at = lane + (integer)(r * taps.row_index + s);
+            best = (struct best){choose(take, x, best.value), (take & at) | (~take & best.at)};
+        }
+    struct found found = {best.value[0], best.at[0]};
+    for (int l = 1; l < LANES; l++) {
+        real value = best.value[l];
+        int64_t at = best.at[l];
+        int nan = value != value, found_nan = found.value != found.value;
+        int wins = nan ? !found_nan || at > found.at
+                       : !found_nan && (value > found.value || (value == found.value && at < found.at));
+        if (wins) found = (struct found){value, at};
+    }
+    return found;
+}
+
 /* One window of a row whose windows differ, or are too large or too few for vectors. */
 static void pool_one(const struct max_pool *job, const real *line, const struct window *row, ptrdiff_t j,
                      ptrdiff_t at) {
@@ -173,6 +202,11 @@ static void pool_one(const struct max_pool *job, const real *line, const struct 
     const real *input = line + job->axes.column.window[j].begin;
     real best = (real)-INFINITY;
     int64_t index = 0;
+    if (taps.columns >= LANES && taps.column_stride == 1 && taps.column_index == 1) {
+        struct found found = best_of(input, taps);
+        best = found.value, index = found.at;
+        taps.rows = 0;
+    }
     for (ptrdiff_t r = 0; r < taps.rows; r++)
         for (ptrdiff_t s = 0; s < taps.columns; s++) {
             real x = input[r * taps.row_stride + s * taps.column_stride];

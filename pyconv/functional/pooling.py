@@ -362,10 +362,39 @@ def _average_options(op, count_include_pad, divisor_override):
     return bool(count_include_pad), int(divisor_override)
 
 
+FEW_ROWS, LARGE_ROW = 16, 1 << 16  # an output row whose windows hold more elements is made of several
+
+
 def _avg_pool(batch, windows, input):
+    x = batch.dense(input[None] if batch.unbatched else input)
+    if batch.is_channels_last and "adaptive" not in windows and windows["kernel"] == windows["stride"]:
+        windows, x = _in_parts(batch, windows, x)
     output = batch.empty(*windows["output"], input.dtype)
-    _kernels.avg_pool(windows, batch.dense(input[None] if batch.unbatched else input), output)
+    _kernels.avg_pool(windows, x, output)
     return batch.result(output)
+
+
+def _in_parts(batch, windows, x):
+    """The averages of windows that cut the image evenly as those of averages, where rows are few and large.
+
+    A row of outputs is one task; the rows of parts of windows are more.
+    """
+    images, height, width, channels = windows["input"]
+    (rows, columns), (down, across) = windows["output"], windows["kernel"]
+    exact = (rows * down, columns * across) == (height, width)
+    if any(windows.get("padding", ())) or windows.get("divisor"):
+        exact = False
+    if images * rows >= FEW_ROWS or down * width * channels < LARGE_ROW or not exact:
+        return windows, x
+    parts = next((n for n in range(8, down) if down % n == 0), 1)
+    if parts > 1:
+        kernel = down // parts, across
+        part = {"input": windows["input"], "output": (rows * parts, columns), "kernel": kernel, "stride": kernel}
+        averages = batch.empty(*part["output"], x.dtype)
+        _kernels.avg_pool(part, x, averages)
+        whole = {"input": (images, rows * parts, columns, channels), "output": (rows, columns)}
+        return whole | {"kernel": (parts, 1), "stride": (parts, 1)}, averages
+    return windows, x
 
 
 def _avg_pool_backward(op, grad_output, input_shape, make_windows):

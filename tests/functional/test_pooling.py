@@ -45,6 +45,9 @@ ADAPTIVE = [
     ((0, 3, 8, 8), 2),
     ((1, 40, 9, 9), (9, None)),
     ((1, 3, 4, 130), 1),
+    ((1, 16, 64, 65), 1),
+    ((1, 16, 128, 96), (2, 3)),
+    ((2, 3, 30, 101), (4, 3)),
 ]
 FORMATS = ["contiguous", "channels_last"]
 
@@ -238,6 +241,19 @@ def test_nan_and_infinity(memory_format, dtype, isa, rng):
         assert_close(indices, places)
         with np.errstate(invalid="ignore"):
             assert_close(F.avg_pool2d(x, *options), T.avg_pool2d(to_torch(x), *options))
+
+
+@pytest.mark.parametrize("special", [np.nan, np.inf, -np.inf])
+def test_global_maximum_beside_torch(special, dtype, isa, rng):
+    """Rows of several vectors: where the first of equal maxima is, and the last NaN."""
+    x = values((3, 2, 5, 77), dtype, rng)
+    x[0] = special
+    x[1, 0, 1::2, 3::29] = special
+    x[2, 1, -1, -1] = special
+    output, indices = F.adaptive_max_pool2d(x, 1, return_indices=True)
+    expected, places = T.adaptive_max_pool2d(to_torch(x), 1, return_indices=True)
+    assert_close(output, expected, rtol=0)
+    np.testing.assert_array_equal(indices, places)
 
 
 def test_bits_do_not_depend_on_threads(threads, rng):
