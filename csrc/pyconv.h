@@ -212,6 +212,15 @@ struct pyconv_norm {
     double ceiling;                    /* and at most this; NaN: no limit */
 };
 
+/* Statistics of each of `groups` groups of the channels of each batch entry. */
+struct pyconv_group_norm {
+    ptrdiff_t groups;
+    double eps;
+    const double *weight, *bias;  /* [channels], or NULL: 1, 0 */
+    double *var;                  /* [batch][groups], written */
+    double *mean, *scale, *shift; /* [batch][channels], written: what norm->mean, scale and bias are then */
+};
+
 struct pyconv_norm_kernels {
     /* mean = sum(x) / rows; square = sum((x - mean)^2). Only the sizes of norm are read here. */
     int (*moments)(const struct pyconv_norm *norm, const void *x, double *mean, double *square);
@@ -224,6 +233,15 @@ struct pyconv_norm_kernels {
     /* dx = a * g + b * (x - mean) + c, with g masked likewise */
     int (*gradient)(const struct pyconv_norm *norm, const void *g, const void *x, const void *y,
                     const double *a, const double *b, const double *c, void *dx);
+    /* y = (x - mean) / sqrt(var + eps) * weight + bias by the statistics of the groups of x; or NULL */
+    int (*normalize_groups)(const struct pyconv_norm *norm, const struct pyconv_group_norm *groups,
+                            const void *x, void *y);
+    /* Its gradient, with what normalize_groups wrote; sum and product as gradient_sums gives them */
+    int (*gradient_groups)(const struct pyconv_norm *norm, const struct pyconv_group_norm *groups,
+                           const void *g, const void *x, double *sum, double *product, void *dx);
+    /* norm_planes, of one channel: the sums over the batch of g * (x - mean) * scale, and of g; [rows] */
+    int (*element_sums)(const struct pyconv_norm *norm, const void *g, const void *x, void *product,
+                        void *sum);
 };
 
 /* Local response norm, norm_response.c, with the shapes of pyconv_norm; planes: channels-first memory. */

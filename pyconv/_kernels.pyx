@@ -138,6 +138,16 @@ cdef extern from "pyconv.h" nogil:
         int relu
         double ceiling
 
+    struct pyconv_group_norm:
+        ptrdiff_t groups
+        double eps
+        const double *weight
+        const double *bias
+        double *var
+        double *mean
+        double *scale
+        double *shift
+
     struct pyconv_norm_kernels:
         int (*moments)(const pyconv_norm *, const void *, double *, double *) noexcept nogil
         int (*normalize)(const pyconv_norm *, const void *, const void *, void *) noexcept nogil
@@ -145,6 +155,10 @@ cdef extern from "pyconv.h" nogil:
                              double *, double *) noexcept nogil
         int (*gradient)(const pyconv_norm *, const void *, const void *, const void *, const double *,
                         const double *, const double *, void *) noexcept nogil
+        int (*normalize_groups)(const pyconv_norm *, const pyconv_group_norm *, const void *, void *) noexcept nogil
+        int (*gradient_groups)(const pyconv_norm *, const pyconv_group_norm *, const void *, const void *, double *,
+                               double *, void *) noexcept nogil
+        int (*element_sums)(const pyconv_norm *, const void *, const void *, void *, void *) noexcept nogil
 
     struct pyconv_response:
         ptrdiff_t batch, rows, channels
@@ -735,6 +749,67 @@ cdef class Norm:
         cdef int status
         with nogil:
             status = table.gradient(&self.norm, gradient, source, other, pa, pb, pc, target)
+        check(status)
+
+    cdef pyconv_group_norm group_norm(self, var, double eps, weight, bias) except *:
+        cdef pyconv_group_norm groups
+        groups.groups, groups.eps = var.shape[1], eps
+        groups.weight = groups.bias = NULL
+        if weight is not None:
+            groups.weight = <const double *>data(weight)
+        if bias is not None:
+            groups.bias = <const double *>data(bias)
+        groups.var = <double *>output(var)
+        groups.mean = <double *>output(self.mean)
+        groups.scale = <double *>output(self.scale)
+        groups.shift = <double *>output(self.bias)
+        return groups
+
+    def normalize_groups(self, ptrdiff_t groups, double eps, weight, bias, x, y):
+        """y = (x - mean) / sqrt(var + eps) * weight + bias, by the statistics of x's groups of channels.
+
+        Sets mean, scale and bias; returns var (batch, groups). weight, bias: float64, or None; y: or None.
+        """
+        shape = (self.norm.batch, self.norm.channels)
+        self.mean, self.scale, self.bias = np.empty(shape), np.empty(shape), np.empty(shape)
+        var = np.empty((self.norm.batch, groups))
+        cdef const pyconv_norm_kernels *table = self.table(x)
+        cdef pyconv_group_norm job = self.group_norm(var, eps, weight, bias)
+        cdef const void *source = data(x)
+        cdef void *target = output(y) if y is not None else NULL
+        cdef int status
+        with nogil:
+            status = table.normalize_groups(&self.norm, &job, source, target)
+        check(status)
+        return var
+
+    def gradient_groups(self, var, double eps, g, x, dx):
+        """dx, after normalize_groups; returns what gradient_sums does."""
+        cdef const pyconv_norm_kernels *table = self.table(x)
+        cdef pyconv_group_norm job = self.group_norm(var, eps, None, None)
+        shape = (self.norm.batch, self.norm.channels)
+        sums, products = np.empty(shape), np.empty(shape)
+        cdef const void *gradient = data(g)
+        cdef const void *source = data(x)
+        cdef double *s = <double *>output(sums)
+        cdef double *p = <double *>output(products)
+        cdef void *target = output(dx)
+        cdef int status
+        with nogil:
+            status = table.gradient_groups(&self.norm, &job, gradient, source, s, p, target)
+        check(status)
+        return sums, products
+
+    def element_sums(self, g, x, product, total):
+        """product and total, of one entry's elements: the sums over the batch of g * (x - mean) * scale and g."""
+        cdef const pyconv_norm_kernels *table = self.table(x)
+        cdef const void *gradient = data(g)
+        cdef const void *source = data(x)
+        cdef void *p = output(product)
+        cdef void *s = output(total)
+        cdef int status
+        with nogil:
+            status = table.element_sums(&self.norm, gradient, source, p, s)
         check(status)
 
 

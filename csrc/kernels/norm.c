@@ -53,6 +53,13 @@ static struct cut cut_norm(const struct pyconv_norm *norm) {
     return cut;
 }
 
+struct job;
+/* Two passes over each batch entry, and what is made of the first one's sums. */
+struct passes {
+    parallel_task *first, *second;
+    void (*between)(const struct job *job, ptrdiff_t entry);
+};
+
 struct job {
     const struct pyconv_norm *norm;
     struct cut cut;
@@ -60,6 +67,9 @@ struct job {
     const double *a, *b, *c;
     real *result, *masked;
     double *partial; /* [batch entry][piece][2][channels] */
+    struct passes passes;
+    const struct pyconv_group_norm *groups;
+    double *sum, *product, *tilt, *pull; /* of the gradient: [batch entry][channels] */
 };
 
 /* What a task works on: `count` elements from `start`, `width` in each wide row; the last may have fewer. */
@@ -192,30 +202,33 @@ static void run_moments(const void *context, ptrdiff_t task, void *scratch) {
     fold(job, &range, sums, partial_of(job, &range, 1));
 }
 
+/* The moments of a whole batch entry, from its pieces'. */
+static void entry_moments(const struct job *job, ptrdiff_t entry, double *mean, double *square) {
+    ptrdiff_t channels = job->norm->channels;
+    const double *partial = job->partial + 2 * entry * job->cut.pieces * channels;
+    for (ptrdiff_t i = 0; i < channels; i++) mean[i] = 0;
+    for (ptrdiff_t piece = 0; piece < job->cut.pieces; piece++) {
+        ptrdiff_t count = min_size(job->cut.piece, job->cut.entry - piece * job->cut.piece);
+        double part = (double)count / (double)job->cut.entry;
+        for (ptrdiff_t i = 0; i < channels; i++) mean[i] += part * partial[2 * piece * channels + i];
+    }
+    add_partial(job, entry, 1, square);
+    for (ptrdiff_t piece = 0; piece < job->cut.pieces; piece++) {
+        ptrdiff_t count = min_size(job->cut.piece, job->cut.entry - piece * job->cut.piece);
+        for (ptrdiff_t i = 0; i < channels; i++) {
+            double distance = partial[2 * piece * channels + i] - mean[i];
+            square[i] += (double)(count / channels) * distance * distance;
+        }
+    }
+}
+
 static int moments(const struct pyconv_norm *norm, const void *x, double *mean, double *square) {
     struct job job = {.norm = norm, .cut = cut_norm(norm), .x = x};
     size_t bytes;
     int status = alloc_partial(&job, &bytes);
     if (status == PYCONV_OK) status = run(&job, run_moments, 2, 1);
-    ptrdiff_t channels = norm->channels;
-    for (ptrdiff_t n = 0; status == PYCONV_OK && n < norm->batch; n++) {
-        double *means = mean + n * channels, *squares = square + n * channels;
-        const double *partial = job.partial + 2 * n * job.cut.pieces * channels;
-        for (ptrdiff_t i = 0; i < channels; i++) means[i] = 0;
-        for (ptrdiff_t piece = 0; piece < job.cut.pieces; piece++) {
-            ptrdiff_t count = min_size(job.cut.piece, job.cut.entry - piece * job.cut.piece);
-            double part = (double)count / (double)job.cut.entry;
-            for (ptrdiff_t i = 0; i < channels; i++) means[i] += part * partial[2 * piece * channels + i];
-        }
-        add_partial(&job, n, 1, squares);
-        for (ptrdiff_t piece = 0; piece < job.cut.pieces; piece++) {
-            ptrdiff_t count = min_size(job.cut.piece, job.cut.entry - piece * job.cut.piece);
-            for (ptrdiff_t i = 0; i < channels; i++) {
-                double distance = partial[2 * piece * channels + i] - means[i];
-                squares[i] += (double)(count / channels) * distance * distance;
-            }
-        }
-    }
+    for (ptrdiff_t n = 0; status == PYCONV_OK && n < norm->batch; n++)
+        entry_moments(&job, n, mean + n * norm->channels, square + n * norm->channels);
     pyconv_free(job.partial, bytes);
     return status;
 }
@@ -409,4 +422,76 @@ static int gradient(const struct pyconv_norm *norm, const void *g, const void *x
     return run(&job, run_gradient, 6, 3 + !!y);
 }
 
-const struct pyconv_norm_kernels KERNELS(norm) = {moments, normalize, gradient_sums, gradient};
+/* ---- Groups of channels ---- */
+
+static void run_entry(const void *context, ptrdiff_t entry, void *scratch) {
+    const struct job *job = context;
+    ptrdiff_t tasks = job->cut.pieces * job->cut.blocks;
+    for (ptrdiff_t t = 0; t < tasks; t++) job->passes.first(job, entry * tasks + t, scratch);
+    job->passes.between(job, entry);
+    for (ptrdiff_t t = 0; t < tasks && job->result; t++) job->passes.second(job, entry * tasks + t, scratch);
+}
+
+static int run_passes(struct job *job, int slots, ptrdiff_t streams) {
+    ptrdiff_t entries = job->norm->batch;
+    size_t bytes;
+    int status = alloc_partial(job, &bytes);
+    if (status != PYCONV_OK) return status;
+    if (entries >= UNITS && job->cut.entry * (ptrdiff_t)sizeof(real) <= UNIT_BYTES) {
+        double cost = NANOSECONDS((double)streams * (double)(entries * job->cut.entry) * sizeof(real));
+        status = parallel_run(entries, cost, (size_t)slots * job->cut.padded, run_entry, job);
+    } else {
+        status = run(job, job->passes.first, slots, streams);
+        for (ptrdiff_t n = 0; status == PYCONV_OK && n < entries; n++) job->passes.between(job, n);
+        if (status == PYCONV_OK && job->result) status = run(job, job->passes.second, slots, streams);
+    }
+    pyconv_free(job->partial, bytes);
+    return status;
+}
+
+/* norm with the statistics that normalize_groups writes */
+static struct pyconv_norm with_groups(struct pyconv_norm norm, const struct pyconv_group_norm *groups) {
+    norm.mean = groups->mean, norm.scale = groups->scale, norm.bias = groups->shift;
+    return norm;
+}
+
+static void set_statistics(const struct job *job, ptrdiff_t entry) {
+    ptrdiff_t channels = job->norm->channels, groups = job->groups->groups;
+    entry_moments(job, entry, job->groups->mean + entry * channels, job->groups->scale + entry * channels);
+    for (ptrdiff_t k = 0; k < groups; k++)
+        finish_group(job->groups, entry * groups + k, channels / groups, job->norm->rows);
+}
+
+static int normalize_groups(const struct pyconv_norm *norm, const struct pyconv_group_norm *groups,
+                            const void *x, void *y) {
+    struct pyconv_norm own = with_groups(*norm, groups);
+    struct job job = {.norm = &own, .cut = cut_norm(norm), .x = x, .result = y, .groups = groups};
+    job.passes = (struct passes){run_moments, run_normalize, set_statistics};
+    return run_passes(&job, 3, 2);
+}
+
+static void set_coefficients(const struct job *job, ptrdiff_t entry) {
+    ptrdiff_t channels = job->norm->channels, groups = job->groups->groups;
+    add_partial(job, entry, 0, job->sum + entry * channels);
+    add_partial(job, entry, 1, job->product + entry * channels);
+    for (ptrdiff_t k = 0; k < groups; k++)
+        group_gradient(job->groups, entry * groups + k, channels / groups, job->norm->rows, job->sum,
+                       job->product, job->tilt, job->pull);
+}
+
+static int gradient_groups(const struct pyconv_norm *norm, const struct pyconv_group_norm *groups,
+                           const void *g, const void *x, double *sum, double *product, void *dx) {
+    struct pyconv_norm own = with_groups(*norm, groups);
+    struct job job = {.norm = &own, .cut = cut_norm(norm), .x = x, .g = g, .result = dx, .groups = groups};
+    size_t count = (size_t)(norm->batch * norm->channels), bytes = 2 * count * sizeof(double);
+    if (!(job.tilt = pyconv_alloc(bytes))) return PYCONV_NO_MEMORY;
+    job.pull = job.tilt + count;
+    job.a = groups->scale, job.b = job.tilt, job.c = job.pull, job.sum = sum, job.product = product;
+    job.passes = (struct passes){run_sums, run_gradient, set_coefficients};
+    int status = run_passes(&job, 6, 3);
+    pyconv_free(job.tilt, bytes);
+    return status;
+}
+
+const struct pyconv_norm_kernels KERNELS(norm) = {moments,          normalize,       gradient_sums, gradient,
+                                                  normalize_groups, gradient_groups, NULL};

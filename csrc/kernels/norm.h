@@ -2,7 +2,10 @@
 #ifndef PYCONV_NORM_H
 #define PYCONV_NORM_H
 
+#include "pyconv.h"
 #include "simd.h"
+
+#include <math.h>
 
 /* How the backward pass finds what a ReLU after the norm let through: there is none; from its output; or
  * from its input, computed again, which saves reading the output. */
@@ -21,6 +24,52 @@ INLINE double total(vec v) {
     for (int width = LANES / 2; width; width /= 2)
         for (int i = 0; i < width; i++) lanes[i] += lanes[i + width];
     return lanes[0];
+}
+
+/* norm_elements.c */
+int VARIANT(element_sums)(const struct pyconv_norm *norm, const void *g, const void *x, void *product,
+                          void *sum);
+
+/* ---- Groups of channels: `unit` counts the groups of all batch entries, each of `size` channels ---- */
+
+/* A task does both passes over what shares statistics, if there is enough of it for all threads and so much
+ * stays in L2: the second pass then doesn't read memory. */
+#define UNITS 8
+#define UNIT_BYTES ((ptrdiff_t)512 << 10)
+
+/* mean and scale hold the mean of each channel and the sum of squared distances from it: make of these what
+ * the group has. */
+INLINE void finish_group(const struct pyconv_group_norm *groups, ptrdiff_t unit, ptrdiff_t size,
+                         ptrdiff_t rows) {
+    double *mean = groups->mean + unit * size, *scale = groups->scale + unit * size;
+    double *shift = groups->shift + unit * size, center = 0, square = 0;
+    ptrdiff_t channel = unit % groups->groups * size;
+    for (ptrdiff_t i = 0; i < size; i++) center += mean[i];
+    center /= (double)size;
+    for (ptrdiff_t i = 0; i < size; i++)
+        square += scale[i] + (double)rows * (mean[i] - center) * (mean[i] - center);
+    double var = square / ((double)rows * (double)size), rstd = 1 / sqrt(var + groups->eps);
+    groups->var[unit] = var;
+    for (ptrdiff_t i = 0; i < size; i++) {
+        mean[i] = center;
+        scale[i] = groups->weight ? rstd * groups->weight[channel + i] : rstd;
+        shift[i] = groups->bias ? groups->bias[channel + i] : 0;
+    }
+}
+
+/* From the sums of the group's channels, b and c of dx = scale * g + b * (x - mean) + c. */
+INLINE void group_gradient(const struct pyconv_group_norm *groups, ptrdiff_t unit, ptrdiff_t size,
+                           ptrdiff_t rows, const double *sum, const double *product, double *b, double *c) {
+    const double *scale = groups->scale + unit * size;
+    double total = 0, tilt = 0, count = (double)rows * (double)size;
+    for (ptrdiff_t i = unit * size; i < (unit + 1) * size; i++) {
+        total += scale[i - unit * size] * sum[i];
+        tilt += scale[i - unit * size] * product[i];
+    }
+    for (ptrdiff_t i = unit * size; i < (unit + 1) * size; i++) {
+        b[i] = -tilt / (count * (groups->var[unit] + groups->eps));
+        c[i] = -total / count;
+    }
 }
 
 #endif

@@ -15,6 +15,7 @@
 /* A core streams about 10 bytes a nanosecond. */
 #define NANOSECONDS(bytes) ((double)(bytes) / 10.0)
 
+struct passes;
 struct job {
     const struct pyconv_norm *norm;
     ptrdiff_t planes, pieces, together; /* pieces of a plane, and planes to a task where that is one */
@@ -22,6 +23,9 @@ struct job {
     const double *a, *b, *c;
     real *result, *masked;
     double *partial; /* [plane][piece][2] */
+    const struct passes *passes;
+    const struct pyconv_group_norm *groups;
+    double *sum, *product, *tilt, *pull; /* of the gradient: [plane] */
 };
 
 /* One piece of a plane: `count` elements from `start`, and where its sums go. */
@@ -136,21 +140,25 @@ static void run_moments(const void *context, ptrdiff_t task, void *scratch) {
     run_task(context, task, moments_piece);
 }
 
+/* The moments of a whole plane, from its pieces'. */
+static void plane_moments(const struct job *job, ptrdiff_t plane, double *mean, double *square) {
+    double count = 0;
+    *mean = *square = 0;
+    for (ptrdiff_t piece = 0; piece < job->pieces; piece++) {
+        const double *partial = job->partial + 2 * (plane * job->pieces + piece);
+        double more = (double)min_size(PIECE, job->norm->rows - piece * PIECE);
+        merge(&count, mean, square, more, partial[0], partial[1]);
+    }
+}
+
 static int moments(const struct pyconv_norm *norm, const void *x, double *mean, double *square) {
     struct job job = new_job(norm);
     job.x = x;
     size_t bytes;
     int status = alloc_partial(&job, &bytes);
     if (status == PYCONV_OK) status = run_all(&job, run_moments, 1);
-    for (ptrdiff_t plane = 0; status == PYCONV_OK && plane < job.planes; plane++) {
-        double count = 0;
-        mean[plane] = square[plane] = 0;
-        for (ptrdiff_t piece = 0; piece < job.pieces; piece++) {
-            const double *partial = job.partial + 2 * (plane * job.pieces + piece);
-            double more = (double)min_size(PIECE, norm->rows - piece * PIECE);
-            merge(&count, mean + plane, square + plane, more, partial[0], partial[1]);
-        }
-    }
+    for (ptrdiff_t plane = 0; status == PYCONV_OK && plane < job.planes; plane++)
+        plane_moments(&job, plane, mean + plane, square + plane);
     pyconv_free(job.partial, bytes);
     return status;
 }
@@ -254,6 +262,15 @@ static void run_sums(const void *context, ptrdiff_t task, void *scratch) {
     run_task(context, task, sum_piece);
 }
 
+/* The sums of a whole plane. */
+static void plane_sums(const struct job *job, ptrdiff_t plane, double *sum, double *product) {
+    *sum = *product = 0;
+    for (ptrdiff_t piece = 0; piece < job->pieces; piece++) {
+        *sum += job->partial[2 * (plane * job->pieces + piece)];
+        *product += job->partial[2 * (plane * job->pieces + piece) + 1];
+    }
+}
+
 static int gradient_sums(const struct pyconv_norm *norm, const void *g, const void *x, const void *y,
                          void *masked_g, double *sum, double *product) {
     struct job job = new_job(norm);
@@ -261,13 +278,8 @@ static int gradient_sums(const struct pyconv_norm *norm, const void *g, const vo
     size_t bytes;
     int status = alloc_partial(&job, &bytes);
     if (status == PYCONV_OK) status = run_all(&job, run_sums, 2 + !!y + !!masked_g);
-    for (ptrdiff_t plane = 0; status == PYCONV_OK && plane < job.planes; plane++) {
-        sum[plane] = product[plane] = 0;
-        for (ptrdiff_t piece = 0; piece < job.pieces; piece++) {
-            sum[plane] += job.partial[2 * (plane * job.pieces + piece)];
-            product[plane] += job.partial[2 * (plane * job.pieces + piece) + 1];
-        }
-    }
+    for (ptrdiff_t plane = 0; status == PYCONV_OK && plane < job.planes; plane++)
+        plane_sums(&job, plane, sum + plane, product + plane);
     pyconv_free(job.partial, bytes);
     return status;
 }
@@ -306,4 +318,103 @@ static int gradient(const struct pyconv_norm *norm, const void *g, const void *x
     return run_all(&job, run_gradient, 3 + !!y);
 }
 
-const struct pyconv_norm_kernels KERNELS(norm_planes) = {moments, normalize, gradient_sums, gradient};
+/* ---- Groups of channels, which are planes one behind the other ---- */
+
+struct passes {
+    run_piece *first, *second;
+    parallel_task *all_first, *all_second; /* the same over all planes */
+    void (*between)(const struct job *job, ptrdiff_t unit);
+};
+
+static ptrdiff_t unit_planes(const struct job *job) { return job->norm->channels / job->groups->groups; }
+static ptrdiff_t units_together(const struct job *job) {
+    return max_size(PIECE / (job->norm->rows * unit_planes(job)), 1);
+}
+
+static void each_piece(const struct job *job, ptrdiff_t unit, run_piece *run) {
+    ptrdiff_t planes = unit_planes(job), rows = job->norm->rows;
+    for (ptrdiff_t plane = unit * planes; plane < (unit + 1) * planes; plane++)
+        for (ptrdiff_t piece = 0; piece < job->pieces; piece++)
+            run(job,
+                (struct piece){plane, plane * rows + piece * PIECE, min_size(PIECE, rows - piece * PIECE),
+                               job->partial + 2 * (plane * job->pieces + piece)});
+}
+
+static void run_units(const void *context, ptrdiff_t task, void *scratch) {
+    (void)scratch;
+    const struct job *job = context;
+    ptrdiff_t units = job->norm->batch * job->groups->groups, together = units_together(job);
+    for (ptrdiff_t unit = task * together; unit < min_size((task + 1) * together, units); unit++) {
+        each_piece(job, unit, job->passes->first);
+        job->passes->between(job, unit);
+        if (job->result) each_piece(job, unit, job->passes->second);
+    }
+}
+
+static int run_passes(struct job *job, const struct passes *passes, ptrdiff_t streams) {
+    ptrdiff_t units = job->norm->batch * job->groups->groups;
+    ptrdiff_t unit_bytes = job->norm->rows * unit_planes(job) * (ptrdiff_t)sizeof(real);
+    size_t bytes;
+    int status = alloc_partial(job, &bytes);
+    if (status != PYCONV_OK) return status;
+    job->passes = passes;
+    if (units >= UNITS && unit_bytes <= UNIT_BYTES) {
+        double cost = NANOSECONDS((double)streams * (double)units * (double)unit_bytes);
+        status = parallel_run(ceil_div(units, units_together(job)), cost, 0, run_units, job);
+    } else {
+        status = run_all(job, passes->all_first, streams);
+        for (ptrdiff_t unit = 0; status == PYCONV_OK && unit < units; unit++) passes->between(job, unit);
+        if (status == PYCONV_OK && job->result) status = run_all(job, passes->all_second, streams);
+    }
+    pyconv_free(job->partial, bytes);
+    return status;
+}
+
+/* norm with the statistics that normalize_groups writes */
+static struct pyconv_norm with_groups(struct pyconv_norm norm, const struct pyconv_group_norm *groups) {
+    norm.mean = groups->mean, norm.scale = groups->scale, norm.bias = groups->shift;
+    return norm;
+}
+
+static void set_statistics(const struct job *job, ptrdiff_t unit) {
+    ptrdiff_t planes = unit_planes(job);
+    for (ptrdiff_t plane = unit * planes; plane < (unit + 1) * planes; plane++)
+        plane_moments(job, plane, job->groups->mean + plane, job->groups->scale + plane);
+    finish_group(job->groups, unit, planes, job->norm->rows);
+}
+
+static int normalize_groups(const struct pyconv_norm *norm, const struct pyconv_group_norm *groups,
+                            const void *x, void *y) {
+    static const struct passes passes = {moments_piece, normalize_piece, run_moments, run_normalize,
+                                         set_statistics};
+    struct pyconv_norm own = with_groups(*norm, groups);
+    struct job job = new_job(&own);
+    job.x = x, job.result = y, job.groups = groups;
+    return run_passes(&job, &passes, 2);
+}
+
+static void set_coefficients(const struct job *job, ptrdiff_t unit) {
+    ptrdiff_t planes = unit_planes(job);
+    for (ptrdiff_t plane = unit * planes; plane < (unit + 1) * planes; plane++)
+        plane_sums(job, plane, job->sum + plane, job->product + plane);
+    group_gradient(job->groups, unit, planes, job->norm->rows, job->sum, job->product, job->tilt, job->pull);
+}
+
+static int gradient_groups(const struct pyconv_norm *norm, const struct pyconv_group_norm *groups,
+                           const void *g, const void *x, double *sum, double *product, void *dx) {
+    static const struct passes passes = {sum_piece, gradient_piece, run_sums, run_gradient, set_coefficients};
+    struct pyconv_norm own = with_groups(*norm, groups);
+    struct job job = new_job(&own);
+    size_t bytes = 2 * (size_t)job.planes * sizeof(double);
+    if (!(job.tilt = pyconv_alloc(bytes))) return PYCONV_NO_MEMORY;
+    job.pull = job.tilt + job.planes;
+    job.x = x, job.g = g, job.result = dx, job.groups = groups, job.sum = sum, job.product = product;
+    job.a = groups->scale, job.b = job.tilt, job.c = job.pull;
+    int status = run_passes(&job, &passes, 3);
+    pyconv_free(job.tilt, bytes);
+    return status;
+}
+
+const struct pyconv_norm_kernels KERNELS(norm_planes) = {
+    moments, normalize, gradient_sums, gradient, normalize_groups, gradient_groups, VARIANT(element_sums),
+};

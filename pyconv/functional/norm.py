@@ -1,8 +1,8 @@
 """Normalisation: batch, group, instance, layer and local response norm.
 
-The first three share one form. Memory is read as batch entries x channels x the rest; the C kernels sum over
-the rest, NumPy combines these few sums over the batch (batch norm), over the channels of a group (group norm)
-or not at all (instance norm), in float64, and the kernels apply the result.
+`Normalization` has one mean and variance for each channel of the whole batch, `GroupNormalization` one for each
+group of channels of each batch entry: instance norm has groups of one channel, and layer norm takes an entry
+for a single channel. The C kernels take sums over an array, and apply to it what is made of these in float64.
 """
 
 import math
@@ -25,54 +25,45 @@ from pyconv.functional._arrays import (
 class Normalization:
     """One array, normalised: y = (x - mean) * rstd * weight + bias, then optionally + residual and ReLU.
 
-    Statistics are float64 arrays of shape (batch, groups, channels of a group), in which the axis that was
-    combined has length 1.
-
     Parameters
     ----------
     x : ndarray
         Two or more dimensions, (N, C, ...), dense.
-    groups : int or None
-        How many groups of channels have statistics of their own in each batch entry; None for batch norm,
-        where each channel has, over the whole batch.
     relu : bool
         Whether max(y, 0) is taken in the same pass.
     """
 
-    def __init__(self, x, groups=None, relu=False):
+    def __init__(self, x, relu=False):
         batch, channels = x.shape[:2]
         rows = math.prod(x.shape[2:])
         channels_last = rows == 1 or (x.ndim == 4 and wants_channels_last(x))
-        if groups is None and channels_last:
+        if channels_last:
             batch, rows = 1, batch * rows
         self.x = x
         self.norm = _kernels.Norm(batch, rows, channels, not channels_last, relu)
-        self.shape = (batch, channels, 1) if groups is None else (batch, groups, channels // groups)
-        self.axis = 0 if groups is None else 2
-        self.rows = rows
-        self.count = rows * self.shape[self.axis]  # elements that share a mean
+        self.batch, self.rows = batch, rows
+        self.count = batch * rows  # elements that share a mean
 
     def measure(self):
         """Take the mean and the biased variance from the array itself."""
-        mean, square = (sums.reshape(self.shape) for sums in self.norm.moments(self.x))
+        mean, square = self.norm.moments(self.x)
         with np.errstate(all="ignore"):  # NaN and infinity pass through silently, here and below
-            if self.shape[self.axis] > 1:
-                center = mean.mean(self.axis, keepdims=True)
-                square = (square + self.rows * (mean - center) ** 2).sum(self.axis, keepdims=True)
+            if self.batch > 1:
+                center = mean.mean(0, keepdims=True)
+                square = (square + self.rows * (mean - center) ** 2).sum(0, keepdims=True)
                 mean = center
-            self.mean, self.var, self.measured = mean, square / self.count, True
+            self.mean, self.var, self.measured = mean[0], square[0] / self.count, True
 
     def use(self, mean, var):
         """Take the mean and variance of each channel from running statistics."""
-        per_channel = (1, *self.shape[1:])
-        self.mean, self.var = (array.astype(np.float64).reshape(per_channel) for array in (mean, var))
+        self.mean, self.var = mean.astype(np.float64), var.astype(np.float64)
         self.measured = False
 
     def prepare(self, weight, eps):
         """Set what forward and backward both need."""
         with np.errstate(all="ignore"):
             self.rstd = 1 / np.sqrt(self.var + eps)
-        self.weight = None if weight is None else weight.astype(np.float64).reshape(1, *self.shape[1:])
+        self.weight = None if weight is None else weight.astype(np.float64)
         self.norm.mean = self._spread(self.mean)
         self.has_residual = False
         self.output = None  # forward's, where backward can't compute the ReLU's mask again
@@ -82,8 +73,7 @@ class Normalization:
         self.prepare(weight, eps)
         norm = self.norm
         norm.scale = self._spread(self.rstd if weight is None else self.rstd * self.weight)
-        bias = np.zeros(1) if bias is None else bias.astype(np.float64)
-        norm.bias = self._spread(bias.reshape(1, *(self.shape[1:] if bias.size > 1 else (1, 1))))
+        norm.bias = self._spread(np.zeros(1) if bias is None else bias.astype(np.float64))
         output = empty_like(self.x)
         norm.normalize(self.x, residual, output)
         self.has_residual = residual is not None
@@ -98,8 +88,7 @@ class Normalization:
         return output
 
     def backward(self, grad_output, needs=(True, True, True)):
-        """Gradients of x, weight and bias (flat), and of the residual, or None for those not needed."""
-        _check_gradient("backward", grad_output, self.x)  # layers come here with what their caller gave
+        """Gradients of x, weight and bias, and of the residual, or None for those not needed."""
         with np.errstate(all="ignore"):
             return self._backward(like(grad_output, self.x), needs)
 
@@ -107,48 +96,113 @@ class Normalization:
         x, norm = self.x, self.norm
         weight = 1.0 if self.weight is None else self.weight
         if x.size == 0:
-            channels = self.shape[1] * self.shape[2]
-            grads = (empty_like(x), np.zeros(channels, x.dtype), np.zeros(channels, x.dtype))
-            return *(grad if need else None for grad, need in zip(grads, needs)), g
+            return (*_empty_gradients(x, x.shape[1], needs), g)
         relu = norm.relu
         if self.output is not None or needs[1] or needs[2] or (needs[0] and self.measured):
             masked = None if self.output is None else empty_like(x)
-            sums = norm.gradient_sums(g, x, self.output, masked)
-            total, product = (array.reshape(self.shape) for array in sums)
+            total, product = (sums.sum(0) for sums in norm.gradient_sums(g, x, self.output, masked))
             if masked is not None:
                 g, relu = masked, False
         grads = [None, None, None, g]
         if needs[1]:
-            grads[1] = _sum(product * self.rstd, 0).reshape(-1).astype(x.dtype)
+            grads[1] = (product * self.rstd).astype(x.dtype)
         if needs[2]:
-            grads[2] = _sum(total, 0).reshape(-1).astype(x.dtype)
+            grads[2] = total.astype(x.dtype)
         if needs[0]:
             grads[0] = empty_like(x)
-            slope = self._spread(weight * self.rstd)
+            slope, pull = self._spread(weight * self.rstd), np.zeros(1)
             if self.measured:
-                pull = -self.rstd / self.count * _sum(weight * total, self.axis)
-                tilt = -(self.rstd**3) / self.count * _sum(weight * product, self.axis)
-            else:
-                pull = tilt = np.zeros(self.shape)
+                pull = -self.rstd / self.count * weight * total
+                tilt = -(self.rstd**3) / self.count * weight * product
             if self.measured or relu:
                 norm.relu, before = relu, norm.relu
-                norm.gradient(g, x, None, slope, self._spread(tilt), self._spread(pull), grads[0])
+                tilt = self._spread(tilt if self.measured else pull)
+                norm.gradient(g, x, None, slope, tilt, self._spread(pull), grads[0])
                 norm.relu = before
             else:
                 linear = _kernels.Norm(*norm.sizes)
-                linear.mean = linear.bias = pull
+                linear.mean = linear.bias = self._spread(pull)
                 linear.scale = slope
                 linear.normalize(g, None, grads[0])
         return tuple(grads)
 
     def _spread(self, values):
         """The statistics as the kernels read them: one for each batch entry and channel."""
-        return values if values.shape == self.shape else np.ascontiguousarray(np.broadcast_to(values, self.shape))
+        return np.ascontiguousarray(np.broadcast_to(values, (self.batch, self.x.shape[1])))
 
 
-def _sum(values, axis):
-    """The sum over an axis, which stays with length 1."""
-    return values if values.shape[axis] == 1 else values.sum(axis, keepdims=True)
+class GroupNormalization:
+    """One array, each batch entry of which is normalised by the statistics of its own groups of channels.
+
+    Parameters
+    ----------
+    x : ndarray
+        Two or more dimensions, (N, C, ...), dense.
+    groups : int
+        Divides C.
+    elements : (weight, bias), optional
+        Of each element of a channel rather than of a channel, each an array or None; for dense planes.
+
+    Attributes
+    ----------
+    mean : ndarray (N, C)
+        The mean of each channel's group, after `forward`.
+    var : ndarray (N, groups)
+        The biased variance.
+    """
+
+    def __init__(self, x, groups, elements=(None, None)):
+        self.x, self.groups = x, groups
+        rows = math.prod(x.shape[2:])
+        channels_last = x.ndim == 4 and wants_channels_last(x)
+        self.norm = _kernels.Norm(x.shape[0], rows, x.shape[1], not channels_last)
+        self.norm.weight, self.norm.shift = elements
+        self.count = rows * x.shape[1] // max(groups, 1)  # elements that share a mean
+
+    @property
+    def mean(self):
+        return self.norm.mean
+
+    def prepare(self, weight, eps):
+        """What `forward` does for `backward`, without an output."""
+        self._run(weight, None, eps, None)
+
+    def forward(self, weight, bias, eps):
+        """The normalised array, in the memory format of x."""
+        output = empty_like(self.x)
+        self._run(weight, bias, eps, output)
+        return output
+
+    def _run(self, weight, bias, eps, output):
+        self.eps = eps
+        if self.x.size:
+            self.weight, bias = (None if array is None else array.astype(np.float64) for array in (weight, bias))
+            self.var = self.norm.normalize_groups(self.groups, eps, self.weight, bias, self.x, output)
+
+    def backward(self, grad_output, needs=(True, True, True)):
+        """Gradients of x, weight and bias, or None for those not needed."""
+        x, norm = self.x, self.norm
+        if x.size == 0:
+            return _empty_gradients(x, x.shape[1], needs)
+        g = like(grad_output, x)
+        grads = [empty_like(x) if needs[0] else None, None, None]
+        if needs[0]:
+            total, product = norm.gradient_groups(self.var, self.eps, g, x, grads[0])
+        elif needs[1] or needs[2]:
+            total, product = norm.gradient_sums(g, x, None, None)
+        with np.errstate(all="ignore"):
+            if needs[1]:
+                rstd = np.repeat(1 / np.sqrt(self.var + self.eps), x.shape[1] // self.groups, axis=1)
+                grads[1] = (product * rstd).sum(0).astype(x.dtype)
+            if needs[2]:
+                grads[2] = total.sum(0).astype(x.dtype)
+        return tuple(grads)
+
+
+def _empty_gradients(x, shape, needs):
+    """The gradients of an x without elements, and of weights that it does not touch."""
+    grads = (empty_like(x), np.zeros(shape, x.dtype), np.zeros(shape, x.dtype))
+    return tuple(grad if need else None for grad, need in zip(grads, needs))
 
 
 def _check_input(op, input, least):
@@ -186,20 +240,22 @@ def _update(running, value, momentum):
 # ---- Batch norm --------------------------------------------------------------------------------------
 
 
-def _start_batch_norm(op, input, running_mean, running_var, weight, bias, training, eps, relu=False):
+def _start_batch_norm(
+    op, input, running_mean, running_var, weight, bias, training, eps, relu=False, unless="when training is False"
+):
     """Check the arguments; the Normalization with its statistics (None where there is nothing to measure)."""
     _check_input(op, input, 2)
     channels = (input.shape[1],)
     _check_vectors(op, input, channels, running_mean=running_mean, running_var=running_var, weight=weight, bias=bias)
     if not training and (running_mean is None or running_var is None):
-        raise ValueError(f"{op}: running_mean and running_var must be given when training is False; got None")
+        raise ValueError(f"{op}: running_mean and running_var must be given {unless}; got None")
     number(op, "eps", eps)
     if not (eps > 0 if training else eps >= 0):
         least = "above 0 in training" if training else "at least 0"
         raise ValueError(f"{op}: eps must be {least}; got {eps}")
     if training and input.size == channels[0] > 0:
         raise ValueError(f"{op}: input must have more than 1 value per channel in training; got shape {input.shape}")
-    job = Normalization(dense(input), relu=relu)
+    job = Normalization(dense(input), relu)
     if training and input.size:
         job.measure()
     elif training:
@@ -239,8 +295,8 @@ def _batch_norm(
             raise ValueError(f"{op}: residual must have the shape of input, {input.shape}; got {residual.shape}")
         residual = like(residual, job.x)
     if job.measured:
-        _update(running_mean, job.mean.reshape(-1), momentum)
-        _update(running_var, job.var.reshape(-1) * (job.count / (job.count - 1)), momentum)
+        _update(running_mean, job.mean, momentum)
+        _update(running_var, job.var * (job.count / (job.count - 1)), momentum)
     return job.forward(weight, bias, eps, residual), job
 
 
@@ -306,12 +362,12 @@ def batch_norm_backward(
     """
     op = "batch_norm_backward"
     job = _start_batch_norm(op, input, running_mean, running_var, weight, bias, training, eps)
-    _check_gradient(op, grad_output, input)
     return _gradients(op, job, grad_output, weight, eps, needs)
 
 
 def _gradients(op, job, grad_output, weight, eps, needs):
     """What job.forward would have left for the backward, and the gradients of input, weight and bias."""
+    _check_gradient(op, grad_output, job.x)
     needs = needed(op, needs)
     job.prepare(weight, number(op, "eps", eps))
     return job.backward(grad_output, needs)[:3]
@@ -328,16 +384,11 @@ def _start_group_norm(op, input, num_groups, weight, bias):
     _check_vectors(op, input, (channels,), weight=weight, bias=bias)
     if input.size == batch * num_groups == num_groups:
         raise ValueError(f"{op}: input must have more than 1 value per group; got shape {input.shape}")
-    job = Normalization(dense(input), num_groups)
-    if input.size:
-        job.measure()
-    else:
-        job.use(np.zeros(channels), np.ones(channels))
-    return job
+    return GroupNormalization(dense(input), num_groups)
 
 
 def _group_norm(input, num_groups, weight, bias, eps):
-    """(output, Normalization), as `_batch_norm`."""
+    """(output, GroupNormalization), as `_batch_norm`."""
     op = "group_norm"
     job = _start_group_norm(op, input, num_groups, weight, bias)
     return job.forward(weight, bias, number(op, "eps", eps)), job
@@ -379,39 +430,38 @@ def group_norm_backward(grad_output, input, num_groups, weight=None, bias=None, 
     """Gradients of `group_norm`: (grad_input, grad_weight, grad_bias), None where `needs` is False."""
     op = "group_norm_backward"
     job = _start_group_norm(op, input, num_groups, weight, bias)
-    _check_gradient(op, grad_output, input)
     return _gradients(op, job, grad_output, weight, eps, needs)
 
 
-def _start_instance_norm(op, input, running_mean, running_var, weight, bias, use_input_stats):
+def _start_by_running(op, input, running_mean, running_var, weight, bias, eps):
+    """Instance norm by running statistics is batch norm."""
+    unless = "without use_input_stats"
+    return _start_batch_norm(op, input, running_mean, running_var, weight, bias, False, eps, unless=unless)
+
+
+def _start_instance_norm(op, input, running_mean, running_var, weight, bias, eps):
     _check_input(op, input, 2)
+    number(op, "eps", eps)
     channels = input.shape[1]
     _check_vectors(op, input, (channels,), running_mean=running_mean, running_var=running_var, weight=weight, bias=bias)
-    if not use_input_stats and (running_mean is None or running_var is None):
-        raise ValueError(f"{op}: running_mean and running_var must be given without use_input_stats; got None")
-    if use_input_stats and math.prod(input.shape[2:]) == 1:
+    if math.prod(input.shape[2:]) == 1:
         raise ValueError(f"{op}: input must have more than 1 value per channel; got shape {input.shape}")
-    job = Normalization(dense(input), max(channels, 1))
-    if use_input_stats and input.size:
-        job.measure()
-    elif use_input_stats:
-        job.use(np.zeros(channels), np.ones(channels))
-    else:
-        job.use(running_mean, running_var)
-    return job
+    return GroupNormalization(dense(input), channels)
 
 
 def _instance_norm(input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps):
-    """(output, Normalization), as `_batch_norm`."""
+    """(output, what the backward needs), as `_batch_norm`: by running statistics it is that."""
     op = "instance_norm"
-    if use_input_stats:
-        _check_running(op, running_mean, running_var, momentum)
-    number(op, "eps", eps)
-    job = _start_instance_norm(op, input, running_mean, running_var, weight, bias, use_input_stats)
-    if job.measured:
-        _update(running_mean, job.mean.mean(0).reshape(-1), momentum)
-        _update(running_var, job.var.mean(0).reshape(-1) * (job.count / (job.count - 1)), momentum)
-    return job.forward(weight, bias, eps), job
+    if not use_input_stats:
+        job = _start_by_running(op, input, running_mean, running_var, weight, bias, eps)
+        return job.forward(weight, bias, eps), job
+    _check_running(op, running_mean, running_var, momentum)
+    job = _start_instance_norm(op, input, running_mean, running_var, weight, bias, eps)
+    output = job.forward(weight, bias, eps)
+    if input.size:
+        _update(running_mean, job.mean.mean(0), momentum)
+        _update(running_var, job.var.mean(0) * (job.count / (job.count - 1)), momentum)
+    return output, job
 
 
 def instance_norm(
@@ -474,16 +524,15 @@ def instance_norm_backward(
 ):
     """Gradients of `instance_norm`: (grad_input, grad_weight, grad_bias), None where `needs` is False."""
     op = "instance_norm_backward"
-    job = _start_instance_norm(op, input, running_mean, running_var, weight, bias, use_input_stats)
-    _check_gradient(op, grad_output, input)
+    start = _start_instance_norm if use_input_stats else _start_by_running
+    job = start(op, input, running_mean, running_var, weight, bias, eps)
     return _gradients(op, job, grad_output, weight, eps, needs)
 
 
 # ---- Layer norm --------------------------------------------------------------------------------------
 
 
-def _check_layer_norm(op, input, normalized_shape, weight, bias, eps):
-    """The last dimensions, as a tuple."""
+def _start_layer_norm(op, input, normalized_shape, weight, bias, eps):
     check_array(op, "input", input)
     number(op, "eps", eps)
     shape = (normalized_shape,) if is_int(normalized_shape) else ints(op, "normalized_shape", normalized_shape)
@@ -492,53 +541,72 @@ def _check_layer_norm(op, input, normalized_shape, weight, bias, eps):
             f"{op}: normalized_shape must be the last dimensions of input; got {shape} for shape {input.shape}"
         )
     _check_vectors(op, input, shape, weight=weight, bias=bias)
-    return shape
+    return LayerNormalization(input, shape, weight, bias)
 
 
-class _Rows:
+class LayerNormalization:
     """An input of layer norm as rows of elements to normalise, and the way back; channels-last stays so."""
 
-    def __init__(self, input, shape):
+    def __init__(self, input, shape, weight, bias):
         self.shape = shape
         self.model = dense(input)
         self.last = input.ndim == 4 and len(shape) == 3 and wants_channels_last(self.model)
         elements = math.prod(shape)
         self.sizes = (input.size // elements if elements else 0, elements)
+        self.job = GroupNormalization(self._rows(self.model), 1, (self._row(weight), self._row(bias)))
 
-    def rows(self, array):
-        """An array of the input's shape, in two dimensions."""
+    def forward(self, eps):
+        return self._image(self.job.forward(None, None, eps))
+
+    def prepare(self, eps):
+        self.job.prepare(None, eps)
+
+    def backward(self, grad_output, needs):
+        """Gradients of the input, weight and bias, or None for those not needed."""
+        if self.model.size == 0:
+            return _empty_gradients(self.model, self.shape, needs)
+        g, norm = self._rows(grad_output), self.job.norm
+        grads = [None, None, None]
+        if needs[1] or needs[2]:
+            product, total = (_kernels.empty(self.sizes[1:], g.dtype) for _ in range(2))
+            norm.element_sums(g, self.job.x, product, total)
+            grads[1] = self._weight(product) if needs[1] else None
+            grads[2] = self._weight(total) if needs[2] else None
+        if needs[0]:
+            grads[0] = self._image(self.job.backward(g, (True, False, False))[0])
+        return tuple(grads)
+
+    def _rows(self, array):
+        """An array of the input's shape as (rows, 1, elements)."""
         if self.last:
-            return channels_last(array).transpose(0, 2, 3, 1).reshape(self.sizes)
-        return contiguous(array).reshape(self.sizes)
+            array = channels_last(array).transpose(0, 2, 3, 1)
+        return contiguous(array).reshape(self.sizes[0], 1, self.sizes[1])
 
-    def image(self, rows):
+    def _image(self, rows):
         """`rows` in the input's shape and memory format."""
         if not self.last:
             return rows.reshape(self.model.shape)
         n, c, h, w = self.model.shape
         return rows.reshape(n, h, w, c).transpose(0, 3, 1, 2)
 
-    def row(self, array):
+    def _row(self, array):
         """A weight or bias in the order of a row's elements; None stays None."""
         if array is None:
             return None
-        return contiguous((array.transpose(1, 2, 0) if self.last else array).reshape(-1))
+        return (channels_last(array[None]).transpose(0, 2, 3, 1) if self.last else contiguous(array)).reshape(-1)
 
-    def weight(self, row):
-        """The reverse of `row`, in the input's dtype."""
-        row = row.reshape(-1).astype(self.model.dtype, copy=False)
+    def _weight(self, row):
+        """The reverse of `_row`."""
         if not self.last:
             return row.reshape(self.shape)
         c, h, w = self.shape
-        return np.ascontiguousarray(row.reshape(h, w, c).transpose(2, 0, 1))
+        return contiguous(row.reshape(1, h, w, c).transpose(0, 3, 1, 2))[0]
 
 
-def _layer_norm(view, input, weight, bias, eps):
-    """The output as rows, and the Normalization that made it."""
-    job = Normalization(view.rows(input)[:, np.newaxis], 1)
-    job.norm.weight, job.norm.shift = view.row(weight), view.row(bias)
-    job.measure()
-    return job.forward(None, None, eps)[:, 0], job
+def _layer_norm(input, normalized_shape, weight, bias, eps):
+    """(output, LayerNormalization), as `_batch_norm`."""
+    job = _start_layer_norm("layer_norm", input, normalized_shape, weight, bias, eps)
+    return job.forward(eps), job
 
 
 def layer_norm(input, normalized_shape, weight=None, bias=None, eps=1e-5):
@@ -571,10 +639,7 @@ def layer_norm(input, normalized_shape, weight=None, bias=None, eps=1e-5):
     array([[-1.,  1.],
            [-1.,  1.]])
     """
-    view = _Rows(input, _check_layer_norm("layer_norm", input, normalized_shape, weight, bias, eps))
-    if input.size == 0:
-        return empty_like(view.model)
-    return view.image(_layer_norm(view, input, weight, bias, eps)[0])
+    return _layer_norm(input, normalized_shape, weight, bias, eps)[0]
 
 
 def layer_norm_backward(
@@ -582,29 +647,11 @@ def layer_norm_backward(
 ):
     """Gradients of `layer_norm`: (grad_input, grad_weight, grad_bias), None where `needs` is False."""
     op = "layer_norm_backward"
-    shape = _check_layer_norm(op, input, normalized_shape, weight, bias, eps)
+    job = _start_layer_norm(op, input, normalized_shape, weight, bias, eps)
     needs = needed(op, needs)
     _check_gradient(op, grad_output, input)
-    view = _Rows(input, shape)
-    if input.size == 0:
-        grads = (empty_like(view.model), np.zeros(shape, input.dtype), np.zeros(shape, input.dtype))
-        return tuple(grad if need else None for grad, need in zip(grads, needs))
-    g = view.rows(grad_output)
-    standard, job = _layer_norm(view, input, None, None, eps)
-    grads = [None, None, None]
-    if needs[1] or needs[2]:
-        if view.sizes[0] == 1:  # nothing to sum
-            total, product = g.copy(), g * standard
-        else:
-            norm = _kernels.Norm(1, *view.sizes, False)
-            norm.mean = np.zeros(view.sizes[1])
-            total, product = norm.gradient_sums(g, standard, None, None)
-        grads[1] = view.weight(product) if needs[1] else None
-        grads[2] = view.weight(total) if needs[2] else None
-    if needs[0]:
-        job.norm.weight = view.row(weight)
-        grads[0] = view.image(job.backward(g[:, np.newaxis], (True, False, False))[0])
-    return tuple(grads)
+    job.prepare(eps)
+    return job.backward(grad_output, needs)
 
 
 # ---- Local response norm -----------------------------------------------------------------------------

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from pyconv import functional as F
-from pyconv.functional.norm import _batch_norm, _group_norm, _instance_norm
+from pyconv.functional.norm import _batch_norm, _group_norm, _instance_norm, _layer_norm
 from pyconv.nn.module import Module, Parameter
 
 
@@ -86,7 +86,7 @@ class _RunningNorm(_Affine):
     def extra_repr(self):
         return (
             f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}, "
-            f"track_running_stats={self.track_running_stats}"
+            f"bias={self.bias is not None}, track_running_stats={self.track_running_stats}"
         )
 
 
@@ -261,7 +261,7 @@ class InstanceNorm2d(_RunningNorm):
     def backward(self, grad_output):
         (job,) = self._take()
         batched = grad_output if grad_output.ndim == 4 else grad_output[np.newaxis]
-        grad_input, grad_weight, grad_bias, _ = job.backward(batched, self._needs())
+        grad_input, grad_weight, grad_bias = job.backward(batched, self._needs())[:3]
         self._accumulate_all(grad_weight, grad_bias)
         return grad_input if grad_input is None or grad_output.ndim == 4 else grad_input[0]
 
@@ -312,12 +312,15 @@ class GroupNorm(_Affine):
 
     def backward(self, grad_output):
         (job,) = self._take()
-        grad_input, grad_weight, grad_bias, _ = job.backward(grad_output, self._needs())
+        grad_input, grad_weight, grad_bias = job.backward(grad_output, self._needs())
         self._accumulate_all(grad_weight, grad_bias)
         return grad_input
 
     def extra_repr(self):
-        return f"{self.num_groups}, {self.num_channels}, eps={self.eps}, affine={self.affine}"
+        return (
+            f"{self.num_groups}, {self.num_channels}, eps={self.eps}, affine={self.affine}, "
+            f"bias={self.bias is not None}"
+        )
 
 
 class LayerNorm(_Affine):
@@ -356,20 +359,21 @@ class LayerNorm(_Affine):
         self._set_parameters(self.normalized_shape, elementwise_affine, bias, dtype)
 
     def forward(self, input):
-        output = F.layer_norm(input, self.normalized_shape, *self._affine_arrays(), self.eps)
-        self._save(input)
+        output, job = _layer_norm(input, self.normalized_shape, *self._affine_arrays(), self.eps)
+        self._save(job)
         return output
 
     def backward(self, grad_output):
-        (input,) = self._take()
-        grad_input, grad_weight, grad_bias = F.layer_norm_backward(
-            grad_output, input, self.normalized_shape, *self._affine_arrays(), self.eps, needs=self._needs()
-        )
+        (job,) = self._take()
+        grad_input, grad_weight, grad_bias = job.backward(grad_output, self._needs())
         self._accumulate_all(grad_weight, grad_bias)
         return grad_input
 
     def extra_repr(self):
-        return f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.elementwise_affine}"
+        return (
+            f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.elementwise_affine}, "
+            f"bias={self.bias is not None}"
+        )
 
 
 class LocalResponseNorm(Module):
