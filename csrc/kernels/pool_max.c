@@ -166,15 +166,14 @@ static void run_forward(const void *context, ptrdiff_t task, void *scratch) {
 
 /* ---- One channel ---- */
 
-/* The best of a window of wide rows: each lane has its own, every LANES-th of the row, and then these meet.
- */
+/* The best of a window of wide rows: every lane has its own, and then these meet. */
 static struct found {
     real value;
     int64_t at;
 } best_of(const real *input, struct taps taps) {
     ivec lane;
     for (int l = 0; l < LANES; l++) lane[l] = l;
-    struct best best = nothing();
+    struct best best = nothing(taps);
     for (ptrdiff_t r = 0; r < taps.rows; r++)
         for (ptrdiff_t s = 0; s < taps.columns; s += LANES) {
             const real *p = input + r * taps.row_stride + s;
@@ -200,8 +199,8 @@ static void pool_one(const struct max_pool *job, const real *line, const struct 
                      ptrdiff_t at) {
     struct taps taps = window_taps(job, row, &job->axes.column.window[j]);
     const real *input = line + job->axes.column.window[j].begin;
-    real best = (real)-INFINITY;
-    int64_t index = 0;
+    real best = taps.floor;
+    int64_t index = taps.floor_index;
     if (taps.columns >= LANES && taps.column_stride == 1 && taps.column_index == 1) {
         struct found found = best_of(input, taps);
         best = found.value, index = found.at;

@@ -132,9 +132,13 @@ INLINE vec vec_log(vec x) {
     return choose(x - x == 0, y, x);
 }
 
-/* tanh(x) = -e / (e + 2) with e = e^(-2 |x|) - 1 */
+/* tanh(x) = -e / (e + 2) with e = e^t - 1 and t = -2 |x|, held to where 2^n e^r needs no care */
 INLINE vec vec_tanh(vec x) {
-    vec e = vec_expm1(-2 * absolute(x));
+    vec t = larger(splat(EXPM1_LOWEST), -2 * absolute(x));
+    vec shifted = t * (real)1.44269504088896340736 + ROUNDER, n = shifted - ROUNDER;
+    vec r = t - n * LN2_HIGH - n * LN2_LOW;
+    vec scale = (vec)(((ivec)shifted - ((ivec)splat(ROUNDER) - EXPONENT_BIAS)) << MANTISSA_BITS);
+    vec e = (horner(EXP_Q, TERMS(EXP_Q), r) * (r * r) + r) * scale + (scale - 1);
     return with_sign_of(absolute(e) * reciprocal(e + 2), x);
 }
 

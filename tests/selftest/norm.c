@@ -88,6 +88,98 @@ static void check_gradient(struct pyconv_norm norm, struct layout layout) {
     expect("grad_input", dx, rounding());
 }
 
+/* An input of the numbers that are expected of an output. */
+static struct array *known(const struct array *expected) {
+    struct array *a = input(expected->element, expected->count);
+    for (ptrdiff_t i = 0; i < a->count; i++) a->value[i] = expected->value[i];
+    return a;
+}
+
+/* The mean and variance that the channels of a group have in common, of each batch entry. */
+static void group_statistics(const struct pyconv_norm *norm, struct layout layout, ptrdiff_t groups,
+                             const struct array *x, double *mean, double *var) {
+    ptrdiff_t size = norm->channels / groups, row;
+    double each = 1 / (double)(norm->rows * size);
+    for (ptrdiff_t i = 0; i < x->count; i++)
+        mean[run_of(norm, layout.planes, i, &row) / size] += x->value[i] * each;
+    for (ptrdiff_t i = 0; i < x->count; i++) {
+        ptrdiff_t unit = run_of(norm, layout.planes, i, &row) / size;
+        var[unit] += pow(x->value[i] - mean[unit], 2) * each;
+    }
+}
+
+static void check_groups(struct pyconv_norm norm, struct layout layout) {
+    ptrdiff_t groups = 1 + pick(norm.channels), runs = norm.batch * norm.channels, row;
+    while (norm.channels % groups) groups--;
+    ptrdiff_t units = norm.batch * groups, size = norm.channels / groups;
+    struct array *x = steps(REAL, runs * norm.rows, 0.25, 1), *g = steps(REAL, x->count, 0.25, 0.125);
+    struct array *weight = pick(2) ? steps(DOUBLE, norm.channels, 0.5, 0.25) : NULL;
+    struct array *bias = pick(2) ? steps(DOUBLE, norm.channels, 0.25, 0) : NULL;
+    struct array *var = output(DOUBLE, units), *mean = output(DOUBLE, runs), *scale = output(DOUBLE, runs);
+    struct array *shift = output(DOUBLE, runs), *y = output(REAL, x->count), *center = input(DOUBLE, units);
+    group_statistics(&norm, layout, groups, x, center->value, var->value);
+    for (ptrdiff_t run = 0; run < runs; run++) {
+        ptrdiff_t channel = run % norm.channels;
+        mean->value[run] = center->value[run / size];
+        scale->value[run] = (weight ? weight->value[channel] : 1) / sqrt(var->value[run / size] + 0.5);
+        shift->value[run] = bias ? bias->value[channel] : 0;
+    }
+    for (ptrdiff_t i = 0; i < x->count; i++) {
+        ptrdiff_t run = run_of(&norm, layout.planes, i, &row);
+        y->value[i] = (x->value[i] - mean->value[run]) * scale->value[run] + shift->value[run];
+    }
+    struct pyconv_group_norm group = {groups,    0.5,        data(weight), data(bias),
+                                      data(var), data(mean), data(scale),  data(shift)};
+    RUN(layout.table->normalize_groups(&norm, &group, data(x), data(y)));
+    expect("var", var, 10 * rounding());
+    expect("mean", mean, rounding());
+    expect("scale", scale, 10 * rounding());
+    expect("shift", shift, rounding());
+    expect("normalized", y, 10 * rounding());
+
+    struct array *sum = output(DOUBLE, runs), *product = output(DOUBLE, runs), *dx = output(REAL, x->count);
+    double *totals = input(DOUBLE, 2 * units)->value, count = (double)(norm.rows * size);
+    for (ptrdiff_t i = 0; i < x->count; i++) {
+        ptrdiff_t run = run_of(&norm, layout.planes, i, &row);
+        double centred = x->value[i] - mean->value[run], slope = scale->value[run] * g->value[i];
+        sum->value[run] += g->value[i];
+        product->value[run] += g->value[i] * centred;
+        totals[2 * (run / size)] += slope;
+        totals[2 * (run / size) + 1] += slope * centred / (var->value[run / size] + 0.5);
+    }
+    for (ptrdiff_t i = 0; i < x->count; i++) {
+        ptrdiff_t run = run_of(&norm, layout.planes, i, &row);
+        const double *total = totals + 2 * (run / size);
+        double centred = x->value[i] - mean->value[run];
+        dx->value[i] = scale->value[run] * g->value[i] - (total[0] + centred * total[1]) / count;
+    }
+    group.weight = group.bias = NULL;
+    group.var = data(known(var)), group.mean = data(known(mean));
+    group.scale = data(known(scale)), group.shift = data(known(shift));
+    RUN(layout.table->gradient_groups(&norm, &group, data(g), data(x), data(sum), data(product), data(dx)));
+    expect("sum", sum, 10 * rounding());
+    expect("product", product, 10 * rounding());
+    expect("grad_input", dx, 10 * rounding());
+}
+
+static void check_elements(ptrdiff_t batch, ptrdiff_t rows) {
+    begin_case("element sums: %td x %td", batch, rows);
+    struct pyconv_norm norm = {.batch = batch, .rows = rows, .channels = 1};
+    struct array *x = steps(REAL, batch * rows, 0.25, 0), *g = steps(REAL, batch * rows, 0.25, 0);
+    struct array *mean = steps(DOUBLE, batch, 0.25, 0), *scale = steps(DOUBLE, batch, 0.5, 0.25);
+    struct array *product = output(REAL, rows), *sum = output(REAL, rows);
+    norm.mean = data(mean), norm.scale = data(scale);
+    for (ptrdiff_t i = 0; i < batch * rows; i++) {
+        ptrdiff_t n = i / rows;
+        product->value[i % rows] += g->value[i] * (x->value[i] - mean->value[n]) * scale->value[n];
+        sum->value[i % rows] += g->value[i];
+    }
+    RUN(kernels->norm_planes->element_sums(&norm, data(g), data(x), data(product), data(sum)));
+    expect("product", product, 10 * rounding());
+    expect("sum", sum, 10 * rounding());
+    end_case();
+}
+
 static void check_norm(ptrdiff_t batch, ptrdiff_t rows, ptrdiff_t channels) {
     for (int planes = 0; planes < 2; planes++) {
         struct layout layout = {planes ? kernels->norm_planes : kernels->norm, planes};
@@ -101,6 +193,8 @@ static void check_norm(ptrdiff_t batch, ptrdiff_t rows, ptrdiff_t channels) {
         check_normalize(norm, layout);
         end_case();
         check_gradient(norm, layout);
+        end_case();
+        check_groups((struct pyconv_norm){.batch = batch, .rows = rows, .channels = channels}, layout);
         end_case();
     }
 }
@@ -141,6 +235,9 @@ void test_norm(void) {
     check_norm(1, 700, 70);
     check_norm(1, 3, 2100);
     check_norm(0, 3, 4);
+    check_norm(9, 40, 12);
+    for (int i = 0; i < 12; i++) check_elements(1 + pick(200), 1 + pick(70));
+    check_elements(3, 4100);
     for (int i = 0; i < 60; i++) {
         struct pyconv_response r = {1 + pick(3), 1 + pick(200), 1 + pick(20), i % 2, pick(4),
                                     pick(4),     0.3,           0.75,         1.5};
