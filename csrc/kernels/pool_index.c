@@ -161,14 +161,16 @@ static void run_gather(const void *context, ptrdiff_t task, void *scratch) {
     ptrdiff_t channels = job->channels, i = task * job->chunk,
               end = min_size(i + job->chunk, job->images * job->count);
     int bad = 0;
-    for (; i < end; i++) {
-        const real *image = job->from + i / job->count * job->plane * channels;
-        for (ptrdiff_t c = 0; c < channels; c++) {
-            uint64_t pixel = (uint64_t)job->indices[i * channels + c];
-            int inside = pixel < (uint64_t)job->plane;
-            bad |= !inside;
-            job->to[i * channels + c] = inside ? image[(ptrdiff_t)pixel * channels + c] : 0;
-        }
+    while (i < end) {
+        ptrdiff_t image = i / job->count, last = min_size((image + 1) * job->count, end);
+        const real *from = job->from + image * job->plane * channels;
+        for (; i < last; i++)
+            for (ptrdiff_t c = 0; c < channels; c++) {
+                uint64_t pixel = (uint64_t)job->indices[i * channels + c];
+                int inside = pixel < (uint64_t)job->plane;
+                bad |= !inside;
+                job->to[i * channels + c] = inside ? from[(ptrdiff_t)pixel * channels + c] : 0;
+            }
     }
     if (bad) __atomic_store_n(job->bad, 1, __ATOMIC_RELAXED);
 }

@@ -130,8 +130,7 @@ def cat_backward(grad_output, sizes, dim=0):
     sizes = ints("cat_backward", "sizes", sizes)
     if sum(sizes) != grad_output.shape[dim]:
         raise ValueError(
-            f"cat_backward: sizes must add up to grad_output's {grad_output.shape[dim]} in dimension {dim}; "
-            f"got {sizes}"
+            f"cat_backward: sizes must add up to grad_output's {grad_output.shape[dim]} in dimension {dim}; got {sizes}"
         )
     cuts = np.cumsum(sizes)[:-1]
     parts = np.split(grad_output, cuts, axis=dim)

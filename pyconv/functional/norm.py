@@ -1,9 +1,4 @@
-"""Normalisation: batch, group, instance, layer and local response norm.
-
-`Normalization` has one mean and variance for each channel of the whole batch, `GroupNormalization` one for each
-group of channels of each batch entry: instance norm has groups of one channel, and layer norm takes an entry
-for a single channel. The C kernels take sums over an array, and apply to it what is made of these in float64.
-"""
+"""Normalisation: batch, group, instance, layer and local response norm; `_normalization` does the work of most."""
 
 import math
 
@@ -11,198 +6,8 @@ import numpy as np
 
 from pyconv import _kernels
 from pyconv.functional._arguments import integer, ints, is_int, needed, number
-from pyconv.functional._arrays import (
-    channels_last,
-    check_array,
-    contiguous,
-    dense,
-    empty_like,
-    like,
-    wants_channels_last,
-)
-
-
-class Normalization:
-    """One array, normalised: y = (x - mean) * rstd * weight + bias, then optionally + residual and ReLU.
-
-    Parameters
-    ----------
-    x : ndarray
-        Two or more dimensions, (N, C, ...), dense.
-    relu : bool
-        Whether max(y, 0) is taken in the same pass.
-    """
-
-    def __init__(self, x, relu=False):
-        batch, channels = x.shape[:2]
-        rows = math.prod(x.shape[2:])
-        channels_last = rows == 1 or (x.ndim == 4 and wants_channels_last(x))
-        if channels_last:
-            batch, rows = 1, batch * rows
-        self.x = x
-        self.norm = _kernels.Norm(batch, rows, channels, not channels_last, relu)
-        self.batch, self.rows = batch, rows
-        self.count = batch * rows  # elements that share a mean
-
-    def measure(self):
-        """Take the mean and the biased variance from the array itself."""
-        mean, square = self.norm.moments(self.x)
-        with np.errstate(all="ignore"):  # NaN and infinity pass through silently, here and below
-            if self.batch > 1:
-                center = mean.mean(0, keepdims=True)
-                square = (square + self.rows * (mean - center) ** 2).sum(0, keepdims=True)
-                mean = center
-            self.mean, self.var, self.measured = mean[0], square[0] / self.count, True
-
-    def use(self, mean, var):
-        """Take the mean and variance of each channel from running statistics."""
-        self.mean, self.var = mean.astype(np.float64), var.astype(np.float64)
-        self.measured = False
-
-    def prepare(self, weight, eps):
-        """Set what forward and backward both need."""
-        with np.errstate(all="ignore"):
-            self.rstd = 1 / np.sqrt(self.var + eps)
-        self.weight = None if weight is None else weight.astype(np.float64)
-        self.norm.mean = self._spread(self.mean)
-        self.has_residual = False
-        self.output = None  # forward's, where backward can't compute the ReLU's mask again
-
-    def forward(self, weight, bias, eps, residual=None):
-        """The normalised array, in the memory format of x."""
-        self.prepare(weight, eps)
-        norm = self.norm
-        norm.scale = self._spread(self.rstd if weight is None else self.rstd * self.weight)
-        norm.bias = self._spread(np.zeros(1) if bias is None else bias.astype(np.float64))
-        output = empty_like(self.x)
-        norm.normalize(self.x, residual, output)
-        self.has_residual = residual is not None
-        if self.has_residual and norm.relu:
-            self.output = output
-        return output
-
-    def remake(self):
-        """What forward returned, made once more, to the same bits; for those without residual."""
-        output = empty_like(self.x)
-        self.norm.normalize(self.x, None, output)
-        return output
-
-    def backward(self, grad_output, needs=(True, True, True)):
-        """Gradients of x, weight and bias, and of the residual, or None for those not needed."""
-        with np.errstate(all="ignore"):
-            return self._backward(like(grad_output, self.x), needs)
-
-    def _backward(self, g, needs):
-        x, norm = self.x, self.norm
-        weight = 1.0 if self.weight is None else self.weight
-        if x.size == 0:
-            return (*_empty_gradients(x, x.shape[1], needs), g)
-        relu = norm.relu
-        if self.output is not None or needs[1] or needs[2] or (needs[0] and self.measured):
-            masked = None if self.output is None else empty_like(x)
-            total, product = (sums.sum(0) for sums in norm.gradient_sums(g, x, self.output, masked))
-            if masked is not None:
-                g, relu = masked, False
-        grads = [None, None, None, g]
-        if needs[1]:
-            grads[1] = (product * self.rstd).astype(x.dtype)
-        if needs[2]:
-            grads[2] = total.astype(x.dtype)
-        if needs[0]:
-            grads[0] = empty_like(x)
-            slope, pull = self._spread(weight * self.rstd), np.zeros(1)
-            if self.measured:
-                pull = -self.rstd / self.count * weight * total
-                tilt = -(self.rstd**3) / self.count * weight * product
-            if self.measured or relu:
-                norm.relu, before = relu, norm.relu
-                tilt = self._spread(tilt if self.measured else pull)
-                norm.gradient(g, x, None, slope, tilt, self._spread(pull), grads[0])
-                norm.relu = before
-            else:
-                linear = _kernels.Norm(*norm.sizes)
-                linear.mean = linear.bias = self._spread(pull)
-                linear.scale = slope
-                linear.normalize(g, None, grads[0])
-        return tuple(grads)
-
-    def _spread(self, values):
-        """The statistics as the kernels read them: one for each batch entry and channel."""
-        return np.ascontiguousarray(np.broadcast_to(values, (self.batch, self.x.shape[1])))
-
-
-class GroupNormalization:
-    """One array, each batch entry of which is normalised by the statistics of its own groups of channels.
-
-    Parameters
-    ----------
-    x : ndarray
-        Two or more dimensions, (N, C, ...), dense.
-    groups : int
-        Divides C.
-    elements : (weight, bias), optional
-        Of each element of a channel rather than of a channel, each an array or None; for dense planes.
-
-    Attributes
-    ----------
-    mean : ndarray (N, C)
-        The mean of each channel's group, after `forward`.
-    var : ndarray (N, groups)
-        The biased variance.
-    """
-
-    def __init__(self, x, groups, elements=(None, None)):
-        self.x, self.groups = x, groups
-        rows = math.prod(x.shape[2:])
-        channels_last = x.ndim == 4 and wants_channels_last(x)
-        self.norm = _kernels.Norm(x.shape[0], rows, x.shape[1], not channels_last)
-        self.norm.weight, self.norm.shift = elements
-        self.count = rows * x.shape[1] // max(groups, 1)  # elements that share a mean
-
-    @property
-    def mean(self):
-        return self.norm.mean
-
-    def prepare(self, weight, eps):
-        """What `forward` does for `backward`, without an output."""
-        self._run(weight, None, eps, None)
-
-    def forward(self, weight, bias, eps):
-        """The normalised array, in the memory format of x."""
-        output = empty_like(self.x)
-        self._run(weight, bias, eps, output)
-        return output
-
-    def _run(self, weight, bias, eps, output):
-        self.eps = eps
-        if self.x.size:
-            self.weight, bias = (None if array is None else array.astype(np.float64) for array in (weight, bias))
-            self.var = self.norm.normalize_groups(self.groups, eps, self.weight, bias, self.x, output)
-
-    def backward(self, grad_output, needs=(True, True, True)):
-        """Gradients of x, weight and bias, or None for those not needed."""
-        x, norm = self.x, self.norm
-        if x.size == 0:
-            return _empty_gradients(x, x.shape[1], needs)
-        g = like(grad_output, x)
-        grads = [empty_like(x) if needs[0] else None, None, None]
-        if needs[0]:
-            total, product = norm.gradient_groups(self.var, self.eps, g, x, grads[0])
-        elif needs[1] or needs[2]:
-            total, product = norm.gradient_sums(g, x, None, None)
-        with np.errstate(all="ignore"):
-            if needs[1]:
-                rstd = np.repeat(1 / np.sqrt(self.var + self.eps), x.shape[1] // self.groups, axis=1)
-                grads[1] = (product * rstd).sum(0).astype(x.dtype)
-            if needs[2]:
-                grads[2] = total.sum(0).astype(x.dtype)
-        return tuple(grads)
-
-
-def _empty_gradients(x, shape, needs):
-    """The gradients of an x without elements, and of weights that it does not touch."""
-    grads = (empty_like(x), np.zeros(shape, x.dtype), np.zeros(shape, x.dtype))
-    return tuple(grad if need else None for grad, need in zip(grads, needs))
+from pyconv.functional._arrays import check_array, dense, empty_like, like, wants_channels_last
+from pyconv.functional._normalization import GroupNormalization, LayerNormalization, Normalization, check_gradient
 
 
 def _check_input(op, input, least):
@@ -217,12 +22,6 @@ def _check_vectors(op, input, shape, **arrays):
             check_array(op, name, array, dtype=input.dtype)
             if array.shape != shape:
                 raise ValueError(f"{op}: {name} must have shape {shape}; got {array.shape}")
-
-
-def _check_gradient(op, grad_output, input):
-    check_array(op, "grad_output", grad_output, dtype=input.dtype)
-    if grad_output.shape != input.shape:
-        raise ValueError(f"{op}: grad_output must have the shape of input, {input.shape}; got {grad_output.shape}")
 
 
 def _check_running(op, running_mean, running_var, momentum):
@@ -367,7 +166,7 @@ def batch_norm_backward(
 
 def _gradients(op, job, grad_output, weight, eps, needs):
     """What job.forward would have left for the backward, and the gradients of input, weight and bias."""
-    _check_gradient(op, grad_output, job.x)
+    check_gradient(op, grad_output, job.x)
     needs = needed(op, needs)
     job.prepare(weight, number(op, "eps", eps))
     return job.backward(grad_output, needs)[:3]
@@ -544,65 +343,6 @@ def _start_layer_norm(op, input, normalized_shape, weight, bias, eps):
     return LayerNormalization(input, shape, weight, bias)
 
 
-class LayerNormalization:
-    """An input of layer norm as rows of elements to normalise, and the way back; channels-last stays so."""
-
-    def __init__(self, input, shape, weight, bias):
-        self.shape = shape
-        self.model = dense(input)
-        self.last = input.ndim == 4 and len(shape) == 3 and wants_channels_last(self.model)
-        elements = math.prod(shape)
-        self.sizes = (input.size // elements if elements else 0, elements)
-        self.job = GroupNormalization(self._rows(self.model), 1, (self._row(weight), self._row(bias)))
-
-    def forward(self, eps):
-        return self._image(self.job.forward(None, None, eps))
-
-    def prepare(self, eps):
-        self.job.prepare(None, eps)
-
-    def backward(self, grad_output, needs):
-        """Gradients of the input, weight and bias, or None for those not needed."""
-        if self.model.size == 0:
-            return _empty_gradients(self.model, self.shape, needs)
-        g, norm = self._rows(grad_output), self.job.norm
-        grads = [None, None, None]
-        if needs[1] or needs[2]:
-            product, total = (_kernels.empty(self.sizes[1:], g.dtype) for _ in range(2))
-            norm.element_sums(g, self.job.x, product, total)
-            grads[1] = self._weight(product) if needs[1] else None
-            grads[2] = self._weight(total) if needs[2] else None
-        if needs[0]:
-            grads[0] = self._image(self.job.backward(g, (True, False, False))[0])
-        return tuple(grads)
-
-    def _rows(self, array):
-        """An array of the input's shape as (rows, 1, elements)."""
-        if self.last:
-            array = channels_last(array).transpose(0, 2, 3, 1)
-        return contiguous(array).reshape(self.sizes[0], 1, self.sizes[1])
-
-    def _image(self, rows):
-        """`rows` in the input's shape and memory format."""
-        if not self.last:
-            return rows.reshape(self.model.shape)
-        n, c, h, w = self.model.shape
-        return rows.reshape(n, h, w, c).transpose(0, 3, 1, 2)
-
-    def _row(self, array):
-        """A weight or bias in the order of a row's elements; None stays None."""
-        if array is None:
-            return None
-        return (channels_last(array[None]).transpose(0, 2, 3, 1) if self.last else contiguous(array)).reshape(-1)
-
-    def _weight(self, row):
-        """The reverse of `_row`."""
-        if not self.last:
-            return row.reshape(self.shape)
-        c, h, w = self.shape
-        return contiguous(row.reshape(1, h, w, c).transpose(0, 3, 1, 2))[0]
-
-
 def _layer_norm(input, normalized_shape, weight, bias, eps):
     """(output, LayerNormalization), as `_batch_norm`."""
     job = _start_layer_norm("layer_norm", input, normalized_shape, weight, bias, eps)
@@ -649,7 +389,7 @@ def layer_norm_backward(
     op = "layer_norm_backward"
     job = _start_layer_norm(op, input, normalized_shape, weight, bias, eps)
     needs = needed(op, needs)
-    _check_gradient(op, grad_output, input)
+    check_gradient(op, grad_output, input)
     job.prepare(eps)
     return job.backward(grad_output, needs)
 
@@ -712,5 +452,5 @@ def local_response_norm_backward(grad_output, input, size, alpha=1e-4, beta=0.75
     """Gradient of `local_response_norm` with respect to its input."""
     op = "local_response_norm_backward"
     _check_local_response_norm(op, input, size, alpha=alpha, beta=beta, k=k)
-    _check_gradient(op, grad_output, input)
+    check_gradient(op, grad_output, input)
     return _local_response_norm(grad_output, input, size, alpha, beta, k)

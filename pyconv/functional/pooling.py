@@ -1,159 +1,23 @@
-"""Pooling: maxima and averages over windows, their gradients, and the inverse of maximum pooling.
-
-A channels-last input is pooled as it is. Any other is pooled as a batch of planes of one channel each, for
-which the kernels have a path of their own, so nothing is converted on the way in or out.
-"""
+"""Pooling: maxima and averages over windows, their gradients, and the inverse of maximum pooling."""
 
 import numpy as np
 
 from pyconv import _kernels
-from pyconv.functional._arguments import LIMIT, integer, ints, is_int, pair, remembered
-from pyconv.functional._arrays import channels_last, check_array, contiguous, wants_channels_last
+from pyconv.functional._arguments import LIMIT, integer, ints, pair
+from pyconv.functional._arrays import check_array, wants_channels_last
+from pyconv.functional._windows import (
+    Batch,
+    adaptive_windows,
+    check_indices,
+    check_shape,
+    checked_shape,
+    ordinary_windows,
+    stride_of,
+)
 from pyconv.functional.activation import relu as rectify
 from pyconv.functional.activation import relu_backward
 
 MOST_TAPS = 255  # what an 8-bit tap number can tell apart, and one number for no tap
-
-
-# ---- Images at the door ----------------------------------------------------------------------------
-
-
-class _Batch:
-    """A 3-D or 4-D shape as the kernels see it: (images, height, width, channels)."""
-
-    def __init__(self, op, name, shape, is_channels_last):
-        if len(shape) not in (3, 4):
-            raise ValueError(f"{op}: {name} must have 3 or 4 dimensions; got shape {shape}")
-        self.unbatched = len(shape) == 3
-        n, c, self.height, self.width = (1, *shape) if self.unbatched else shape
-        self.leading, self.is_channels_last = (n, c), is_channels_last
-        self.images, self.channels = (n, c) if is_channels_last else (n * c, 1)
-
-    @classmethod
-    def of(cls, op, name, array):
-        check_array(op, name, array, (3, 4))
-        return cls(op, name, array.shape, array.ndim == 4 and wants_channels_last(array))
-
-    @property
-    def sizes(self):
-        return self.images, self.height, self.width, self.channels
-
-    def check_not_empty(self, op, name):
-        if 0 in (self.leading[1], self.height, self.width):
-            shape = (*self.leading, self.height, self.width)[self.unbatched :]
-            raise ValueError(f"{op}: {name} must have no empty dimension except the batch; got shape {shape}")
-
-    def dense(self, array):
-        """An array of this batch's images, in this batch's memory format."""
-        if self.is_channels_last:
-            return channels_last(array)
-        return contiguous(array)
-
-    def empty(self, height, width, dtype):
-        """A fresh (N, C, height, width) in this batch's memory format."""
-        return _kernels.empty((*self.leading, height, width), dtype, self.is_channels_last)
-
-    def result(self, array):
-        return array[0] if self.unbatched else array
-
-
-def _check_indices(op, indices, shape, name):
-    if not isinstance(indices, np.ndarray):
-        raise TypeError(f"{op}: indices must be a numpy.ndarray; got {type(indices).__name__}")
-    if indices.dtype != np.int64 or not indices.dtype.isnative:
-        raise TypeError(f"{op}: indices must have dtype int64; got {indices.dtype}")
-    if indices.shape != shape:
-        raise ValueError(f"{op}: indices must have the shape of {name}, {shape}; got {indices.shape}")
-
-
-def check_shape(op, array, wanted):
-    """Raise unless a gradient has the output's shape."""
-    check_array(op, "grad_output", array)
-    if array.shape != wanted:
-        raise ValueError(f"{op}: grad_output must have the shape of the output, {wanted}; got {array.shape}")
-
-
-def _input_shape(op, shape):
-    shape = ints(op, "input_shape", shape)
-    if len(shape) not in (3, 4):
-        raise ValueError(f"{op}: input_shape must be the shape of a 3-D or 4-D input; got {shape}")
-    return shape
-
-
-# ---- Windows ---------------------------------------------------------------------------------------
-
-
-def _windows(op, batch, kernel_size, stride, padding, dilation, ceil_mode, average=None):
-    """The windows that the kernels are told of; average: (count_include_pad, divisor_override)."""
-    batch.check_not_empty(op, "input")
-    options = (tuple(v) if isinstance(v, list) else v for v in (kernel_size, stride, padding, dilation))
-    return _geometry(op, batch.sizes, *options, bool(ceil_mode), average)
-
-
-# Options are checked once: afterwards the same ones, on the same shape, find their windows here.
-@remembered
-def _geometry(op, sizes, kernel_size, stride, padding, dilation, ceil_mode, average):
-    _, height, width, _ = sizes
-    kernel = pair(op, "kernel_size", kernel_size, 1)
-    stride = _stride(op, stride, kernel)
-    padding = pair(op, "padding", padding, 0)
-    dilation = pair(op, "dilation", dilation, 1)
-    if any(2 * p > k for p, k in zip(padding, kernel)):
-        raise ValueError(
-            f"{op}: padding must be at most half of kernel_size; got padding={padding}, kernel_size={kernel}"
-        )
-    output = []
-    for extent, k, s, p, d in zip((height, width), kernel, stride, padding, dilation):
-        room = extent + 2 * p - d * (k - 1) - 1 + (s - 1 if ceil_mode else 0)
-        size = room // s + 1
-        if ceil_mode and (size - 1) * s >= extent + p:
-            size -= 1  # a window must begin in the input or in its left padding
-        if size < 1:
-            raise ValueError(
-                f"{op}: the output must have at least one pixel; got an input of {height} x {width} "
-                f"with kernel_size={kernel}, stride={stride}, padding={padding}, dilation={dilation}"
-            )
-        if d > 1 and p and any(_is_empty(i * s - p, k, d, extent) for i in range(min(-(-p // s), size))):
-            raise ValueError(
-                f"{op}: every window must hold a pixel; got an input of {height} x {width} "
-                f"with kernel_size={kernel}, stride={stride}, padding={padding}, dilation={dilation}"
-            )
-        output.append(size)
-    windows = {"input": sizes, "output": tuple(output), "kernel": kernel, "stride": stride}
-    windows |= {"padding": padding, "dilation": dilation}
-    if average is not None:
-        windows["count_include_pad"], windows["divisor"] = average
-    return windows
-
-
-def _stride(op, stride, kernel):
-    """The stride as a pair: the kernel's size where it is None or empty, as PyTorch has it."""
-    is_left_out = stride is None or (isinstance(stride, (tuple, list)) and not stride)
-    return kernel if is_left_out else pair(op, "stride", stride, 1)
-
-
-def _is_empty(origin, kernel, dilation, extent):
-    first = -(-max(-origin, 0) // dilation)
-    return first >= kernel or origin + first * dilation >= extent
-
-
-def _adaptive_windows(op, batch, output_size):
-    """The windows of adaptive pooling; ordinary ones where the sizes divide evenly."""
-    values = output_size if isinstance(output_size, (tuple, list)) else (output_size, output_size)
-    if len(values) == 1:
-        values = (values[0], values[0])
-    if len(values) != 2 or not all(v is None or is_int(v) for v in values):
-        raise TypeError(f"{op}: output_size must be an int, None or a pair of these; got {output_size!r}")
-    extents = batch.height, batch.width
-    output = tuple(extent if v is None else int(v) for v, extent in zip(values, extents))
-    if any(not 0 <= v < LIMIT for v in output):
-        raise ValueError(f"{op}: output_size must be non-negative; got {output_size!r}")
-    batch.check_not_empty(op, "input")
-    windows = {"input": batch.sizes, "output": output}
-    if all(v and extent % v == 0 for v, extent in zip(output, extents)):
-        kernel = tuple(extent // v for v, extent in zip(output, extents))
-        return windows | {"kernel": kernel, "stride": kernel}
-    return windows | {"adaptive": True}
 
 
 # ---- Maximum pooling -------------------------------------------------------------------------------
@@ -212,8 +76,8 @@ def max_pool2d(input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode
     array([[[ 5,  7],
             [13, 15]]])
     """
-    batch = _Batch.of("max_pool2d", "input", input)
-    windows = _windows("max_pool2d", batch, kernel_size, stride, padding, dilation, ceil_mode)
+    batch = Batch.of("max_pool2d", "input", input)
+    windows = ordinary_windows("max_pool2d", batch, kernel_size, stride, padding, dilation, ceil_mode)
     output, indices = _max_pool(batch, windows, input, np.int64 if return_indices else None)
     return (batch.result(output), batch.result(indices)) if return_indices else batch.result(output)
 
@@ -226,8 +90,8 @@ def max_pool2d_saving(input, kernel_size, stride=None, padding=0, dilation=1, ce
     max(max_pool2d(input), 0), and tap numbers tell of that as well.
     """
     op = "max_pool2d"
-    batch = _Batch.of(op, "input", input)
-    windows = _windows(op, batch, kernel_size, stride, padding, dilation, ceil_mode)
+    batch = Batch.of(op, "input", input)
+    windows = ordinary_windows(op, batch, kernel_size, stride, padding, dilation, ceil_mode)
     kernel = windows["kernel"]
     few_taps = batch.is_channels_last and kernel[0] * kernel[1] <= MOST_TAPS
     in_pass = relu and few_taps and batch.channels > 1
@@ -273,14 +137,14 @@ def _raise_bad_index(op, indices, height, width):
 
 def _index_backward(op, grad_output, indices, input_shape):
     check_array(op, "grad_output", grad_output, (3, 4))
-    input_shape = _input_shape(op, input_shape)
+    input_shape = checked_shape(op, input_shape)
     if len(input_shape) != grad_output.ndim or input_shape[:-2] != grad_output.shape[:-2]:
         raise ValueError(
             f"{op}: input_shape must have the batch and channels of grad_output, of shape "
             f"{grad_output.shape}; got {input_shape}"
         )
-    _check_indices(op, indices, grad_output.shape, "grad_output")
-    batch = _Batch(op, "input", input_shape, grad_output.ndim == 4 and wants_channels_last(grad_output))
+    check_indices(op, indices, grad_output.shape, "grad_output")
+    batch = Batch(op, "input", input_shape, grad_output.ndim == 4 and wants_channels_last(grad_output))
     return _scatter(op, grad_output, indices, batch, False)
 
 
@@ -340,8 +204,8 @@ def adaptive_max_pool2d(input, output_size, return_indices=False):
     array([[[4., 5.]]])
     """
     op = "adaptive_max_pool2d"
-    batch = _Batch.of(op, "input", input)
-    windows = _adaptive_windows(op, batch, output_size)
+    batch = Batch.of(op, "input", input)
+    windows = adaptive_windows(op, batch, output_size)
     output, indices = _max_pool(batch, windows, input, np.int64 if return_indices else None)
     return (batch.result(output), batch.result(indices)) if return_indices else batch.result(output)
 
@@ -399,8 +263,8 @@ def _in_parts(batch, windows, x):
 
 def _avg_pool_backward(op, grad_output, input_shape, make_windows):
     check_array(op, "grad_output", grad_output, (3, 4))
-    input_shape = _input_shape(op, input_shape)
-    batch = _Batch(op, "input", input_shape, grad_output.ndim == 4 and wants_channels_last(grad_output))
+    input_shape = checked_shape(op, input_shape)
+    batch = Batch(op, "input", input_shape, grad_output.ndim == 4 and wants_channels_last(grad_output))
     windows = make_windows(batch)
     check_shape(op, grad_output, (*input_shape[:-2], *windows["output"]))
     grad_input = batch.empty(batch.height, batch.width, grad_output.dtype)
@@ -448,9 +312,9 @@ def avg_pool2d(
             [10.5, 12.5]]])
     """
     op = "avg_pool2d"
-    batch = _Batch.of(op, "input", input)
+    batch = Batch.of(op, "input", input)
     average = _average_options(op, count_include_pad, divisor_override)
-    return _avg_pool(batch, _windows(op, batch, kernel_size, stride, padding, 1, ceil_mode, average), input)
+    return _avg_pool(batch, ordinary_windows(op, batch, kernel_size, stride, padding, 1, ceil_mode, average), input)
 
 
 def avg_pool2d_backward(
@@ -484,7 +348,7 @@ def avg_pool2d_backward(
         op,
         grad_output,
         input_shape,
-        lambda batch: _windows(op, batch, kernel_size, stride, padding, 1, ceil_mode, average),
+        lambda batch: ordinary_windows(op, batch, kernel_size, stride, padding, 1, ceil_mode, average),
     )
 
 
@@ -508,15 +372,15 @@ def adaptive_avg_pool2d(input, output_size):
     >>> F.adaptive_avg_pool2d(np.arange(6.0).reshape(1, 2, 3), 1)
     array([[[2.5]]])
     """
-    batch = _Batch.of("adaptive_avg_pool2d", "input", input)
-    return _avg_pool(batch, _adaptive_windows("adaptive_avg_pool2d", batch, output_size), input)
+    batch = Batch.of("adaptive_avg_pool2d", "input", input)
+    return _avg_pool(batch, adaptive_windows("adaptive_avg_pool2d", batch, output_size), input)
 
 
 def adaptive_avg_pool2d_backward(grad_output, input_shape):
     """Gradient of `adaptive_avg_pool2d`; the output size is grad_output's."""
     op = "adaptive_avg_pool2d_backward"
     return _avg_pool_backward(
-        op, grad_output, input_shape, lambda batch: _adaptive_windows(op, batch, grad_output.shape[-2:])
+        op, grad_output, input_shape, lambda batch: adaptive_windows(op, batch, grad_output.shape[-2:])
     )
 
 
@@ -525,7 +389,7 @@ def adaptive_avg_pool2d_backward(grad_output, input_shape):
 
 def _unpool_size(op, input, kernel_size, stride, padding, output_size):
     kernel = pair(op, "kernel_size", kernel_size, 1)
-    stride = _stride(op, stride, kernel)
+    stride = stride_of(op, stride, kernel)
     padding = pair(op, "padding", padding, 0)
     default = tuple((x - 1) * s + k - 2 * p for x, k, s, p in zip(input.shape[-2:], kernel, stride, padding))
     if output_size is None:
@@ -576,10 +440,10 @@ def max_unpool2d(input, indices, kernel_size, stride=None, padding=0, output_siz
     """
     op = "max_unpool2d"
     check_array(op, "input", input, (3, 4))
-    _Batch.of(op, "input", input).check_not_empty(op, "input")
-    _check_indices(op, indices, input.shape, "input")
+    Batch.of(op, "input", input).check_not_empty(op, "input")
+    check_indices(op, indices, input.shape, "input")
     size = _unpool_size(op, input, kernel_size, stride, padding, output_size)
-    batch = _Batch(op, "output", (*input.shape[:-2], *size), input.ndim == 4 and wants_channels_last(input))
+    batch = Batch(op, "output", (*input.shape[:-2], *size), input.ndim == 4 and wants_channels_last(input))
     return _scatter(op, input, indices, batch, True)
 
 
@@ -597,8 +461,8 @@ def max_unpool2d_backward(grad_output, indices):
         grad_input, of the shape of `indices`, in the memory format of grad_output.
     """
     op = "max_unpool2d_backward"
-    batch = _Batch.of(op, "grad_output", grad_output)
-    _check_indices(op, indices, (*grad_output.shape[:-2], *getattr(indices, "shape", ())[-2:]), "the input")
+    batch = Batch.of(op, "grad_output", grad_output)
+    check_indices(op, indices, (*grad_output.shape[:-2], *getattr(indices, "shape", ())[-2:]), "the input")
     if batch.unbatched:
         grad_output, indices = grad_output[None], indices[None]
     height, width = indices.shape[-2:]

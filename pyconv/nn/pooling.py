@@ -1,7 +1,8 @@
 """Pooling layers."""
 
 from pyconv import functional as F
-from pyconv.functional.pooling import check_shape, max_pool2d_restoring, max_pool2d_saving
+from pyconv.functional._windows import check_shape
+from pyconv.functional.pooling import max_pool2d_restoring, max_pool2d_saving
 from pyconv.nn.module import Module, is_grad_enabled
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import pyconv.functional as F
 from oracle import LAYOUTS, Guarded, assert_close, to_torch
 from pyconv import _kernels
-from pyconv.functional import pooling
+from pyconv.functional import _windows, pooling
 
 # (input shape, kernel_size, stride, padding, dilation, ceil_mode)
 MAX_POOLS = [
@@ -393,8 +393,8 @@ def test_errors(call, error, message):
 @pytest.mark.parametrize("kernel, stride, padding", [(2, 2, 0), (3, 2, 1), (3, 1, 1), (2, 3, 1), (4, 4, 0)])
 def test_kernels_stay_inside(channels, kernel, stride, padding, dtype, isa, rng):
     for height, width in ((4, 4), (5, 7), (6, 33), (8, 64)):
-        batch = pooling._Batch("", "", (2, channels, height, width), True)
-        windows = pooling._windows("", batch, kernel, stride, padding, 1, False, (False, 0))
+        batch = _windows.Batch("", "", (2, channels, height, width), True)
+        windows = _windows.ordinary_windows("", batch, kernel, stride, padding, 1, False, (False, 0))
         output_shape = (2, channels, *windows["output"])
         # the input too lies between guards, of NaN, which would show in the output
         x = Guarded((2, channels, height, width), dtype, True)
