@@ -1,6 +1,7 @@
 /* Convolution: which algorithm computes a pass, and why. */
 #include "conv.h"
 #include "conv_grouped.h"
+#include "conv_planar.h"
 #include "correlation.h"
 #include "parallel.h"
 #include "winograd.h"
@@ -14,10 +15,17 @@ static int fits_winograd(const struct pyconv_conv2d *g) {
            g->kernel_height == g->kernel_width && (g->kernel_height == 3 || g->kernel_height == 5);
 }
 
-/* Whether a weight's gradient is made by bundles of groups. */
-static int has_bundles(const struct pyconv_conv2d *g) {
-    return g->batch && g->out_height && g->out_width && g->kernel_height && g->kernel_width &&
-           can_bundle(g->groups, g->in_channels / g->groups, g->out_channels / g->groups);
+/* What puts together the lanes of a weight's gradient where it is made directly. */
+enum lanes_of { FILTERS, BUNDLES_OF_GROUPS, PIXELS };
+
+static enum lanes_of weight_lanes(const struct pyconv_conv2d *g) {
+    ptrdiff_t area = g->kernel_height * g->kernel_width, from = g->in_channels / g->groups,
+              to = g->out_channels / g->groups;
+    if (!g->batch || !g->out_height || !g->out_width || !area) return FILTERS;
+    if (can_bundle(g->groups, from, to)) return BUNDLES_OF_GROUPS;
+    return to <= PLANAR_CHANNELS && is_planar(g->groups, g->stride_width, area, from, to, g->out_width)
+               ? PIXELS
+               : FILTERS;
 }
 
 static int fits_scatter(const struct pyconv_conv2d *g) {
@@ -38,13 +46,19 @@ static int fits_scatter(const struct pyconv_conv2d *g) {
 #define TRANSFORM_FILTER 220.0 /* for LANES filters on one channel, the transposition included */
 #define SCATTER_VECTOR 4.0     /* load, add, store */
 #define GATHER_STORE 3.0       /* for LANES filters of a pixel: what a tile takes besides its products */
-#define PRODUCT_STORE 8.0      /* the same of Winograd's products, as so many more channels */
+#define PLANAR_EFFICIENCY 0.35
+#define PLANAR_STORE 0.8  /* for each output */
+#define PRODUCT_STORE 8.0 /* the same of Winograd's products, as so many more channels */
 
 static double direct_cycles(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass) {
     double pixels = (double)(g->batch * g->out_height * g->out_width),
            taps = (double)(g->kernel_height * g->kernel_width);
     ptrdiff_t from = g->in_channels / g->groups, to = g->out_channels / g->groups;
     if (pass == PYCONV_GRAD_INPUT) from = g->out_channels / g->groups, to = g->in_channels / g->groups;
+    ptrdiff_t width = pass == PYCONV_GRAD_INPUT ? g->in_width : g->out_width;
+    ptrdiff_t step = pass == PYCONV_FORWARD ? g->stride_width : 1;
+    if (pass != PYCONV_GRAD_WEIGHT && is_planar(g->groups, step, (ptrdiff_t)taps, from, to, width))
+        return pixels * (double)to * (taps * (double)from / LANES / 2 / PLANAR_EFFICIENCY + PLANAR_STORE);
     double vectors = pixels * (double)(g->groups * ceil_div(to, LANES));
     return vectors * (taps * (double)from / 2 / GATHER_EFFICIENCY + GATHER_STORE);
 }
@@ -206,13 +220,15 @@ static int grad_weight(const struct pyconv_conv2d *g, const void *grad_output, c
         return VARIANT(grad_weight_depthwise)(g, grad_output, input, result);
     if (algorithm == PYCONV_CONV_WINOGRAD)
         return VARIANT(grad_weight_winograd)(g, grad_output, input, result);
-    if (!has_bundles(g)) return VARIANT(grad_weight_direct)(g, grad_output, input, result);
+    enum lanes_of lanes = weight_lanes(g);
+    if (lanes == FILTERS) return VARIANT(grad_weight_direct)(g, grad_output, input, result);
     size_t bytes;
     struct tap *tap = alloc_taps(g, &bytes);
     if (!tap) return PYCONV_NO_MEMORY;
     struct pyconv_epilogue none = {NULL, NULL, 0};
     struct correlation c = forward_correlation(g, input, NULL, &none, NULL, tap);
-    status = VARIANT(grad_weight_grouped)(&c, grad_output, result);
+    status = lanes == PIXELS ? VARIANT(grad_weight_planar)(&c, grad_output, result)
+                             : VARIANT(grad_weight_grouped)(&c, grad_output, result);
     pyconv_free(tap, bytes);
     return status;
 }
@@ -242,12 +258,12 @@ static int explain(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass,
     if (empty) {
     } else if (pass == PYCONV_GRAD_WEIGHT) {
         if (algorithm == PYCONV_CONV_WINOGRAD) bytes = VARIANT(grad_weight_winograd_workspace)(g);
-        if (algorithm == PYCONV_CONV_DIRECT && has_bundles(g)) {
-            struct correlation c = forward_correlation(g, NULL, NULL, &none, NULL, tap);
-            bytes = VARIANT(grad_weight_grouped_workspace)(&c);
-        } else if (algorithm == PYCONV_CONV_DIRECT) {
-            bytes = VARIANT(grad_weight_direct_workspace)(g);
-        }
+        enum lanes_of lanes = weight_lanes(g);
+        struct correlation c = forward_correlation(g, NULL, NULL, &none, NULL, tap);
+        if (algorithm == PYCONV_CONV_DIRECT)
+            bytes = lanes == PIXELS              ? VARIANT(grad_weight_planar_workspace)(&c)
+                    : lanes == BUNDLES_OF_GROUPS ? VARIANT(grad_weight_grouped_workspace)(&c)
+                                                 : VARIANT(grad_weight_direct_workspace)(g);
     } else if (algorithm == PYCONV_CONV_SCATTER) {
         bytes = VARIANT(grad_input_scatter_workspace)(g);
     } else if (pass == PYCONV_FORWARD) {

@@ -19,6 +19,12 @@ struct workspace VARIANT(correlate_direct_workspace)(const struct correlation *)
 /* conv_grouped.c: groups so small that several share a vector (`is_grouped`) */
 int VARIANT(correlate_grouped)(const struct correlation *);
 struct workspace VARIANT(correlate_grouped_workspace)(const struct correlation *);
+/* conv_planar.c: few output channels (`is_planar`) */
+int VARIANT(correlate_planar)(const struct correlation *);
+struct workspace VARIANT(correlate_planar_workspace)(const struct correlation *);
+/* conv_planar_weight.c: of the forward pass's correlation */
+int VARIANT(grad_weight_planar)(const struct correlation *, const real *grad_output, real *grad_weight);
+struct workspace VARIANT(grad_weight_planar_workspace)(const struct correlation *);
 /* conv_grouped_weight.c: of the forward pass's correlation */
 int VARIANT(grad_weight_grouped)(const struct correlation *, const real *grad_output, real *grad_weight);
 struct workspace VARIANT(grad_weight_grouped_workspace)(const struct correlation *);

@@ -18,6 +18,7 @@
  */
 #include "conv.h"
 #include "conv_grouped.h"
+#include "conv_planar.h"
 #include "correlation.h"
 #include "parallel.h"
 #include "tile.h"
@@ -429,9 +430,14 @@ static struct workspace space(const struct direct *d) {
     };
 }
 
+static int has_few_outputs(const struct correlation *c) {
+    return is_planar(c->groups, c->step_width, c->taps, c->src_channels, c->dst_channels, c->dst_width);
+}
+
 struct workspace VARIANT(correlate_direct_workspace)(const struct correlation *correlation) {
     if (is_grouped(correlation->groups, correlation->src_channels, correlation->dst_channels))
         return VARIANT(correlate_grouped_workspace)(correlation);
+    if (has_few_outputs(correlation)) return VARIANT(correlate_planar_workspace)(correlation);
     struct correlation c = flatten(correlation);
     struct direct d = {.c = &c};
     plan(&d);
@@ -446,6 +452,7 @@ int VARIANT(correlate_direct)(const struct correlation *correlation) {
         return PYCONV_OK;
     }
     if (is_grouped(c.groups, c.src_channels, c.dst_channels)) return VARIANT(correlate_grouped)(&c);
+    if (has_few_outputs(&c)) return VARIANT(correlate_planar)(&c);
     struct direct d = {.c = &c};
     plan(&d);
     ptrdiff_t blocks = c.groups * d.blocks;

@@ -51,8 +51,8 @@ def check_exact(rng, dtype, shape, weight_shape, stride=1, padding=0, dilation=1
 
 # ---- The direct algorithm ---------------------------------------------------------------------------
 
-# a register tile has 6 or 14 pixels and 2 to 32 channels; images of one row up to several tasks
-EDGES = [1, 2, 5, 6, 7, 13, 14, 15, 16, 17, 31, 32, 33]
+# a register tile has 6, 12 or 14 pixels and 2 to 32 channels; images of one row up to several tasks
+EDGES = [1, 4, 5, 6, 7, 11, 12, 13, 14, 15, 16, 17, 31, 32, 33]
 
 
 @pytest.mark.parametrize("channels", EDGES)
@@ -60,6 +60,25 @@ def test_direct_is_exact_around_tile_edges(channels, isa, dtype, rng):
     check_exact(rng, dtype, (2, channels, 5, channels), (3, channels, 3, 3), padding=1)
     check_exact(rng, dtype, (1, 3, 7, 15), (channels, 3, 3, 2), padding=(1, 0))
     check_exact(rng, dtype, (3, channels, 2, 3), (channels + 1, channels, 1, 1))
+
+
+@pytest.mark.parametrize("width", [1, 11, 12, 13, 15, 16, 17, 31, 32, 33, 49])
+def test_direct_is_exact_around_vectors_of_pixels(width, isa, dtype, rng):
+    """Few outputs have their lanes over pixels; bundles of groups go in strips of 12 columns."""
+    for filters in (1, 4, 6, 7, 10):
+        check_exact(rng, dtype, (2, 3, 6, width), (filters, 3, 3, 3), padding=1)
+    check_exact(rng, dtype, (2, 1, 9, width + 4), (6, 1, 5, 5), stride=(2, 1))
+    check_exact(rng, dtype, (2, 40, 7, width), (40, 4, 3, 3), padding=1, groups=10)
+    check_exact(rng, dtype, (1, 24, 7, width), (56, 3, 3, 3), padding=1, stride=2, groups=8)
+    check_exact(rng, dtype, (1, 48, 4, width), (48, 16, 3, 3), padding=2, dilation=2, groups=3)
+    check_exact(rng, dtype, (3, 6, 4, width), (4, 6, 3, 1), padding=(1, 0))
+
+
+@pytest.mark.parametrize("channels", [47, 48, 49, 95, 97])
+def test_pointwise_weight_gradient_is_exact_around_panels(channels, isa, dtype, rng):
+    for filters in (16, 31, 32, 33, 65):
+        check_exact(rng, dtype, (2, channels, 9, 15), (filters, channels, 1, 1))
+    check_exact(rng, dtype, (3, 2 * channels, 5, 6), (34, channels, 1, 1), stride=(2, 1), groups=2)
 
 
 GEOMETRIES = {
@@ -167,7 +186,27 @@ def test_winograd_around_tile_edges(kernel, size, channels, filters, isa, rng):
         assert_close(a, e.astype(np.float32), rtol=1e-5, err_msg=name)
 
 
-@pytest.mark.parametrize("tiles", [13, 14, 15, 27, 28, 29, 57])
+@pytest.mark.parametrize("dilation", [1, 2, 3, 7])
+@pytest.mark.parametrize("size", [(1, 2), (5, 9), (13, 14)])
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_winograd_with_dilation(dilation, size, kernel, isa, rng):
+    x = rng.standard_normal((2, 18, *size)).astype(np.float32)
+    weight = rng.standard_normal((17, 18, kernel, kernel)).astype(np.float32)
+    padding = (dilation * (kernel // 2), dilation * (kernel // 2) + 1)
+    exact = F.conv2d(x.astype(float), weight.astype(float), None, 1, padding, dilation)
+    grad_output = rng.standard_normal(exact.shape).astype(np.float32)
+    options = (1, padding, dilation)
+    expected = [exact, *F.conv2d_backward(grad_output.astype(float), x.astype(float), weight.astype(float), *options)]
+    with pyconv.options(conv_algorithm="winograd"):
+        plans = pyconv.explain_conv2d(x.shape, weight.shape, *options)
+        assert {plan.algorithm for plan in plans.values()} == {"winograd"}
+        output = F.conv2d(x, weight, None, *options)
+        actual = [output, *F.conv2d_backward(grad_output, x, weight, *options)]
+    for name, a, e in zip(("output", "grad_input", "grad_weight", "grad_bias"), actual, expected):
+        assert_close(a, e.astype(np.float32), rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("tiles", [11, 12, 13, 23, 24, 25, 49])
 def test_winograd_around_group_edges(tiles, isa, rng):
     x = rng.standard_normal((1, 20, 4, 4 * tiles)).astype(np.float32)
     weight = rng.standard_normal((36, 20, 3, 3)).astype(np.float32)
@@ -211,6 +250,11 @@ CASES = [
     ((2, 17, 6, 7), (33, 17, 1, 1), 1, 0, 1, 1),
     ((2, 18, 9, 9), (18, 1, 3, 3), 1, 1, 1, 18),
     ((2, 8, 9, 9), (12, 4, 3, 3), 2, 1, 2, 2),
+    ((2, 24, 7, 13), (24, 4, 3, 3), 1, 1, 1, 6),
+    ((1, 40, 9, 25), (40, 8, 3, 3), 2, 1, 1, 5),
+    ((2, 3, 9, 33), (5, 3, 3, 3), 1, 1, 1, 1),
+    ((1, 7, 6, 16), (6, 7, 5, 5), 1, 2, 1, 1),
+    ((2, 17, 13, 14), (18, 17, 3, 3), 1, 3, 3, 1),
 ]
 
 
