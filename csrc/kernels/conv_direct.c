@@ -405,18 +405,19 @@ static void plan(struct direct *d) {
         c->src_channels * (c->groups == 1 ? row : 1) < SHORT_RUN && elements <= MOST_STEPS ? elements : 0;
 }
 
-/* Every destination element is 0 (or its bias): no tap, or no channel, contributes. */
-static void fill_constant(const struct correlation *c) {
-    for (ptrdiff_t n = 0; n < c->batch; n++)
-        for (ptrdiff_t i = 0; i < c->dst_height; i++)
-            for (ptrdiff_t j = 0; j < c->dst_width; j++) {
-                ptrdiff_t offset = n * c->dst_image + i * c->dst_row + j * c->dst_column;
-                for (ptrdiff_t k = 0; k < c->groups * c->dst_channels; k++) {
-                    real value = c->epilogue.bias ? ((const real *)c->epilogue.bias)[k] : 0;
-                    if (c->epilogue.residual) value += ((const real *)c->epilogue.residual)[offset + k];
-                    c->dst[offset + k] = c->epilogue.relu && value < 0 ? 0 : value;
-                }
-            }
+/* A row of a destination where no tap, or no channel, contributes: 0, or the bias. */
+static void fill_row(const void *context, ptrdiff_t task, void *scratch) {
+    (void)scratch;
+    const struct correlation *c = context;
+    const real *bias = c->epilogue.bias, *residual = c->epilogue.residual;
+    ptrdiff_t row = task / c->dst_height * c->dst_image + task % c->dst_height * c->dst_row;
+    for (ptrdiff_t j = 0; j < c->dst_width; j++) {
+        ptrdiff_t at = row + j * c->dst_column;
+        for (ptrdiff_t k = 0; k < c->groups * c->dst_channels; k++) {
+            real value = (bias ? bias[k] : 0) + (residual ? residual[at + k] : 0);
+            c->dst[at + k] = c->epilogue.relu && value < 0 ? 0 : value;
+        }
+    }
 }
 
 static struct workspace space(const struct direct *d) {
@@ -448,8 +449,9 @@ int VARIANT(correlate_direct)(const struct correlation *correlation) {
     struct correlation c = flatten(correlation);
     if (!c.batch || !c.dst_height || !c.dst_width || !c.dst_channels) return PYCONV_OK;
     if (!c.taps || !c.src_channels) {
-        fill_constant(&c);
-        return PYCONV_OK;
+        double elements =
+            (double)(c.batch * c.dst_height * c.dst_width) * (double)(c.groups * c.dst_channels);
+        return parallel_run(c.batch * c.dst_height, elements / 4, 0, fill_row, &c);
     }
     if (is_grouped(c.groups, c.src_channels, c.dst_channels)) return VARIANT(correlate_grouped)(&c);
     if (has_few_outputs(&c)) return VARIANT(correlate_planar)(&c);
