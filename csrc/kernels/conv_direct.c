@@ -7,8 +7,7 @@
  *
  * Weights are packed once a call as [group][block][tap][channel][BLOCK]. A task owns a stretch of one image's
  * destination pixels. The source rows that these read are copied, if they need padding, to a scratch of
- * SOURCE_BYTES in L2. It works through them in bands of BAND_TILES
- * tiles of pixels:
+ * SOURCE_BYTES in L2. It works through them in bands of BAND_TILES tiles of pixels:
  *
  *     for each block of filters
  *         for each chunk of the reduction                    (weights: 192 * 32 floats = 24 KiB, in L1)
@@ -42,8 +41,7 @@ struct direct {
     ptrdiff_t splits;                 /* shares that the groups are cut into, or the one group's blocks */
     int packs_late;                   /* each block is used once: packed then, it is still in L2 */
     int padded;                       /* some tap reads outside of the image: its rows are copied */
-    int ahead; /* a single tap's pixels are read as they come, a tile early: 25 % where there are few filters
-                */
+    int ahead; /* a single tap's pixels are prefetched a tile early: worth 25 % where there are few filters */
     ptrdiff_t pitch;          /* elements from one copied pixel to the next */
     ptrdiff_t width;          /* source columns that a row of destination pixels reads */
     ptrdiff_t scratch_source; /* elements copied, at most */

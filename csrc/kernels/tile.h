@@ -28,8 +28,8 @@
 /* A reduction is done in chunks of at most this many products, which are summed by themselves and then added
  * up. So the rounding error of long sums grows with the root of CHUNK rather than of their length (relative
  * RMS 2.5e-7 instead of 6e-7 for 3x3 kernels on 128 channels); and a chunk of packed weights (24 KiB with
- * AVX-512) stays in L1 while the tiles of a band take it in turn: streamed from L2 for each tile it costs 10
- * %. */
+ * AVX-512) stays in L1 while the tiles of a band take it in turn: streamed from L2 for every tile, weights
+ * cost 10 %. */
 #define CHUNK ((ptrdiff_t)192)
 
 /* A stretch of the reduction that is contiguous in the source: `length` elements from `offset` on, in the row
