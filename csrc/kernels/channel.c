@@ -52,6 +52,16 @@ INLINE vec apply(const struct channel *job, enum operation operation, ptrdiff_t 
 
 INLINE void channel_rows(const struct channel *job, enum operation operation, ptrdiff_t task) {
     ptrdiff_t begin = task * job->rows, end = min_size(begin + job->rows, job->outer);
+    if (operation != PRELU_BACKWARD) { /* in the order of memory */
+        for (ptrdiff_t row = begin; row < end; row++) {
+            const real *factor = job->factor + row / job->period * job->channels;
+            for (ptrdiff_t c = 0; c < job->channels; c += LANES) {
+                ptrdiff_t n = job->channels - c;
+                apply(job, operation, row * job->channels + c, load_some(factor + c, n), n);
+            }
+        }
+        return;
+    }
     for (ptrdiff_t c = 0; c < job->channels; c += LANES) {
         ptrdiff_t n = job->channels - c;
         double sums[LANES] = {0};

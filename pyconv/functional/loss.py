@@ -19,6 +19,8 @@ from pyconv.functional._arrays import (
 )
 from pyconv.functional.softmax import log_softmax
 
+MANY_CLASSES = 64  # of fewer, vectors are better filled with pixels, even for the price of two conversions
+
 # ---- What every loss checks ------------------------------------------------------------------------
 
 
@@ -233,7 +235,8 @@ def _cross_entropy(input, target, weight, smoothing, ignore_index, reduction, gr
     if target.dtype.kind == "f":
         return _soft_cross_entropy(input, target, weight, smoothing, reduction, grad_output)
     total = _total_weight(target, weight, ignore_index) if reduction == "mean" else 1.0
-    in_rows = input.ndim <= 2 or (input.ndim == 4 and wants_channels_last(input))
+    last = input.ndim == 4 and wants_channels_last(input)
+    in_rows = input.ndim <= 2 or (last and input.shape[1] >= MANY_CLASSES)
     if in_rows:
         x = _rows(input)
         view = (*x.shape, 1)
@@ -254,6 +257,8 @@ def _cross_entropy(input, target, weight, smoothing, ignore_index, reduction, gr
     if losses is not None:
         shape = input.shape[:1] + input.shape[2:] if input.ndim > 1 else ()
         losses = _reduced(losses, reduction, total, shape)
+    if gradient is not None and last and not in_rows:
+        gradient = channels_last(gradient)
     return losses, gradient
 
 
