@@ -1,4 +1,8 @@
-"""`python -m benchmarks train` and `infer`: whole networks, speed and memory, each in fresh processes."""
+"""`python -m benchmarks train` and `infer`: whole networks, speed and memory, each in fresh processes.
+
+For inference both have their weights ready before the first image: ours by `nn.optimize_for_inference`, PyTorch's
+in the memory format that is the better one for it.
+"""
 
 from contextlib import ExitStack
 from functools import partial

@@ -118,8 +118,9 @@ def profile(case, steps):
 
 
 def infer(case):
+    """The model as it would be deployed: optimized for inference, without the one that it was made from."""
     model, x, _ = network(case)
-    model.eval()
+    model = nn.optimize_for_inference(model)
 
     def predict():
         with pyconv.no_grad():

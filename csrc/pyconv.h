@@ -325,18 +325,24 @@ struct pyconv_conv_plan {
     double cycles; /* of one core, if arithmetic were all; in each, two vectors of `lanes` multiply-adds */
     ptrdiff_t lanes;
     size_t shared, scratch; /* bytes of workspace: once a call; once for each thread */
+    size_t prepared;        /* forward: bytes of the weight as `prepare` lays it out; 0: nothing to gain */
 };
 
 /* input, grad_input: [batch][in_height][in_width][in_channels]; output, grad_output likewise;
  * weight, grad_weight: [out_channels][in_channels / groups][kernel_height][kernel_width];
- * grad_bias: [out_channels]. grad_weight and grad_bias may be NULL: not wanted. */
+ * grad_bias: [out_channels]. grad_weight and grad_bias may be NULL: not wanted.
+ * prepared: NULL, or what `prepare` made of this weight for the same algorithm; images may be of another
+ * size. */
 struct pyconv_conv_kernels {
-    int (*forward)(const struct pyconv_conv2d *, const void *input, const void *weight,
+    int (*forward)(const struct pyconv_conv2d *, const void *input, const void *weight, const void *prepared,
                    const struct pyconv_epilogue *, void *output, enum pyconv_conv_algorithm);
     int (*grad_input)(const struct pyconv_conv2d *, const void *grad_output, const void *weight,
                       void *grad_input, enum pyconv_conv_algorithm);
     int (*grad_weight)(const struct pyconv_conv2d *, const void *grad_output, const void *input,
                        void *grad_weight, void *grad_bias, enum pyconv_conv_algorithm);
+    /* Lay a weight out as the forward pass reads it, once for many calls; where explain says how large. */
+    int (*prepare)(const struct pyconv_conv2d *, const void *weight, void *prepared,
+                   enum pyconv_conv_algorithm);
     /* What a call would take; the algorithm is that which AUTO or the one asked for stands for. */
     int (*explain)(const struct pyconv_conv2d *, enum pyconv_conv_pass, enum pyconv_conv_algorithm,
                    struct pyconv_conv_plan *);

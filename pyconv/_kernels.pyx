@@ -223,15 +223,16 @@ cdef extern from "pyconv.h" nogil:
         pyconv_conv_algorithm algorithm
         double cycles
         ptrdiff_t lanes
-        size_t shared, scratch
+        size_t shared, scratch, prepared
 
     struct pyconv_conv_kernels:
-        int (*forward)(const pyconv_conv2d *, const void *, const void *, const pyconv_epilogue *, void *,
-                       pyconv_conv_algorithm) noexcept nogil
+        int (*forward)(const pyconv_conv2d *, const void *, const void *, const void *, const pyconv_epilogue *,
+                       void *, pyconv_conv_algorithm) noexcept nogil
         int (*grad_input)(const pyconv_conv2d *, const void *, const void *, void *,
                           pyconv_conv_algorithm) noexcept nogil
         int (*grad_weight)(const pyconv_conv2d *, const void *, const void *, void *, void *,
                            pyconv_conv_algorithm) noexcept nogil
+        int (*prepare)(const pyconv_conv2d *, const void *, void *, pyconv_conv_algorithm) noexcept nogil
         int (*explain)(const pyconv_conv2d *, pyconv_conv_pass, pyconv_conv_algorithm,
                        pyconv_conv_plan *) noexcept nogil
 
@@ -1011,11 +1012,29 @@ cdef class Conv2d:
         name = next(name for name, value in CONV_ALGORITHMS.items() if value == plan.algorithm)
         return name, plan.cycles, plan.lanes, plan.shared, plan.scratch
 
-    def forward(self, input, weight, bias, residual, bint relu, int algorithm, result):
-        """result = relu(conv(input, weight) + bias + residual)."""
+    def layout(self, dtype, int algorithm):
+        """How the forward pass lays its weight out: what tells one way from another, and elements, or 0."""
+        table = pyconv_kernels(current_isa, PYCONV_F32 if dtype.itemsize == 4 else PYCONV_F64)
+        cdef pyconv_conv_plan plan
+        check(table.conv.explain(&self.geometry, PYCONV_FORWARD, <pyconv_conv_algorithm>algorithm, &plan))
+        return (current_isa, plan.algorithm), plan.prepared // dtype.itemsize
+
+    def prepare(self, weight, int algorithm, result):
+        """result = the weight, laid out for `forward`."""
+        cdef const pyconv_kernels_table *table = kernels(weight)
+        cdef const void *w = data(weight)
+        cdef void *y = output(result)
+        cdef int status
+        with nogil:
+            status = table.conv.prepare(&self.geometry, w, y, <pyconv_conv_algorithm>algorithm)
+        check(status)
+
+    def forward(self, input, weight, prepared, bias, residual, bint relu, int algorithm, result):
+        """result = relu(conv(input, weight) + bias + residual); prepared: None, or of `prepare`."""
         cdef const pyconv_kernels_table *table = kernels(input)
         cdef const void *x = data(input)
         cdef const void *w = data(weight)
+        cdef const void *p = NULL if prepared is None else data(prepared)
         cdef void *y = output(result)
         cdef pyconv_epilogue epilogue
         cdef int status
@@ -1023,7 +1042,7 @@ cdef class Conv2d:
         epilogue.residual = NULL if residual is None else data(residual)
         epilogue.relu = relu
         with nogil:
-            status = table.conv.forward(&self.geometry, x, w, &epilogue, y, <pyconv_conv_algorithm>algorithm)
+            status = table.conv.forward(&self.geometry, x, w, p, &epilogue, y, <pyconv_conv_algorithm>algorithm)
         check(status)
 
     def grad_input(self, grad_output, weight, int algorithm, result):

@@ -142,7 +142,7 @@ static struct tap *alloc_taps(const struct pyconv_conv2d *g, size_t *bytes) {
     return pyconv_alloc(*bytes);
 }
 
-static int forward(const struct pyconv_conv2d *g, const void *input, const void *weight,
+static int forward(const struct pyconv_conv2d *g, const void *input, const void *weight, const void *prepared,
                    const struct pyconv_epilogue *epilogue, void *output,
                    enum pyconv_conv_algorithm algorithm) {
     algorithm = resolve(g, PYCONV_FORWARD, algorithm);
@@ -150,7 +150,22 @@ static int forward(const struct pyconv_conv2d *g, const void *input, const void 
     struct tap *tap = alloc_taps(g, &bytes);
     if (!tap) return PYCONV_NO_MEMORY;
     struct correlation c = forward_correlation(g, input, weight, epilogue, output, tap);
+    c.prepared = prepared;
     int status = correlate(&c, algorithm);
+    pyconv_free(tap, bytes);
+    return status;
+}
+
+static int prepare(const struct pyconv_conv2d *g, const void *weight, void *prepared,
+                   enum pyconv_conv_algorithm algorithm) {
+    algorithm = resolve(g, PYCONV_FORWARD, algorithm);
+    size_t bytes;
+    struct tap *tap = alloc_taps(g, &bytes);
+    if (!tap) return PYCONV_NO_MEMORY;
+    struct pyconv_epilogue none = {NULL, NULL, 0};
+    struct correlation c = forward_correlation(g, NULL, weight, &none, NULL, tap);
+    int status = algorithm == PYCONV_CONV_WINOGRAD ? VARIANT(prepare_winograd)(&c, prepared)
+                                                   : VARIANT(prepare_direct)(&c, prepared);
     pyconv_free(tap, bytes);
     return status;
 }
@@ -253,6 +268,7 @@ static int explain(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass,
     struct tap *tap = alloc_taps(g, &size);
     if (!tap) return PYCONV_NO_MEMORY;
     struct workspace bytes = {0, 0};
+    ptrdiff_t prepared = 0;
     struct pyconv_epilogue none = {NULL, NULL, 0};
     int empty = !g->batch || !g->in_channels || !g->out_channels || !g->out_height || !g->out_width;
     if (empty) {
@@ -269,6 +285,8 @@ static int explain(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass,
     } else if (pass == PYCONV_FORWARD) {
         struct correlation c = forward_correlation(g, NULL, NULL, &none, NULL, tap);
         add_correlation(&c, algorithm, &bytes);
+        if (algorithm == PYCONV_CONV_WINOGRAD) prepared = VARIANT(winograd_prepared)(&c);
+        if (algorithm == PYCONV_CONV_DIRECT) prepared = VARIANT(direct_prepared)(&c);
     } else {
         ptrdiff_t rows = min_size(g->stride_height, g->in_height),
                   columns = min_size(g->stride_width, g->in_width);
@@ -278,9 +296,10 @@ static int explain(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass,
         }
     }
     pyconv_free(tap, size);
-    *plan = (struct pyconv_conv_plan){algorithm, empty ? 0 : cycles(g, pass, algorithm), LANES, bytes.shared,
-                                      bytes.scratch};
+    *plan =
+        (struct pyconv_conv_plan){algorithm,     empty ? 0 : cycles(g, pass, algorithm), LANES, bytes.shared,
+                                  bytes.scratch, (size_t)prepared * sizeof(real)};
     return PYCONV_OK;
 }
 
-const struct pyconv_conv_kernels KERNELS(conv) = {forward, grad_input, grad_weight, explain};
+const struct pyconv_conv_kernels KERNELS(conv) = {forward, grad_input, grad_weight, prepare, explain};

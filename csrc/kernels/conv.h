@@ -16,6 +16,9 @@ struct workspace {
 /* conv_direct.c: dst of a correlation with any geometry. */
 int VARIANT(correlate_direct)(const struct correlation *);
 struct workspace VARIANT(correlate_direct_workspace)(const struct correlation *);
+/* Elements of the packed weights, and the packing of them for correlation.prepared. */
+ptrdiff_t VARIANT(direct_prepared)(const struct correlation *);
+int VARIANT(prepare_direct)(const struct correlation *, real *prepared);
 /* conv_grouped.c: groups so small that several share a vector (`is_grouped`) */
 int VARIANT(correlate_grouped)(const struct correlation *);
 struct workspace VARIANT(correlate_grouped_workspace)(const struct correlation *);
@@ -76,6 +79,9 @@ int VARIANT(grad_weight_depthwise)(const struct pyconv_conv2d *, const real *gra
 /* conv_winograd.c: 3x3 or 5x5 taps, dense, step 1, one group. */
 int VARIANT(correlate_winograd)(const struct correlation *);
 struct workspace VARIANT(correlate_winograd_workspace)(const struct correlation *);
+/* Elements of the transformed filters, 0 where they are not worth their memory; the transformation. */
+ptrdiff_t VARIANT(winograd_prepared)(const struct correlation *);
+int VARIANT(prepare_winograd)(const struct correlation *, real *prepared);
 /* conv_winograd_weight.c: the same geometries */
 int VARIANT(grad_weight_winograd)(const struct pyconv_conv2d *, const real *grad_output, const real *input,
                                   real *grad_weight);

@@ -5,9 +5,10 @@
  * where j runs over taps and channels. Neighbouring taps whose channels are contiguous in NHWC memory
  * form one run: a whole kernel row, where dilation is 1 and there is one group.
  *
- * Weights are packed once a call as [group][block][tap][channel][BLOCK]. A task owns a stretch of one image's
- * destination pixels. The source rows that these read are copied, if they need padding, to a scratch of
- * SOURCE_BYTES in L2. It works through them in bands of BAND_TILES tiles of pixels:
+ * Weights are packed once a call, or once for many (prepare_direct), as [group][block][tap][channel][BLOCK].
+ * A task owns a stretch of one image's destination pixels. The source rows that these read are copied, if
+ * they need padding, to a scratch of SOURCE_BYTES in L2. It works through them in bands of BAND_TILES tiles
+ * of pixels:
  *
  *     for each block of filters
  *         for each chunk of the reduction                    (weights: 192 * 32 floats = 24 KiB, in L1)
@@ -24,7 +25,8 @@
 
 #define SOURCE_BYTES ((ptrdiff_t)256 << 10)
 #define BAND_TILES 6
-#define TASKS_WANTED 64 /* enough for 16 threads to share evenly */
+#define L2_BYTES ((ptrdiff_t)1 << 20) /* packed weights that are larger have left it when they are needed */
+#define TASKS_WANTED 64               /* enough for 16 threads to share evenly */
 #define FEWEST_PIXELS (BAND_TILES * TILE)
 #define SHORT_RUN 24   /* shorter runs cost more to set up (some 20 cycles) than a list of offsets to read */
 #define MOST_STEPS 512 /* 4 KiB of offsets */
@@ -40,6 +42,7 @@ struct direct {
     ptrdiff_t chunks;                 /* tasks to an image */
     ptrdiff_t splits;                 /* shares that the groups are cut into, or the one group's blocks */
     int packs_late;                   /* each block is used once: packed then, it is still in L2 */
+    int streams;                      /* each block is used once, and comes from beyond L2 */
     int padded;                       /* some tap reads outside of the image: its rows are copied */
     int ahead; /* a single tap's pixels are prefetched a tile early: worth 25 % where there are few filters */
     ptrdiff_t pitch;          /* elements from one copied pixel to the next */
@@ -237,28 +240,31 @@ static void list_runs(const struct direct *d, const struct source *source, struc
 #define GATHER_1_INDEXED(m) GATHER(m, 1, 1, 0)
 #define GATHER_2_AHEAD(m) GATHER(m, 2, 0, 1)
 #define GATHER_1_AHEAD(m) GATHER(m, 1, 0, 1)
+#define GATHER_2_STREAM(m) GATHER(m, 2, 0, 2)
 
+#define GATHER_ARGUMENTS                                                                                     \
+    ptrdiff_t size, const real *src, const ptrdiff_t *src_offset, const struct chunk *chunk,                 \
+        const real *weight, real *partial, ptrdiff_t distance, const struct destination *to,                 \
+        const ptrdiff_t *dst_offset
 #define GATHER_FUNCTION(name, CALL)                                                                          \
-    static void name(ptrdiff_t size, const real *src, const ptrdiff_t *src_offset,                           \
-                     const struct chunk *chunk, const real *weight, real *partial, ptrdiff_t distance,       \
-                     const struct destination *to, const ptrdiff_t *dst_offset) {                            \
+    static void name(GATHER_ARGUMENTS) {                                                                     \
         (void)distance;                                                                                      \
         DISPATCH_TILE(size, CALL)                                                                            \
     }
-typedef void gather_function(ptrdiff_t size, const real *src, const ptrdiff_t *src_offset,
-                             const struct chunk *chunk, const real *weight, real *partial, ptrdiff_t distance,
-                             const struct destination *to, const ptrdiff_t *dst_offset);
+typedef void gather_function(GATHER_ARGUMENTS);
 GATHER_FUNCTION(gather_2, GATHER_2)
 GATHER_FUNCTION(gather_1, GATHER_1)
 GATHER_FUNCTION(gather_2_indexed, GATHER_2_INDEXED)
 GATHER_FUNCTION(gather_1_indexed, GATHER_1_INDEXED)
 GATHER_FUNCTION(gather_2_ahead, GATHER_2_AHEAD)
 GATHER_FUNCTION(gather_1_ahead, GATHER_1_AHEAD)
+GATHER_FUNCTION(gather_2_stream, GATHER_2_STREAM)
 
 /* For [vectors - 1]. */
 static gather_function *const gather_runs[] = {gather_1, gather_2};
 static gather_function *const gather_steps[] = {gather_1_indexed, gather_2_indexed};
 static gather_function *const gather_ahead[] = {gather_1_ahead, gather_2_ahead};
+static gather_function *const gather_stream[] = {gather_1, gather_2_stream};
 
 /* A band of tiles of nearly equal size (no small remainder). Pixel p reads at src + src_offset[p]. */
 struct band {
@@ -283,7 +289,11 @@ static void run_block(const struct direct *d, const struct reduction *r, const s
                              .relu = c->epilogue.relu,
                              .lanes = filters > LANES ? filters - LANES : filters,
                              .height = c->src_height};
-    gather_function *gather = (d->steps ? gather_steps : ahead ? gather_ahead : gather_runs)[filters > LANES];
+    gather_function *const *gather = d->steps     ? gather_steps
+                                     : ahead      ? gather_ahead
+                                     : d->streams ? gather_stream
+                                                  : gather_runs;
+    to.stream = ceil_div(LANES * BLOCK / LINE, band->tiles);
     ptrdiff_t distance = TILE * c->step_width * c->groups * c->src_channels;
     for (ptrdiff_t i = 0; i < r->chunks; i++) {
         to.first = i == 0, to.last = i == r->chunks - 1;
@@ -291,8 +301,10 @@ static void run_block(const struct direct *d, const struct reduction *r, const s
             ptrdiff_t p = band->pixels * t / band->tiles, size = band->pixels * (t + 1) / band->tiles - p;
             to.top = band->dst_row[p] * c->step_height,
             to.bottom = band->dst_row[p + size - 1] * c->step_height;
-            gather(size, src, band->src_offset + p, r->chunk + i, weight, band->partial + t * TILE * BLOCK,
-                   distance, &to, band->dst_offset + p);
+            to.next =
+                weight + (r->chunk[i].first + r->chunk[i].steps * (band->tiles + t) / band->tiles) * BLOCK;
+            gather[filters > LANES](size, src, band->src_offset + p, r->chunk + i, weight,
+                                    band->partial + t * TILE * BLOCK, distance, &to, band->dst_offset + p);
         }
     }
 }
@@ -315,10 +327,7 @@ static void run_direct(const void *context, ptrdiff_t task, void *scratch) {
     ptrdiff_t group = first / d->blocks;
     struct source source =
         find_source(d, image, begin / c->dst_width, group, (last - 1) / d->blocks + 1 - group, rows);
-    if (d->steps)
-        list_steps(d, &source, &r);
-    else
-        list_runs(d, &source, &r);
+    (d->steps ? list_steps : list_runs)(d, &source, &r);
     ptrdiff_t src_step = c->step_width * source.column;
     for (ptrdiff_t p = 0, i = begin / c->dst_width, j = begin % c->dst_width; p < pixels; i++, j = 0) {
         ptrdiff_t count = min_size(c->dst_width - j, pixels - p);
@@ -383,14 +392,16 @@ static void plan(struct direct *d) {
         ptrdiff_t rows = SOURCE_BYTES / (d->width * pixel_bytes) - (c->y_max - c->y_min);
         d->pixels = max_size(rows / c->step_height, 1) * c->dst_width;
     }
-    ptrdiff_t even =
-        ceil_div(total, ceil_div(TASKS_WANTED, c->batch)); /* pixels that would make enough tasks */
+    ptrdiff_t even = ceil_div(total, ceil_div(TASKS_WANTED, c->batch)); /* pixels: enough tasks */
     d->pixels = min_size(d->pixels, max_size(even, FEWEST_PIXELS));
     d->pixels = ceil_div(d->pixels, TILE) * TILE;
     d->chunks = ceil_div(total, d->pixels);
     d->pixels = ceil_div(total, d->chunks);
     d->chunks = ceil_div(total, d->pixels);
-    d->packs_late = c->taps > 1 && c->batch * d->chunks == 1 && d->pixels <= BAND_TILES * TILE;
+    int once = c->batch * d->chunks == 1 && d->pixels <= BAND_TILES * TILE;
+    d->packs_late = once && c->taps > 1 && !c->prepared;
+    d->streams = once && !d->packs_late &&
+                 c->groups * d->blocks * d->block_elements * (ptrdiff_t)sizeof(real) > L2_BYTES;
     d->splits = min_size(c->groups > 1 ? c->groups : d->blocks, ceil_div(TASKS_WANTED, c->batch * d->chunks));
     if (d->padded) d->pitch = odd_pitch(c, ceil_div(c->groups, d->splits) * c->src_channels);
     ptrdiff_t most_rows = min_size((d->pixels - 2) / c->dst_width + 2, c->dst_height);
@@ -422,7 +433,7 @@ static struct workspace space(const struct direct *d) {
     const struct correlation *c = d->c;
     ptrdiff_t blocks = c->groups * d->blocks;
     return (struct workspace){
-        (size_t)(blocks * (d->block_elements + BLOCK)) * sizeof(real),
+        (size_t)(blocks * ((c->prepared ? 0 : d->block_elements) + BLOCK)) * sizeof(real),
         (size_t)(d->scratch_source + BAND_TILES * TILE * BLOCK) * sizeof(real) +
             (size_t)(3 * d->pixels + weight_area(c) + d->steps) * sizeof(ptrdiff_t) +
             (size_t)d->most_runs * (sizeof(struct run) + sizeof(struct chunk)),
@@ -443,6 +454,24 @@ struct workspace VARIANT(correlate_direct_workspace)(const struct correlation *c
     return space(&d);
 }
 
+static int pack_blocks(const struct direct *d) {
+    ptrdiff_t blocks = d->c->groups * d->blocks;
+    return parallel_run(blocks, (double)(blocks * d->block_elements) * 0.5,
+                        (size_t)weight_area(d->c) * sizeof(ptrdiff_t), pack_block, d);
+}
+
+ptrdiff_t VARIANT(direct_prepared)(const struct correlation *correlation) {
+    struct correlation c = flatten(correlation);
+    if (is_grouped(c.groups, c.src_channels, c.dst_channels) || has_few_outputs(&c)) return 0;
+    return c.groups * ceil_div(c.dst_channels, BLOCK) * c.taps * c.src_channels * BLOCK;
+}
+
+int VARIANT(prepare_direct)(const struct correlation *c, real *prepared) {
+    struct direct d = {.c = c, .packed = prepared};
+    plan(&d);
+    return pack_blocks(&d);
+}
+
 int VARIANT(correlate_direct)(const struct correlation *correlation) {
     struct correlation c = flatten(correlation);
     if (!c.batch || !c.dst_height || !c.dst_width || !c.dst_channels) return PYCONV_OK;
@@ -455,21 +484,17 @@ int VARIANT(correlate_direct)(const struct correlation *correlation) {
     if (has_few_outputs(&c)) return VARIANT(correlate_planar)(&c);
     struct direct d = {.c = &c};
     plan(&d);
-    ptrdiff_t blocks = c.groups * d.blocks;
     struct workspace bytes = space(&d);
-    real *packed = pyconv_alloc(bytes.shared);
-    if (!packed) return PYCONV_NO_MEMORY;
-    d.packed = packed, d.bias = packed + blocks * d.block_elements;
-    pack_bias(&d, packed + blocks * d.block_elements);
-    double elements = (double)(blocks * d.block_elements);
-    int status = PYCONV_OK;
-    if (!d.packs_late)
-        status =
-            parallel_run(blocks, elements * 0.5, (size_t)weight_area(&c) * sizeof(ptrdiff_t), pack_block, &d);
+    real *bias = pyconv_alloc(bytes.shared);
+    if (!bias) return PYCONV_NO_MEMORY;
+    d.bias = bias, d.packed = c.prepared ? c.prepared : bias + c.groups * d.blocks * BLOCK;
+    pack_bias(&d, bias);
+    int status = c.prepared || d.packs_late ? PYCONV_OK : pack_blocks(&d);
+    double elements = (double)(c.groups * d.blocks * d.block_elements);
     double work = (double)c.batch * (double)(c.dst_height * c.dst_width) * elements;
     if (status == PYCONV_OK)
         status = parallel_run(c.batch * d.chunks * d.splits, work / MULTIPLY_ADDS_PER_NANOSECOND,
                               bytes.scratch, run_direct, &d);
-    pyconv_free(packed, bytes.shared);
+    pyconv_free(bias, bytes.shared);
     return status;
 }

@@ -40,7 +40,8 @@ struct winograd {
     ptrdiff_t v_plane, u_plane,
         m_plane; /* from one point to the next: all odd in cache lines, against L1's sets */
     ptrdiff_t v_elements, u_elements; /* of one group; of one block */
-    real *shared;                     /* U of all blocks, or V of all groups */
+    real *shared;                     /* V of all groups, or U of all blocks unless it is prepared */
+    const real *u;                    /* U of all blocks, or NULL: filters outside */
     const real *zeros;                /* `pitch` of them: what lies outside of the image */
 };
 
@@ -200,7 +201,7 @@ static ptrdiff_t group_begin(const struct winograd *w, ptrdiff_t group) {
 static void share_filters(const void *context, ptrdiff_t block, void *scratch) {
     (void)scratch;
     const struct winograd *w = context;
-    make_filters(w, block, 0, w->c->src_channels, w->shared + block * w->u_elements);
+    make_filters(w, block, 0, w->c->src_channels, (real *)w->u + block * w->u_elements);
 }
 
 static void share_tiles(const void *context, ptrdiff_t group, void *scratch) {
@@ -239,7 +240,7 @@ static void run_group(const void *context, ptrdiff_t group, void *scratch) {
     ptrdiff_t first = group_begin(w, group), tiles = group_begin(w, group + 1) - first;
     make_group(w, first, tiles, v);
     for (ptrdiff_t block = 0; block < w->blocks; block++) {
-        multiply(w, tiles, w->c->dst_channels - block * BLOCK, v, w->shared + block * w->u_elements,
+        multiply(w, tiles, w->c->dst_channels - block * BLOCK, v, w->u + block * w->u_elements,
                  w->c->src_channels, m, 0);
         put_group(w, first, tiles, block, m);
     }
@@ -280,7 +281,9 @@ static void plan(struct winograd *w, const struct correlation *c) {
 }
 
 static struct workspace space(const struct winograd *w) {
-    ptrdiff_t shared = w->filters_outside ? w->groups * w->v_elements : w->blocks * w->u_elements;
+    ptrdiff_t shared = w->filters_outside ? w->groups * w->v_elements
+                       : w->c->prepared   ? 0
+                                          : w->blocks * w->u_elements;
     ptrdiff_t scratch = w->filters_outside
                             ? w->u_elements + ceil_div(w->groups, w->shares) * AREA * w->m_plane
                             : w->v_elements + AREA * w->m_plane;
@@ -293,6 +296,25 @@ struct workspace VARIANT(correlate_winograd_workspace)(const struct correlation 
     return space(&w);
 }
 
+/* Nanoseconds to transform all filters. */
+static double filters_cost(const struct winograd *w) {
+    return (double)(w->blocks * w->c->src_channels) * AREA * BLOCK * 0.2;
+}
+
+/* Where the filters are outside, reading the prepared U costs more than making it. */
+ptrdiff_t VARIANT(winograd_prepared)(const struct correlation *c) {
+    struct winograd w;
+    plan(&w, c);
+    return w.filters_outside ? 0 : w.blocks * w.u_elements;
+}
+
+int VARIANT(prepare_winograd)(const struct correlation *c, real *prepared) {
+    struct winograd w;
+    plan(&w, c);
+    w.u = prepared;
+    return parallel_run(w.blocks, filters_cost(&w), 0, share_filters, &w);
+}
+
 int VARIANT(correlate_winograd)(const struct correlation *c) {
     if (!c->batch || !c->dst_height || !c->dst_width || !c->dst_channels) return PYCONV_OK;
     struct winograd w;
@@ -302,7 +324,6 @@ int VARIANT(correlate_winograd)(const struct correlation *c) {
     w.zeros = w.shared + bytes.shared / sizeof(real) - w.pitch;
     memset((real *)w.zeros, 0, (size_t)w.pitch * sizeof(real));
 
-    double filters = (double)(w.blocks * c->src_channels) * AREA * BLOCK * 0.2;
     double tiles = (double)w.tiling.tiles * (double)(AREA * w.pitch) * 0.2;
     double products = (double)(w.blocks * BLOCK) * (double)w.tiling.tiles * AREA * (double)c->src_channels;
     products /= MULTIPLY_ADDS_PER_NANOSECOND;
@@ -310,9 +331,11 @@ int VARIANT(correlate_winograd)(const struct correlation *c) {
     if (w.filters_outside) {
         status = parallel_run(w.groups, tiles, 0, share_tiles, &w);
         if (status == PYCONV_OK)
-            status = parallel_run(w.blocks * w.shares, products + filters, bytes.scratch, run_block, &w);
+            status =
+                parallel_run(w.blocks * w.shares, products + filters_cost(&w), bytes.scratch, run_block, &w);
     } else {
-        status = parallel_run(w.blocks, filters, 0, share_filters, &w);
+        w.u = c->prepared ? c->prepared : w.shared;
+        status = c->prepared ? PYCONV_OK : parallel_run(w.blocks, filters_cost(&w), 0, share_filters, &w);
         if (status == PYCONV_OK)
             status = parallel_run(w.groups, products + tiles, bytes.scratch, run_group, &w);
     }

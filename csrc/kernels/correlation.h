@@ -32,6 +32,7 @@ struct correlation {
     ptrdiff_t y_min, y_max, x_min, x_max; /* over the taps */
     /* weight[k * weight_dst + c * weight_src + tap.index + group * weight_group] */
     const real *weight;
+    const real *prepared; /* the same as the algorithm reads it, or NULL */
     ptrdiff_t weight_dst, weight_src, weight_group;
     struct pyconv_epilogue epilogue;
 };

@@ -172,7 +172,7 @@ static int forward(ptrdiff_t rows, ptrdiff_t in, ptrdiff_t out, const void *inpu
     if (rows > FEW_ROWS && in) {
         struct pyconv_conv2d g = convolution(rows, in, out);
         struct pyconv_epilogue epilogue = {.bias = bias, .relu = relu};
-        return KERNELS(conv).forward(&g, input, weight, &epilogue, output, PYCONV_CONV_DIRECT);
+        return KERNELS(conv).forward(&g, input, weight, NULL, &epilogue, output, PYCONV_CONV_DIRECT);
     }
     struct linear l = {.rows = rows,
                        .in = in,

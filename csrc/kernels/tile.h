@@ -57,9 +57,15 @@ struct destination {
     /* The rows of the source's `height` that the tile's first and last pixel have at y = 0: runs that read
      * nothing but padding are left out. */
     ptrdiff_t top, bottom, height;
+    /* Weights that come from afar: the tile fetches its share of the next chunk's from `next` on, so many
+     * cache lines with every LANES of its own products. */
+    const real *next;
+    ptrdiff_t stream;
 };
 
-/* With `prefetch`, the place `distance` elements beyond each pixel is prefetched: the next tile's pixel. */
+#define LINE (64 / (ptrdiff_t)sizeof(real)) /* elements of a cache line */
+
+/* prefetch: 1: the place `distance` elements beyond each pixel, the next tile's pixel; 2: the next chunk. */
 INLINE void tile_gather(const int pixels, const int vectors, const int indexed, const int prefetch,
                         const real *src, const ptrdiff_t *src_offset, const struct chunk *chunk,
                         const real *w, real *partial, ptrdiff_t distance, const struct destination *to,
@@ -71,6 +77,7 @@ INLINE void tile_gather(const int pixels, const int vectors, const int indexed, 
     }
     ptrdiff_t runs = indexed ? 1 : chunk->runs;
     const ptrdiff_t *step = chunk->step;
+    const real *next = to->next;
     w += chunk->first * BLOCK;
     for (ptrdiff_t t = 0; t < runs; t++) {
         ptrdiff_t length = indexed ? chunk->steps : chunk->run[t].length;
@@ -82,7 +89,11 @@ INLINE void tile_gather(const int pixels, const int vectors, const int indexed, 
         UNROLL for (int m = 0; m < pixels; m++) p[m] = base + src_offset[m];
         for (ptrdiff_t j = 0; j < length;) {
             ptrdiff_t end = prefetch ? min_size(j + LANES, length) : length;
-            if (prefetch) UNROLL for (int m = 0; m < pixels; m++) __builtin_prefetch(p[m] + j + distance);
+            if (prefetch == 1)
+                UNROLL for (int m = 0; m < pixels; m++) __builtin_prefetch(p[m] + j + distance);
+            if (prefetch == 2)
+                for (ptrdiff_t l = 0; l < to->stream; l++) __builtin_prefetch(next + l * LINE, 0, 2);
+            if (prefetch == 2) next += to->stream * LINE;
             for (; j < end; j++) {
                 vec weight[BLOCK_VECTORS];
                 UNROLL for (int v = 0; v < vectors; v++) weight[v] = load(w + v * LANES);

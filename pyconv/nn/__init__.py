@@ -27,6 +27,7 @@ from pyconv.nn.container import Composed, Concat, ModuleList, Residual, Sequenti
 from pyconv.nn.conv import Conv2d, ConvTranspose2d
 from pyconv.nn.dropout import Dropout, Dropout2d
 from pyconv.nn.flatten import Flatten, Unflatten
+from pyconv.nn.inference import optimize_for_inference
 from pyconv.nn.linear import Identity, Linear
 from pyconv.nn.loss import BCEWithLogitsLoss, CrossEntropyLoss, L1Loss, MSELoss, NLLLoss, SmoothL1Loss
 from pyconv.nn.module import Module, Parameter
@@ -123,6 +124,7 @@ __all__ = [
     "UpsamplingNearest2d",
     "ZeroPad2d",
     "init",
+    "optimize_for_inference",
     "summary",
     "utils",
 ]

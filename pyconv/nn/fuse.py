@@ -5,63 +5,17 @@ result to rounding and the gradients exact. Layers with hooks run by themselves,
 would see; ``pyconv.options(fuse=False)`` turns all rules off.
 """
 
-import math
-
-import numpy as np
-
-from pyconv import _kernels
-from pyconv.functional._arrays import channels_last
-from pyconv.functional.conv import _convolve, _plan
 from pyconv.nn.activation import ReLU, ReLU6
 from pyconv.nn.conv import Conv2d
+from pyconv.nn.folded import ConvNorm, PreparedConv
 from pyconv.nn.linear import Linear
 from pyconv.nn.module import Module, is_grad_enabled
 from pyconv.nn.norm import BatchNorm1d, BatchNorm2d
 from pyconv.nn.pooling import MaxPool2d
 
-
-class ConvNorm(Module):
-    """A convolution and the batch norm behind it as one convolution, where no backward will follow.
-
-    y = (x * w + b - mean) s + beta = x * (w s) + ((b - mean) s + beta), with s = gamma / sqrt(var + eps).
-    Folding costs a pass over the weights and saves one over the output, so it is done where the output is
-    the larger. Nothing is kept between calls that a change of the weights could make stale.
-    """
-
-    def __init__(self, conv, norm):
-        super().__init__()
-        self.conv, self.norm = conv, norm
-
-    def forward(self, input, relu=False, residual=None, ceiling=math.nan):
-        conv, norm = self.conv, self.norm
-        weight, mean = conv.weight.data, norm.running_mean
-        options = conv.stride, conv.padding, conv.dilation, conv.groups
-        if input.ndim != 4 or norm.training or mean is None or mean.dtype != weight.dtype:
-            return norm(conv(input), relu, residual, ceiling)
-        _, shape = _plan("conv2d", input.shape, weight.shape, *options)
-        unfit = residual is not None and (residual.shape != shape or residual.dtype != weight.dtype)
-        if unfit or weight.size > math.prod(shape):
-            return norm(conv(input), relu, residual, ceiling)
-        scale = 1 / np.sqrt(norm.running_var.astype(np.float64) + norm.eps)
-        if norm.weight is not None:
-            scale *= norm.weight.data
-        bias = -mean * scale if conv.bias is None else (conv.bias.data - mean) * scale
-        if norm.bias is not None:
-            bias += norm.bias.data
-        scale = scale.astype(weight.dtype).reshape(-1, 1, 1, 1)
-        residual = None if residual is None else channels_last(residual)
-        relu6 = ceiling == 6
-        output = _convolve(
-            "conv2d", input, weight * scale, bias.astype(weight.dtype), *options, residual, relu and not relu6
-        )
-        if relu6:
-            _kernels.unary(_kernels.UNARY["hardtanh"], output, 0.0, ceiling, output)  # nobody else has it yet
-        return output
-
-
 # Layers whose forward takes `relu` and applies it as it stores its result.
-RECTIFYING = (Conv2d, Linear, BatchNorm1d, BatchNorm2d, ConvNorm, MaxPool2d)
-CLAMPING = (BatchNorm1d, BatchNorm2d, ConvNorm)  # and these can cut it off at 6
+RECTIFYING = (Conv2d, Linear, BatchNorm1d, BatchNorm2d, ConvNorm, PreparedConv, MaxPool2d)
+CLAMPING = (BatchNorm1d, BatchNorm2d, ConvNorm, PreparedConv)  # and these can cut it off at 6
 
 
 WORTH_REMAKING = 2 << 20  # bytes between norm and convolution: less than this is kept
@@ -180,9 +134,9 @@ def fused(chain):
 
 def split_residual(main, activation):
     """The layers of a residual's main branch without the last, and that one, if it can add the shortcut
-    and rectify as it stores its result: a batch norm, folded into its convolution or not. Else None."""
+    and rectify as it stores its result: a batch norm, or a convolution that has it folded in. Else None."""
     chain = list(main)
-    if has_hooks(main) or not chain or type(chain[-1]) is not BatchNorm2d or has_hooks(chain[-1]):
+    if has_hooks(main) or not chain or type(chain[-1]) not in (BatchNorm2d, PreparedConv) or has_hooks(chain[-1]):
         return None
     if activation is not None and (type(activation) is not ReLU or has_hooks(activation)):
         return None

@@ -275,7 +275,7 @@ def test_nothing_outside_of_the_results_is_written(case, algorithm, isa, rng):
     grad_output = channels_last(rng.random(output_shape, np.float32))
     results = [guarded(s) for s in ((n, p, q, k), (shape[0], *shape[2:], shape[1]), weight_shape, (k,))]
     output, grad_input, grad_weight, grad_bias = (inside for _, inside in results)
-    kernels.forward(x, weight, None, None, False, chosen, output)
+    kernels.forward(x, weight, None, None, None, False, chosen, output)
     kernels.grad_input(grad_output, weight, chosen, grad_input)
     kernels.grad_weight(grad_output, x, chosen, grad_weight, grad_bias)
     for memory, inside in results:

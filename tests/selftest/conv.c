@@ -45,6 +45,22 @@ struct tensors {
     struct array *x, *w, *dy, *y, *dx, *dw;
 };
 
+/* Where the algorithm has a layout of its own for the weight: room for it. */
+static struct array *room_to_prepare(const struct pyconv_conv2d *g, enum pyconv_conv_algorithm how) {
+    struct pyconv_conv_plan plan;
+    if (kernels->conv->explain(g, PYCONV_FORWARD, how, &plan) != PYCONV_OK) fail("explain");
+    ptrdiff_t size = dtype == PYCONV_F32 ? sizeof(float) : sizeof(double);
+    return plan.prepared ? output(REAL, (ptrdiff_t)plan.prepared / size) : NULL;
+}
+
+static int forward(const struct pyconv_conv2d *g, const struct tensors *t, const struct array *prepared,
+                   const struct pyconv_epilogue *epilogue, struct array *y, enum pyconv_conv_algorithm how) {
+    int status = PYCONV_OK;
+    if (prepared) status = kernels->conv->prepare(g, data(t->w), data(prepared), how);
+    if (status != PYCONV_OK) return status;
+    return kernels->conv->forward(g, data(t->x), data(t->w), data(prepared), epilogue, data(y), how);
+}
+
 static void check_forward(const struct pyconv_conv2d *g, const struct tensors *t,
                           enum pyconv_conv_algorithm how) {
     struct array *bias = pick(2) ? whole(g->out_channels, 3) : NULL;
@@ -57,7 +73,8 @@ static void check_forward(const struct pyconv_conv2d *g, const struct tensors *t
         if (epilogue.relu && y->value[i] < 0) y->value[i] = 0;
     }
     double allowed = tolerance(g, PYCONV_FORWARD, how);
-    RUN(kernels->conv->forward(g, data(t->x), data(t->w), &epilogue, data(y), how));
+    struct array *prepared = pick(2) ? room_to_prepare(g, how) : NULL;
+    RUN(forward(g, t, prepared, &epilogue, y, how));
     expect("output", y, allowed);
 }
 

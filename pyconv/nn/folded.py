@@ -1,0 +1,99 @@
+"""Convolutions with the batch norm behind them folded in, for when no backward will follow.
+
+y = (x * w + b - mean) s + beta = x * (w s) + ((b - mean) s + beta), with s = gamma / sqrt(var + eps).
+"""
+
+import math
+
+import numpy as np
+
+from pyconv import _kernels
+from pyconv import functional as F
+from pyconv.functional._arrays import channels_last
+from pyconv.functional.conv import PreparedWeight, _convolve, _plan
+from pyconv.nn.module import Module
+
+
+def can_fold(conv, norm):
+    """Whether the norm goes by running statistics of the convolution's dtype."""
+    return norm.running_mean is not None and norm.running_mean.dtype == conv.weight.dtype
+
+
+def fold(conv, norm):
+    """The weight and bias of the one convolution that gives norm(conv(x)) in evaluation."""
+    weight, mean = conv.weight.data, norm.running_mean
+    scale = 1 / np.sqrt(norm.running_var.astype(np.float64) + norm.eps)
+    if norm.weight is not None:
+        scale *= norm.weight.data
+    bias = -mean * scale if conv.bias is None else (conv.bias.data - mean) * scale
+    if norm.bias is not None:
+        bias += norm.bias.data
+    return weight * scale.astype(weight.dtype).reshape(-1, 1, 1, 1), bias.astype(weight.dtype)
+
+
+def _convolve_and_clamp(input, weight, bias, options, relu, residual, ceiling):
+    """relu(conv2d(...) + residual), with a ceiling that is a number at most that."""
+    residual = None if residual is None else channels_last(residual)
+    relu6 = ceiling == 6
+    output = _convolve("conv2d", input, weight, bias, *options, residual, relu and not relu6)
+    if relu6:
+        _kernels.unary(_kernels.UNARY["hardtanh"], output, 0.0, ceiling, output)  # nobody else has it yet
+    return output
+
+
+class ConvNorm(Module):
+    """A convolution and the batch norm behind it as one convolution.
+
+    Folding costs a pass over the weights and saves one over the output, so it is done where the output is
+    the larger. Nothing is kept between calls that a change of the weights could make stale.
+    """
+
+    def __init__(self, conv, norm):
+        super().__init__()
+        self.conv, self.norm = conv, norm
+
+    def forward(self, input, relu=False, residual=None, ceiling=math.nan):
+        conv, norm = self.conv, self.norm
+        weight = conv.weight.data
+        options = conv.stride, conv.padding, conv.dilation, conv.groups
+        if input.ndim != 4 or norm.training or not can_fold(conv, norm):
+            return norm(conv(input), relu, residual, ceiling)
+        _, shape = _plan("conv2d", input.shape, weight.shape, *options)
+        unfit = residual is not None and (residual.shape != shape or residual.dtype != weight.dtype)
+        if unfit or weight.size > math.prod(shape):
+            return norm(conv(input), relu, residual, ceiling)
+        return _convolve_and_clamp(input, *fold(conv, norm), options, relu, residual, ceiling)
+
+
+class PreparedConv(Module):
+    """A convolution whose weight will not change, with the batch norm behind it if there was one.
+
+    Its arrays are copies of its own and no parameters, so what the kernels make of them can be kept.
+    """
+
+    def __init__(self, conv, norm=None):
+        super().__init__()
+        if norm is None:
+            weight, bias = conv.weight.data.copy(), None if conv.bias is None else conv.bias.data.copy()
+        else:
+            weight, bias = fold(conv, norm)
+        self.weight, self.bias = PreparedWeight(weight), bias
+        self.padding_mode, self.margins = conv.padding_mode, conv._margins()
+        padding = conv.padding if conv.padding_mode == "zeros" else 0
+        self.options = conv.stride, padding, conv.dilation, conv.groups
+        self.description = conv.extra_repr() + ("" if norm is None else ", batch norm folded")
+
+    def forward(self, input, relu=False, residual=None, ceiling=math.nan):
+        x = input if self.padding_mode == "zeros" else F.pad(input, self.margins, mode=self.padding_mode)
+        if residual is not None and x.ndim == residual.ndim == 3:
+            return self.forward(input[None], relu, residual[None], ceiling)[0]
+        if residual is not None:
+            shape = _plan("conv2d", x.shape, self.weight.data.shape, *self.options)[1]
+            if residual.shape != shape:
+                raise ValueError(
+                    f"Residual: main and shortcut must give the same shape; got {shape} and {residual.shape}"
+                )
+        return _convolve_and_clamp(x, self.weight, self.bias, self.options, relu, residual, ceiling)
+
+    def extra_repr(self):
+        return self.description
