@@ -92,19 +92,27 @@ INLINE void planar_tile(const int outputs, const struct planar *p, const struct 
     const struct correlation *c = p->c;
     ptrdiff_t first = block_begin(p, block), steps = c->taps * c->src_channels;
     const real *bias = c->epilogue.bias, *weight = p->weight + first * steps;
-    vec sum[PLANAR_VECTORS][PLANAR_CHANNELS];
-    UNROLL for (int v = 0; v < PLANAR_VECTORS; v++) UNROLL for (int k = 0; k < outputs; k++) sum[v][k] =
+    vec total[PLANAR_VECTORS][PLANAR_CHANNELS];
+    UNROLL for (int v = 0; v < PLANAR_VECTORS; v++) UNROLL for (int k = 0; k < outputs; k++) total[v][k] =
         splat(bias ? bias[first + k] : 0);
-    for (ptrdiff_t j = 0; j < steps; j++, weight += outputs) {
-        vec x[PLANAR_VECTORS];
-        UNROLL for (int v = 0; v < PLANAR_VECTORS; v++) x[v] =
-            in_register(load(strip[v].planes + p->offset[j]));
-        UNROLL for (int k = 0; k < outputs; k++) {
-            vec w = splat(weight[k]);
-            UNROLL for (int v = 0; v < PLANAR_VECTORS; v++) sum[v][k] += x[v] * w;
+    ptrdiff_t chunks = ceil_div(steps, CHUNK), j = 0; /* of which each is summed by itself: see tile.h */
+    for (ptrdiff_t chunk = 1; chunk <= chunks; chunk++) {
+        vec sum[PLANAR_VECTORS][PLANAR_CHANNELS];
+        UNROLL for (int v = 0; v < PLANAR_VECTORS; v++) UNROLL for (int k = 0; k < outputs; k++) sum[v][k] =
+            (vec){0};
+        for (ptrdiff_t end = steps * chunk / chunks; j < end; j++, weight += outputs) {
+            vec x[PLANAR_VECTORS];
+            UNROLL for (int v = 0; v < PLANAR_VECTORS; v++) x[v] =
+                in_register(load(strip[v].planes + p->offset[j]));
+            UNROLL for (int k = 0; k < outputs; k++) {
+                vec w = splat(weight[k]);
+                UNROLL for (int v = 0; v < PLANAR_VECTORS; v++) sum[v][k] += x[v] * w;
+            }
         }
+        UNROLL for (int v = 0; v < PLANAR_VECTORS; v++) UNROLL for (int k = 0; k < outputs; k++)
+            total[v][k] += sum[v][k];
     }
-    for (ptrdiff_t v = 0; v < strips; v++) put_strip(outputs, p, strip + v, first, sum[v]);
+    for (ptrdiff_t v = 0; v < strips; v++) put_strip(outputs, p, strip + v, first, total[v]);
 }
 
 static void run_tile(const struct planar *p, const struct strip *strip, ptrdiff_t strips, ptrdiff_t block) {
