@@ -19,11 +19,15 @@ import time
 import numpy as np
 
 SHORTEST_SAMPLE = 50e-6  # seconds: shorter calls are timed several at a time
+WARM = 0.03  # seconds of calls before any is timed: until then the other library's idle threads may still spin
 LONG = 0.3  # seconds: longer calls are warmed up and timed once only
 
 
 def time_calls(call, seconds):
     """Median duration of one call, over samples that take about `seconds` together."""
+    warm = time.perf_counter() + WARM
+    while time.perf_counter() < warm:
+        call()
     for _ in range(2):  # other processes ran meanwhile: wake the threads, warm the caches
         began = time.perf_counter()
         call()
