@@ -100,8 +100,9 @@ def test_resume(tmp_path, monkeypatch):
 
 def test_ctrl_c_ends_with_130_and_nothing_half_written(tmp_path):
     out = tmp_path / "out"
+    heed = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731  a background job would ignore it
     process = subprocess.Popen(**command("--epochs", "1000000", "--out", out), stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE)  # fmt: skip
+                               stderr=subprocess.PIPE, preexec_fn=heed)  # fmt: skip
     try:
         while not process.stdout.readline().startswith("epoch"):
             assert process.poll() is None
