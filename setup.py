@@ -22,6 +22,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 CSRC, SELFTEST = Path("csrc"), Path("tests", "selftest")
+CYTHON = [Path("pyconv", "_kernels.pxd"), *Path("pyconv", "_calls").glob("*.pxi")]  # parts of _kernels.pyx
 CFLAGS = ["-std=gnu11", "-O3", "-g0", "-Wall", "-Wextra", "-fvisibility=hidden", "-fno-math-errno",
           *os.environ.get("PYCONV_CFLAGS", "").split()]
 # Without -ffp-contract=fast a*b + c is not fused; -fno-trapping-math lets comparisons vectorise.
@@ -137,7 +138,7 @@ class SelfTest(build_ext):
 setup(
     ext_modules=cythonize(
         [Extension("pyconv._kernels", ["pyconv/_kernels.pyx"], include_dirs=[str(CSRC)],
-                   depends=sorted(str(path) for path in CSRC.rglob("*.[ch]")),
+                   depends=sorted(map(str, [*CSRC.rglob("*.[ch]"), *CYTHON])),
                    extra_compile_args=["-O2", "-fvisibility=hidden"])],
         compiler_directives={"language_level": 3, "boundscheck": False, "wraparound": False},
     ),

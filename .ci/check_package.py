@@ -15,7 +15,7 @@ from pathlib import Path
 
 LARGEST_WHEEL = 6_000_000  # bytes
 LONGEST_IMPORT = 0.15  # seconds of processor time, beyond the interpreter and NumPy
-FORBIDDEN = (".c", ".h", ".pyx", ".o")
+FORBIDDEN = (".c", ".h", ".pyx", ".pxd", ".pxi", ".o")
 CHECK = """
 import sys, time, pathlib, numpy
 began = time.process_time()
@@ -60,7 +60,7 @@ def check_installed(wheel, folder):
 def check_sdist(sdist):
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    sources = {str(path) for pattern in ("csrc/**/*.[ch]", "pyconv/**/*.py", "pyconv/*.pyx", "tests/*.py",
+    sources = {str(path) for pattern in ("csrc/**/*.[ch]", "pyconv/**/*.py", "pyconv/**/*.p[xy][dix]", "tests/*.py",
                                     "tests/selftest/*.[ch]")
                for path in Path().glob(pattern)}  # fmt: skip
     missing = (sources | {"setup.py", "pyproject.toml", "LICENSE", "README.md"}) - names

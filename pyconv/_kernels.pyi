@@ -1,4 +1,4 @@
-"""Types of the compiled module; what each function does is said in _kernels.pyx."""
+"""Types of the compiled module; what each function does is said in _kernels.pyx and _calls."""
 
 from typing import Any
 

@@ -1,0 +1,62 @@
+# What moves elements: transposition, interpolation, padding, concatenation.
+
+# ---- Transposition -----------------------------------------------------------------------------------
+
+def transpose(ptrdiff_t batch, ptrdiff_t rows, ptrdiff_t columns, input, result):
+    """result[b][j][i] = input[b][i][j]."""
+    cdef const pyconv_kernels_table *table = kernels(input)
+    cdef int status
+    cdef const void *x = data(input)
+    cdef void *y = output(result)
+    with nogil:
+        status = table.layout.transpose(batch, rows, columns, x, y)
+    check(status)
+
+
+# ---- Interpolation and padding -----------------------------------------------------------------------
+
+cdef class Taps:
+    """The weighted sums along one axis: count and run (size,) and place (most, size) of int32, weight like
+    place or None; as ``struct pyconv_taps`` says."""
+
+    cdef pyconv_taps taps
+    cdef tuple arrays
+
+    def __init__(self, count, place, weight, run):
+        self.arrays = (count, place, weight, run)
+        self.taps.most, self.taps.size = place.shape
+        self.taps.count = <const int32_t *>data(count)
+        self.taps.place = <const int32_t *>data(place)
+        self.taps.weight = self.taps.run = NULL
+        if weight is not None:
+            self.taps.weight = data(weight)
+        if run is not None:
+            self.taps.run = <const int32_t *>data(run)
+        self.taps.even = bool((count > 0).all())
+
+
+def resample(tuple sizes, Taps row, Taps column, double value, input, result):
+    """result = the taps' sums over input, of `sizes` (images, height, width, channels); `value` without taps."""
+    cdef const pyconv_kernels_table *table = kernels(input)
+    cdef pyconv_resample job
+    cdef int status
+    cdef const void *x = data(input)
+    cdef void *y = output(result)
+    job.images, job.height, job.width, job.channels = sizes
+    job.row, job.column, job.value = row.taps, column.taps, value
+    with nogil:
+        status = table.resample.resample(&job, x, y)
+    check(status)
+
+
+# ---- Concatenation -----------------------------------------------------------------------------------
+
+def copy_columns(ptrdiff_t rows, ptrdiff_t columns, input, ptrdiff_t input_stride, result, ptrdiff_t result_stride):
+    """result[r][j] = input[r][j] for j < columns; rows are `stride` elements apart."""
+    cdef const pyconv_kernels_table *table = kernels(input)
+    cdef const void *x = data(input)
+    cdef void *y = output(result)
+    cdef int status
+    with nogil:
+        status = table.join.copy(rows, columns, x, input_stride, y, result_stride)
+    check(status)

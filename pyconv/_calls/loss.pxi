@@ -1,0 +1,82 @@
+# Softmax, and the losses: along a dimension, and of two arrays element by element.
+
+# ---- Softmax -----------------------------------------------------------------------------------------
+
+def softmax(ptrdiff_t outer, ptrdiff_t dim, ptrdiff_t inner, input, bint log, result):
+    """result = softmax, or its logarithm, along dim of input[outer][dim][inner]."""
+    cdef const pyconv_kernels_table *table = kernels(input)
+    cdef int status
+    cdef const void *x = data(input)
+    cdef void *y = output(result)
+    with nogil:
+        status = table.softmax.softmax(outer, dim, inner, x, log, y)
+    check(status)
+
+
+def softmax_backward(ptrdiff_t outer, ptrdiff_t dim, ptrdiff_t inner, grad_output, forward_output, bint log,
+                     grad_input):
+    """grad_input from grad_output and the forward's output, all [outer][dim][inner]."""
+    cdef const pyconv_kernels_table *table = kernels(grad_output)
+    cdef int status
+    cdef const void *g = data(grad_output)
+    cdef const void *y = data(forward_output)
+    cdef void *result = output(grad_input)
+    with nogil:
+        status = table.softmax.softmax_backward(outer, dim, inner, g, y, log, result)
+    check(status)
+
+
+# ---- Losses ------------------------------------------------------------------------------------------
+
+POINTWISE_LOSS = {
+    "mse_loss": PYCONV_MSE_LOSS,
+    "l1_loss": PYCONV_L1_LOSS,
+    "smooth_l1_loss": PYCONV_SMOOTH_L1_LOSS,
+    "binary_cross_entropy_with_logits": PYCONV_BCE_WITH_LOGITS_LOSS,
+}
+
+
+def cross_entropy(ptrdiff_t outer, ptrdiff_t classes, ptrdiff_t inner, input, target, weight,
+                  int64_t ignore_index, double smoothing, row_scale, double scale, loss, grad_input):
+    """Losses of input [outer][classes][inner] with int64 target, and their gradient; either may be None."""
+    cdef const pyconv_kernels_table *table = kernels(input)
+    cdef int status
+    cdef const void *x = data(input)
+    cdef const void *t = data(target)
+    cdef const void *w = NULL if weight is None else data(weight)
+    cdef const void *s = NULL if row_scale is None else data(row_scale)
+    cdef void *y = NULL if loss is None else output(loss)
+    cdef void *g = NULL if grad_input is None else output(grad_input)
+    with nogil:
+        status = table.loss.cross_entropy(outer, classes, inner, x, <const int64_t *>t, w, ignore_index, smoothing,
+                                          s, scale, y, g)
+    check(status)
+
+
+def pointwise_loss(int op, input, target, double a, losses):
+    """The sum of the losses, which are written to `losses` unless it is None."""
+    cdef const pyconv_kernels_table *table = kernels(input)
+    cdef ptrdiff_t count = input.size
+    cdef int status
+    cdef double total = 0
+    cdef const void *x = data(input)
+    cdef const void *t = data(target)
+    cdef void *y = NULL if losses is None else output(losses)
+    with nogil:
+        status = table.loss.pointwise_loss(<pyconv_pointwise_loss>op, count, x, t, a, y, &total)
+    check(status)
+    return total
+
+
+def pointwise_loss_backward(int op, grad_output, double scale, input, target, double a, grad_input):
+    """grad_input = scale * grad_output (1 where None) * slope."""
+    cdef const pyconv_kernels_table *table = kernels(input)
+    cdef ptrdiff_t count = input.size
+    cdef int status
+    cdef const void *g = NULL if grad_output is None else data(grad_output)
+    cdef const void *x = data(input)
+    cdef const void *t = data(target)
+    cdef void *y = output(grad_input)
+    with nogil:
+        status = table.loss.pointwise_loss_backward(<pyconv_pointwise_loss>op, count, g, scale, x, t, a, y)
+    check(status)
