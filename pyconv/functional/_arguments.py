@@ -71,10 +71,27 @@ def needed(op, needs, names=("input", "weight", "bias")):
     return tuple(map(bool, needs))
 
 
+class _Unkept(tuple):
+    __hash__ = None
+
+
+def as_key(value):
+    """`value`, an int or a pair, for a `remembered` check; a pair of anything but ints is never found there.
+
+    It would be: (1.0, 1.0) == (1, 1), and so are their hashes.
+    """
+    if isinstance(value, (tuple, list)):
+        for item in value:
+            if type(item) is not int:
+                return _Unkept(value)
+        return tuple(value)
+    return value
+
+
 def remembered(check):
     """`check`, whose result depends on its arguments alone, with the last thousand results kept.
 
-    Where an argument can't be hashed it is no int or pair, and `check` will say so.
+    Arguments that can't be hashed are checked each time; pairs must have come through `as_key`.
     """
     kept = lru_cache(maxsize=1024, typed=True)(check)
 

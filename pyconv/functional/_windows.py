@@ -7,7 +7,7 @@ which the kernels have a path of their own, so nothing is converted on the way i
 import numpy as np
 
 from pyconv import _kernels
-from pyconv.functional._arguments import LIMIT, ints, is_int, pair, remembered
+from pyconv.functional._arguments import LIMIT, as_key, ints, is_int, pair, remembered
 from pyconv.functional._arrays import channels_last, check_array, contiguous, wants_channels_last
 
 FEW_CHANNELS = 8  # with fewer, channels-last memory is no better
@@ -92,7 +92,7 @@ def checked_shape(op, shape):
 def ordinary_windows(op, batch, kernel_size, stride, padding, dilation, ceil_mode, average=None):
     """The windows that the kernels are told of; average: (count_include_pad, divisor_override)."""
     batch.check_not_empty(op, "input")
-    options = (tuple(v) if isinstance(v, list) else v for v in (kernel_size, stride, padding, dilation))
+    options = map(as_key, (kernel_size, stride, padding, dilation))
     return _geometry(op, batch.sizes, *options, bool(ceil_mode), average)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from pyconv import _kernels
 from pyconv.config import current_options
-from pyconv.functional._arguments import integer, ints, needed, pair, remembered
+from pyconv.functional._arguments import as_key, integer, ints, needed, pair, remembered
 from pyconv.functional._arrays import FLOAT_DTYPES, channels_last, check_array, contiguous, in_format_of
 from pyconv.functional.padding import pad as _pad
 
@@ -83,12 +83,8 @@ def _geometry(op, input_shape, weight_shape, stride, padding, dilation, groups):
     return kernel_geometry, output_shape
 
 
-def _hashable(value):
-    return tuple(value) if isinstance(value, list) else value
-
-
 def _plan(op, input_shape, weight_shape, stride, padding, dilation, groups):
-    return _geometry(op, input_shape, weight_shape, _hashable(stride), _hashable(padding), _hashable(dilation), groups)
+    return _geometry(op, input_shape, weight_shape, as_key(stride), as_key(padding), as_key(dilation), groups)
 
 
 def _algorithm():

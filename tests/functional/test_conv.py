@@ -403,6 +403,15 @@ def test_errors_name_the_argument_the_rule_and_the_value(error, message, argumen
         F.conv2d(*arguments, **options)
 
 
+@pytest.mark.parametrize("option", ["stride", "padding", "dilation"])
+@pytest.mark.parametrize("value", [(1.0, 1.0), [1.0, 1.0], (True, True), 1.0, True])
+def test_options_that_equal_ints_are_refused_after_these_were_used(option, value):
+    F.conv2d(X, W, **{option: (1, 1)})
+    F.conv2d(X, W, **{option: 1})
+    with pytest.raises(TypeError, match=f"conv2d: {option} must be an int or a pair of ints; got"):
+        F.conv2d(X, W, **{option: value})
+
+
 def test_errors_of_the_backward_pass():
     with pytest.raises(ValueError, match=r"conv2d_backward: grad_output must have conv2d's output shape"):
         F.conv2d_backward(np.zeros((2, 4, 8, 8), np.float32), X, W)

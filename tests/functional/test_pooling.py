@@ -387,6 +387,14 @@ def test_errors(call, error, message):
         call()
 
 
+@pytest.mark.parametrize("option", ["kernel_size", "stride", "padding", "dilation"])
+def test_options_that_equal_ints_are_refused_after_these_were_used(option):
+    ints = {"kernel_size": 2, option: (1, 1)}
+    F.max_pool2d(X, **ints)
+    with pytest.raises(TypeError, match=rf"max_pool2d: {option} must be .* ints; got \(1.0, 1.0\)"):
+        F.max_pool2d(X, **ints | {option: (1.0, 1.0)})
+
+
 # ---- Nothing is written beyond an array --------------------------------------------------------------
 
 
