@@ -25,6 +25,20 @@ def integer(op, name, value):
     return int(value)
 
 
+def count(op, name, value, least):
+    """`value`, which must be an int and at least `least`, as Python's own."""
+    if integer(op, name, value) < least:
+        raise ValueError(f"{op}: {name} must be at least {least}; got {value}")
+    return int(value)
+
+
+def positive(op, name, value):
+    """`value`, which must be an int above 0, as Python's own."""
+    if integer(op, name, value) < 1:
+        raise ValueError(f"{op}: {name} must be positive; got {value}")
+    return int(value)
+
+
 def number(op, name, value):
     """`value`, which must be a real number, as a float."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):

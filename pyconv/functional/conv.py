@@ -7,17 +7,11 @@ import numpy as np
 
 from pyconv import _kernels
 from pyconv.config import current_options
-from pyconv.functional._arguments import as_key, integer, ints, needed, pair, remembered
+from pyconv.functional._arguments import as_key, ints, needed, pair, positive, remembered
 from pyconv.functional._arrays import FLOAT_DTYPES, channels_last, check_array, contiguous, in_format_of
 from pyconv.functional.padding import pad as _pad
 
 # ---- Arguments -------------------------------------------------------------------------------------
-
-
-def _groups(op, groups):
-    if integer(op, "groups", groups) < 1:
-        raise ValueError(f"{op}: groups must be positive; got {groups}")
-    return int(groups)
 
 
 def _padding(op, padding, stride, dilation, kernel):
@@ -45,7 +39,7 @@ def _geometry(op, input_shape, weight_shape, stride, padding, dilation, groups):
     """Check the shapes and options of a convolution; return its kernel geometry and output shape."""
     stride = pair(op, "stride", stride, 1)
     dilation = pair(op, "dilation", dilation, 1)
-    groups = _groups(op, groups)
+    groups = positive(op, "groups", groups)
     n, c, h, w = input_shape
     k, channels, r, s = weight_shape
     if r < 1 or s < 1:
@@ -334,7 +328,7 @@ def _transposed_shape(op, input_shape, weight_shape, stride, padding, output_pad
     padding = pair(op, "padding", padding, 0)
     dilation = pair(op, "dilation", dilation, 1)
     extra = pair(op, "output_padding", output_padding, 0)
-    groups = _groups(op, groups)
+    groups = positive(op, "groups", groups)
     n, c, h, w = input_shape
     if weight_shape[0] != c:
         raise ValueError(

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from pyconv import _kernels
-from pyconv.functional._arguments import integer, ints, is_int, needed, number
+from pyconv.functional._arguments import count, integer, ints, is_int, needed, number
 from pyconv.functional._arrays import check_array, dense, empty_like, like, wants_channels_last
 from pyconv.functional._normalization import GroupNormalization, LayerNormalization, Normalization, check_gradient
 
@@ -401,8 +401,7 @@ def _check_local_response_norm(op, input, size, **numbers):
     _check_input(op, input, 3)
     for name, value in numbers.items():
         number(op, name, value)
-    if integer(op, "size", size) < 1:
-        raise ValueError(f"{op}: size must be at least 1; got {size}")
+    count(op, "size", size, 1)
 
 
 def _local_response_norm(grad_output, input, size, alpha, beta, k):

@@ -3,7 +3,7 @@
 import math
 
 from pyconv import _kernels
-from pyconv.functional._arguments import dimension, integer, ints
+from pyconv.functional._arguments import dimension, ints, positive
 from pyconv.functional._arrays import channels_last, check_array, contiguous, wants_channels_last
 from pyconv.functional._taps import rearrange
 
@@ -65,12 +65,6 @@ def flatten_backward(grad_output, input_shape, start_dim=0, end_dim=-1):
 
 
 # ---- pixel_shuffle, channel_shuffle ------------------------------------------------------------------
-
-
-def _factor(op, name, value):
-    if integer(op, name, value) < 1:
-        raise ValueError(f"{op}: {name} must be positive; got {value}")
-    return int(value)
 
 
 def _check_images(op, name, array):
@@ -137,13 +131,13 @@ def pixel_shuffle(input, upscale_factor):
     array([[[0., 1.],
             [2., 3.]]])
     """
-    return _shuffle("pixel_shuffle", "input", input, _factor("pixel_shuffle", "upscale_factor", upscale_factor))
+    return _shuffle("pixel_shuffle", "input", input, positive("pixel_shuffle", "upscale_factor", upscale_factor))
 
 
 def pixel_shuffle_backward(grad_output, upscale_factor):
     """Gradient of `pixel_shuffle`: `pixel_unshuffle` of grad_output."""
     op = "pixel_shuffle_backward"
-    return _unshuffle(op, "grad_output", grad_output, _factor(op, "upscale_factor", upscale_factor))
+    return _unshuffle(op, "grad_output", grad_output, positive(op, "upscale_factor", upscale_factor))
 
 
 def pixel_unshuffle(input, downscale_factor):
@@ -169,13 +163,13 @@ def pixel_unshuffle(input, downscale_factor):
     (1, 12, 4, 4)
     """
     op = "pixel_unshuffle"
-    return _unshuffle(op, "input", input, _factor(op, "downscale_factor", downscale_factor))
+    return _unshuffle(op, "input", input, positive(op, "downscale_factor", downscale_factor))
 
 
 def pixel_unshuffle_backward(grad_output, downscale_factor):
     """Gradient of `pixel_unshuffle`: `pixel_shuffle` of grad_output."""
     op = "pixel_unshuffle_backward"
-    return _shuffle(op, "grad_output", grad_output, _factor(op, "downscale_factor", downscale_factor))
+    return _shuffle(op, "grad_output", grad_output, positive(op, "downscale_factor", downscale_factor))
 
 
 def _mix(op, array, rows):
@@ -189,7 +183,7 @@ def _mix(op, array, rows):
 
 def _channel_groups(op, name, array, groups):
     _check_images(op, name, array)
-    groups = _factor(op, "groups", groups)
+    groups = positive(op, "groups", groups)
     if array.shape[1] % groups:
         raise ValueError(f"{op}: groups must divide the channels; got shape {array.shape}, groups={groups}")
     return groups

@@ -6,6 +6,7 @@
 import numpy as np
 
 from pyconv import functional as F
+from pyconv.functional._arguments import count
 from pyconv.nn.module import Module, Parameter
 
 
@@ -211,11 +212,7 @@ class PReLU(Module):
 
     def __init__(self, num_parameters=1, init=0.25, dtype=None):
         super().__init__()
-        if isinstance(num_parameters, bool) or not hasattr(num_parameters, "__index__"):
-            raise TypeError(f"PReLU: num_parameters must be an int; got {num_parameters!r}")
-        if num_parameters < 1:
-            raise ValueError(f"PReLU: num_parameters must be at least 1; got {num_parameters}")
-        self.num_parameters = int(num_parameters)
+        self.num_parameters = count("PReLU", "num_parameters", num_parameters, 1)
         self.init = init
         self.weight = Parameter(np.full(self.num_parameters, init, np.dtype(dtype or np.float32)))
 

@@ -11,6 +11,7 @@ import numpy as np
 from pyconv import functional as F
 from pyconv.config import current_options
 from pyconv.functional import _arrays
+from pyconv.functional._arguments import integer
 from pyconv.nn import fuse
 from pyconv.nn.module import Module, is_grad_enabled
 
@@ -260,9 +261,7 @@ class Concat(_List):
         super().__init__(*branches)
         if len(self) == 0:
             raise ValueError("Concat: branches must be at least one; got none")
-        if isinstance(dim, bool) or not hasattr(dim, "__index__"):
-            raise TypeError(f"Concat: dim must be an int; got {dim!r}")
-        self.dim = int(dim)
+        self.dim = integer("Concat", "dim", dim)
 
     def forward(self, input):
         outputs = [branch(input) for branch in self._chain()]

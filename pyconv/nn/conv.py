@@ -6,25 +6,18 @@ import numpy as np
 
 from pyconv import functional as F
 from pyconv import random
+from pyconv.functional._arguments import count
 from pyconv.functional.conv import _convolve
 from pyconv.nn.module import Module, Parameter
 
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
 
-def _count(op, name, value, least=1):
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{op}: {name} must be an int; got {value!r}")
-    if value < least:
-        raise ValueError(f"{op}: {name} must be at least {least}; got {value}")
-    return int(value)
-
-
 def _pair(op, name, value, least):
     values = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
     if len(values) != 2:
         raise ValueError(f"{op}: {name} must be an int or a pair; got {value!r}")
-    return tuple(_count(op, name, item, least) for item in values)
+    return tuple(count(op, name, item, least) for item in values)
 
 
 class _ConvNd(Module):
@@ -32,9 +25,9 @@ class _ConvNd(Module):
 
     def _setup(self, in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode):
         op = type(self).__name__
-        self.groups = _count(op, "groups", groups)
-        self.in_channels = _count(op, "in_channels", in_channels, 0)
-        self.out_channels = _count(op, "out_channels", out_channels, 0)
+        self.groups = count(op, "groups", groups, 1)
+        self.in_channels = count(op, "in_channels", in_channels, 0)
+        self.out_channels = count(op, "out_channels", out_channels, 0)
         for name, channels in (("in_channels", self.in_channels), ("out_channels", self.out_channels)):
             if channels % self.groups:
                 raise ValueError(f"{op}: groups must divide {name}; got {name}={channels}, groups={groups}")

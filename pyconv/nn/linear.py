@@ -6,6 +6,7 @@ import numpy as np
 
 from pyconv import functional as F
 from pyconv import random
+from pyconv.functional._arguments import count
 from pyconv.functional.linear import _linear
 from pyconv.nn.module import Module, Parameter
 
@@ -53,13 +54,8 @@ class Linear(Module):
 
     def __init__(self, in_features, out_features, bias=True, dtype=None):
         super().__init__()
-        for name, value in (("in_features", in_features), ("out_features", out_features)):
-            if isinstance(value, bool) or not hasattr(value, "__index__"):
-                raise TypeError(f"Linear: {name} must be an int; got {value!r}")
-            if value < 0:
-                raise ValueError(f"Linear: {name} must be at least 0; got {value}")
-        self.in_features = int(in_features)
-        self.out_features = int(out_features)
+        self.in_features = count("Linear", "in_features", in_features, 0)
+        self.out_features = count("Linear", "out_features", out_features, 0)
         bound = 1 / math.sqrt(in_features) if in_features else 0.0
         dtype = np.dtype(dtype or np.float32)
         self.weight = Parameter(random.uniform(bound, (self.out_features, self.in_features), dtype))

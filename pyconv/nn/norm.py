@@ -5,16 +5,9 @@ import math
 import numpy as np
 
 from pyconv import functional as F
+from pyconv.functional._arguments import count
 from pyconv.functional.norm import _batch_norm, _group_norm, _instance_norm, _layer_norm
 from pyconv.nn.module import Module, Parameter
-
-
-def _size(op, name, value):
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{op}: {name} must be an int; got {value!r}")
-    if value < 0:
-        raise ValueError(f"{op}: {name} must be at least 0; got {value}")
-    return int(value)
 
 
 class _Affine(Module):
@@ -52,7 +45,7 @@ class _RunningNorm(_Affine):
     _dimensions = ()
 
     def _setup(self, num_features, eps, momentum, affine, track_running_stats, dtype, bias):
-        self.num_features = _size(type(self).__name__, "num_features", num_features)
+        self.num_features = count(type(self).__name__, "num_features", num_features, 0)
         self.eps = eps
         self.momentum = momentum
         self.track_running_stats = track_running_stats
@@ -295,8 +288,8 @@ class GroupNorm(_Affine):
 
     def __init__(self, num_groups, num_channels, eps=1e-5, affine=True, dtype=None, *, bias=True):
         super().__init__()
-        self.num_groups = _size("GroupNorm", "num_groups", num_groups)
-        self.num_channels = _size("GroupNorm", "num_channels", num_channels)
+        self.num_groups = count("GroupNorm", "num_groups", num_groups, 0)
+        self.num_channels = count("GroupNorm", "num_channels", num_channels, 0)
         if self.num_groups == 0 or self.num_channels % self.num_groups:
             raise ValueError(
                 "GroupNorm: num_groups must divide num_channels; "
@@ -353,7 +346,7 @@ class LayerNorm(_Affine):
     def __init__(self, normalized_shape, eps=1e-5, elementwise_affine=True, bias=True, dtype=None):
         super().__init__()
         shape = (normalized_shape,) if hasattr(normalized_shape, "__index__") else tuple(normalized_shape)
-        self.normalized_shape = tuple(_size("LayerNorm", "normalized_shape", extent) for extent in shape)
+        self.normalized_shape = tuple(count("LayerNorm", "normalized_shape", extent, 0) for extent in shape)
         self.eps = eps
         self.elementwise_affine = elementwise_affine
         self._set_parameters(self.normalized_shape, elementwise_affine, bias, dtype)
