@@ -24,7 +24,7 @@ from setuptools.command.build_ext import build_ext
 CSRC, SELFTEST = Path("csrc"), Path("tests", "selftest")
 CYTHON = [Path("pyconv", "_kernels.pxd"), *Path("pyconv", "_calls").glob("*.pxi")]  # parts of _kernels.pyx
 CFLAGS = ["-std=gnu11", "-O3", "-g0", "-Wall", "-Wextra", "-fvisibility=hidden", "-fno-math-errno",
-          *os.environ.get("PYCONV_CFLAGS", "").split()]
+          *os.environ.get("PYCONV_CFLAGS", "").split()]  # fmt: skip
 # Without -ffp-contract=fast a*b + c is not fused; -fno-trapping-math lets comparisons vectorise.
 KERNEL_FLAGS = ["-ffp-contract=fast", "-fno-trapping-math"]
 AVX2 = ["-mavx2", "-mfma", "-mbmi2"]
@@ -58,8 +58,8 @@ def find_openmp(compiler):
             except Exception:
                 continue
             return compile_flags, link_flags
-    print("*" * 78, "pyconv: no working OpenMP found: building WITHOUT threads (slower).", "*" * 78,
-          sep="\n", file=sys.stderr)
+    stars = "*" * 78
+    print(f"{stars}\npyconv: no working OpenMP found: building WITHOUT threads (slower).\n{stars}", file=sys.stderr)
     return [], []
 
 
@@ -73,8 +73,8 @@ def compile_csrc(compiler, folder, machine, sources, flags):
     for isa, isa_flags in (X86_LEVELS if x86 else {"baseline": []}).items():
         for real in ("f32", "f64"):
             macros = [("PYCONV_ISA", isa), ("PYCONV_REAL", real)]
-            jobs += [(path, f"{isa}-{real}", [*KERNEL_FLAGS, *isa_flags], macros)
-                     for path in sorted((CSRC / "kernels").glob("*.c"))]
+            kernel_flags = [*KERNEL_FLAGS, *isa_flags]
+            jobs += [(path, f"{isa}-{real}", kernel_flags, macros) for path in sorted((CSRC / "kernels").glob("*.c"))]
     headers = [*CSRC.rglob("*.h"), *SELFTEST.glob("*.h"), Path("setup.py")]
     newest = max(path.stat().st_mtime for path in headers)
 
@@ -84,7 +84,7 @@ def compile_csrc(compiler, folder, machine, sources, flags):
         if not target.exists() or target.stat().st_mtime < max(path.stat().st_mtime, newest):
             macros = [*macros, ("PYCONV_X86", "1")] if x86 else macros
             compiler.compile([str(path)], output_dir=str(Path(folder, variant)), macros=macros,
-                             include_dirs=[str(CSRC)], extra_postargs=[*CFLAGS, *job_flags, *flags])
+                             include_dirs=[str(CSRC)], extra_postargs=[*CFLAGS, *job_flags, *flags])  # fmt: skip
         return str(target)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -125,21 +125,27 @@ class SelfTest(build_ext):
             target = subprocess.run([self.cc, "-dumpmachine"], check=True, text=True, stdout=subprocess.PIPE).stdout
             folder, machine = str(Path(folder, Path(self.cc).name)), target.partition("-")[0]
         if self.sanitize:
-            folder, flags = str(Path(folder, self.sanitize)), [f"-fsanitize={self.sanitize}", "-O1", "-g1",
-                                                               "-fno-sanitize-recover=all"]
+            folder = str(Path(folder, self.sanitize))
+            flags = [f"-fsanitize={self.sanitize}", "-O1", "-g1", "-fno-sanitize-recover=all"]
         # memory.c and parallel.c are left out: the test has its own
         sources = [(path, []) for path in [CSRC / "cpu.c", *sorted(SELFTEST.glob("*.c"))]]
         objects = compile_csrc(self.compiler, folder, machine, sources, flags)
         self.compiler.link_executable(objects, "selftest", folder, libraries=["m", "pthread"],
-                                      extra_postargs=[*flags, *(["-static"] if self.runner else [])])
+                                      extra_postargs=[*flags, *(["-static"] if self.runner else [])])  # fmt: skip
         subprocess.run([*shlex.split(self.runner), str(Path(folder, "selftest"))], check=True)
 
 
 setup(
     ext_modules=cythonize(
-        [Extension("pyconv._kernels", ["pyconv/_kernels.pyx"], include_dirs=[str(CSRC)],
-                   depends=sorted(map(str, [*CSRC.rglob("*.[ch]"), *CYTHON])),
-                   extra_compile_args=["-O2", "-fvisibility=hidden"])],
+        [
+            Extension(
+                "pyconv._kernels",
+                ["pyconv/_kernels.pyx"],
+                include_dirs=[str(CSRC)],
+                depends=sorted(map(str, [*CSRC.rglob("*.[ch]"), *CYTHON])),
+                extra_compile_args=["-O2", "-fvisibility=hidden"],
+            )
+        ],
         compiler_directives={"language_level": 3, "boundscheck": False, "wraparound": False},
     ),
     cmdclass={"build_ext": BuildKernels, "selftest": SelfTest},

@@ -71,8 +71,12 @@ def summary(rows):
         ratios = [row["errors"]["grad weight"][algorithm] / row["errors"]["grad weight"]["torch"] for row in rows]
         lines.append(f"| {algorithm} | {' | '.join(worst)} | {race.geometric_mean(ratios):.2f}x, "
                      f"at most {max(ratios):.2f}x |")  # fmt: skip
-        beyond += [f"{part} {row['shape']} {row['data']} ({algorithm}, {row['errors'][part][algorithm]:.1e})"
-                   for row in rows for part in PARTS if row["errors"][part][algorithm] > limit(row, part, algorithm)]
+        beyond += [
+            f"{part} {row['shape']} {row['data']} ({algorithm}, {row['errors'][part][algorithm]:.1e})"
+            for row in rows
+            for part in PARTS
+            if row["errors"][part][algorithm] > limit(row, part, algorithm)
+        ]
     lines += ["", "Largest relative RMS errors. Allowed: 1.5e-6 (auto, where Winograd may be chosen), 3e-7 (direct); "
               "for the weight gradient 1.5 times PyTorch's own error.",
               "", f"Beyond the limit: {'; '.join(beyond) if beyond else 'none'}."]  # fmt: skip
