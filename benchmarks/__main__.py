@@ -3,6 +3,8 @@
 import argparse
 import datetime
 import json
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 from benchmarks import accuracy, conv, fashion, machine, networks, ops, profile, race, report
@@ -36,6 +38,8 @@ def main():
     chosen = arguments()
     if chosen.part == "report":
         return report.write(RESULTS, RESULTS.with_name("RESULTS.md"))
+    if find_spec("torch") is None:
+        sys.exit("python -m benchmarks: PyTorch, the other side of every race, is missing: pip install torch==2.13.0")
     settings = race.Settings(chosen.threads, chosen.rounds or (3 if chosen.quick else 5),
                              chosen.seconds or (0.02 if chosen.quick else 0.04), chosen.isa, chosen.filter,
                              chosen.quick)  # fmt: skip
