@@ -100,13 +100,3 @@ def like(array, model):
 def in_format_of(result, model):
     """A channels-last result in the memory format that `model`, an operator's input, asks for."""
     return result if wants_channels_last(model) else contiguous(result)
-
-
-def in_memory_order(array):
-    """The array with its dimensions in the order of its memory, and that order.
-
-    A channels-last (N, C, H, W) comes as (N, H, W, C) with the order (0, 2, 3, 1), anything else as it is.
-    """
-    if array.ndim == 4 and wants_channels_last(array):
-        return channels_last(array).transpose(0, 2, 3, 1), (0, 2, 3, 1)
-    return array, tuple(range(array.ndim))

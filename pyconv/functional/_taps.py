@@ -12,6 +12,7 @@ import numpy as np
 
 from pyconv import _kernels
 from pyconv.functional._arguments import LIMIT
+from pyconv.functional._arrays import channels_last, contiguous, wants_channels_last
 
 
 class Axis:
@@ -71,9 +72,17 @@ def _one():
     return Axis(1, [np.zeros(1, int)])
 
 
-def apply(x, axes, backward=False, value=0.0):
-    """A new pooled array: x, dense in C order, with the sums of {dimension: Axis} taken; `value` where a sum
-    is empty."""
+def apply(array, axes, backward=False, value=0.0):
+    """A new pooled array in the memory format of `array`, with the sums of {dimension: Axis}, at least one, taken;
+    `value` where a sum is empty."""
+    if array.ndim == 4 and wants_channels_last(array):
+        by_memory = {(0, 3, 1, 2)[dimension]: axis for dimension, axis in axes.items()}
+        return _apply(channels_last(array).transpose(0, 2, 3, 1), by_memory, backward, value).transpose(0, 3, 1, 2)
+    return _apply(contiguous(array), axes, backward, value)
+
+
+def _apply(x, axes, backward, value):
+    """`apply` to an array that is dense in C order."""
     side = "backward" if backward else "forward"
     left = sorted(axes)
     while left:

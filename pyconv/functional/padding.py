@@ -6,7 +6,7 @@ import numpy as np
 
 from pyconv import _kernels
 from pyconv.functional._arguments import LIMIT, ints, is_int, is_one_of, number
-from pyconv.functional._arrays import check_array, contiguous, in_memory_order
+from pyconv.functional._arrays import check_array, wants_channels_last
 from pyconv.functional._taps import Axis, apply
 
 MODES = ("constant", "reflect", "replicate", "circular")
@@ -64,15 +64,12 @@ def _axis(extent, before, after, mode):
 
 def _pad(array, shape, margins, mode, value, backward):
     """The array or its gradient in a fresh array of the same memory format; `shape` is the input's."""
-    x, order = in_memory_order(array)
-    axes = {order.index(axis): _axis(shape[axis], before, after, mode) for axis, before, after in margins}
-    x = contiguous(x)
-    if not axes:
-        y = _kernels.empty(x.shape, x.dtype)
-        y[...] = x
-    else:
-        y = apply(x, axes, backward, value)
-    return y.transpose(np.argsort(order))
+    if not margins:
+        copy = _kernels.empty(array.shape, array.dtype, array.ndim == 4 and wants_channels_last(array))
+        copy[...] = array
+        return copy
+    axes = {axis: _axis(shape[axis], before, after, mode) for axis, before, after in margins}
+    return apply(array, axes, backward, value)
 
 
 def pad(input, pad, mode="constant", value=None):

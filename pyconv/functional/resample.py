@@ -10,7 +10,7 @@ from functools import lru_cache
 import numpy as np
 
 from pyconv.functional._arguments import LIMIT, ints, is_int, is_one_of
-from pyconv.functional._arrays import check_array, contiguous, in_memory_order
+from pyconv.functional._arrays import check_array
 from pyconv.functional._taps import Axis, apply
 from pyconv.functional.pooling import adaptive_avg_pool2d, adaptive_avg_pool2d_backward
 
@@ -109,10 +109,9 @@ def _axis(extent, size, scale, mode, align_corners, dtype, images):
 
 def _resample(array, extents, sizes, scales, mode, align_corners, backward):
     """The sums along every axis, in the memory format of the array."""
-    x, order = in_memory_order(array)
-    axes = {order.index(2 + i): _axis(extent, size, scale, mode, bool(align_corners), x.dtype, x.ndim == 4)
+    axes = {2 + i: _axis(extent, size, scale, mode, bool(align_corners), array.dtype, array.ndim == 4)
             for i, (extent, size, scale) in enumerate(zip(extents, sizes, scales))}  # fmt: skip
-    return apply(contiguous(x), axes, backward).transpose(np.argsort(order))
+    return apply(array, axes, backward)
 
 
 def interpolate(
