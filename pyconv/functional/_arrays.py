@@ -28,6 +28,13 @@ def check_array(op, name, array, ndim=None, dtype=None):
         raise ValueError(f"{op}: {name} must have {wanted} dimensions; got shape {array.shape}")
 
 
+def check_gradient(op, grad_output, input):
+    """Raise unless a gradient has the shape and dtype of an operator's input."""
+    check_array(op, "grad_output", grad_output, dtype=input.dtype)
+    if grad_output.shape != input.shape:
+        raise ValueError(f"{op}: grad_output must have the shape of input, {input.shape}; got {grad_output.shape}")
+
+
 def is_channels_last(array):
     """Whether a 4-D array is dense in (N, H, W, C) order, told by the strides alone."""
     n, c, h, w = array.shape

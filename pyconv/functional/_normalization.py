@@ -13,20 +13,13 @@ import numpy as np
 from pyconv import _kernels
 from pyconv.functional._arrays import (
     channels_last,
-    check_array,
+    check_gradient,
     contiguous,
     dense,
     empty_like,
     like,
     wants_channels_last,
 )
-
-
-def check_gradient(op, grad_output, input):
-    """Raise unless a gradient has the shape and dtype of a norm's input."""
-    check_array(op, "grad_output", grad_output, dtype=input.dtype)
-    if grad_output.shape != input.shape:
-        raise ValueError(f"{op}: grad_output must have the shape of input, {input.shape}; got {grad_output.shape}")
 
 
 class Normalization:

@@ -9,7 +9,7 @@ import math
 
 from pyconv import _kernels
 from pyconv.functional._arguments import is_one_of, needed, number
-from pyconv.functional._arrays import check_array, contiguous, dense, empty_like, is_channels_last, like
+from pyconv.functional._arrays import check_array, check_gradient, contiguous, dense, empty_like, is_channels_last, like
 
 
 def _unary(op, input, a=0.0, b=0.0, kernel=None):
@@ -21,12 +21,9 @@ def _unary(op, input, a=0.0, b=0.0, kernel=None):
 
 
 def _unary_backward(op, grad_output, input, a=0.0, b=0.0, kernel=None):
-    check_array(f"{op}_backward", "input", input)
-    check_array(f"{op}_backward", "grad_output", grad_output, dtype=input.dtype)
-    if grad_output.shape != input.shape:
-        raise ValueError(
-            f"{op}_backward: grad_output must have the shape of input, {input.shape}; got {grad_output.shape}"
-        )
+    name = f"{op}_backward"
+    check_array(name, "input", input)
+    check_gradient(name, grad_output, input)
     x = dense(input)
     grad_input = empty_like(x)
     g = like(grad_output, x)
@@ -96,6 +93,13 @@ def leaky_relu_backward(grad_output, input, negative_slope=0.01):
     return _unary_backward("leaky_relu", grad_output, input, negative_slope)
 
 
+def _ends(op, min_val, max_val):
+    min_val, max_val = number(op, "min_val", min_val), number(op, "max_val", max_val)
+    if min_val > max_val:
+        raise ValueError(f"{op}: min_val must be at most max_val; got {min_val} and {max_val}")
+    return min_val, max_val
+
+
 def hardtanh(input, min_val=-1.0, max_val=1.0, inplace=False):
     """x held to [min_val, max_val]; the gradient is 0 at both ends.
 
@@ -110,20 +114,12 @@ def hardtanh(input, min_val=-1.0, max_val=1.0, inplace=False):
     ValueError
         When min_val is above max_val.
     """
-    min_val = number("hardtanh", "min_val", min_val)
-    max_val = number("hardtanh", "max_val", max_val)
-    if min_val > max_val:
-        raise ValueError(f"hardtanh: min_val must be at most max_val; got {min_val} and {max_val}")
-    return _unary("hardtanh", input, min_val, max_val)
+    return _unary("hardtanh", input, *_ends("hardtanh", min_val, max_val))
 
 
 def hardtanh_backward(grad_output, input, min_val=-1.0, max_val=1.0):
     """Gradient of `hardtanh`."""
-    min_val = number("hardtanh_backward", "min_val", min_val)
-    max_val = number("hardtanh_backward", "max_val", max_val)
-    if min_val > max_val:
-        raise ValueError(f"hardtanh_backward: min_val must be at most max_val; got {min_val} and {max_val}")
-    return _unary_backward("hardtanh", grad_output, input, min_val, max_val)
+    return _unary_backward("hardtanh", grad_output, input, *_ends("hardtanh_backward", min_val, max_val))
 
 
 def hardsigmoid(input, inplace=False):
@@ -235,6 +231,13 @@ def selu_backward(grad_output, input):
     return _unary_backward("selu", grad_output, input)
 
 
+def _celu_scales(op, alpha):
+    alpha = number(op, "alpha", alpha)
+    if alpha == 0:
+        raise ValueError(f"{op}: alpha must not be 0")
+    return alpha, 1 / alpha
+
+
 def celu(input, alpha=1.0, inplace=False):
     """x where x > 0, else alpha (exp(x / alpha) - 1).
 
@@ -245,18 +248,12 @@ def celu(input, alpha=1.0, inplace=False):
     alpha : float
         Not 0.
     """
-    alpha = number("celu", "alpha", alpha)
-    if alpha == 0:
-        raise ValueError("celu: alpha must not be 0")
-    return _unary("celu", input, alpha, 1 / alpha, "elu")
+    return _unary("celu", input, *_celu_scales("celu", alpha), "elu")
 
 
 def celu_backward(grad_output, input, alpha=1.0):
     """Gradient of `celu`."""
-    alpha = number("celu_backward", "alpha", alpha)
-    if alpha == 0:
-        raise ValueError("celu_backward: alpha must not be 0")
-    return _unary_backward("celu", grad_output, input, alpha, 1 / alpha, "elu")
+    return _unary_backward("celu", grad_output, input, *_celu_scales("celu_backward", alpha), "elu")
 
 
 def softplus(input, beta=1.0, threshold=20.0):

@@ -18,10 +18,14 @@ from pyconv.functional._arrays import (
 from pyconv.random import default_generator
 
 
-def _check(op, input, p, generator=None):
-    check_array(op, "input", input)
+def _check_probability(op, p):
     if not 0 <= number(op, "p", p) <= 1:
         raise ValueError(f"{op}: p must be between 0 and 1; got {p}")
+
+
+def _check(op, input, p, generator):
+    check_array(op, "input", input)
+    _check_probability(op, p)
     if generator is not None and not isinstance(generator, np.random.Generator):
         raise TypeError(f"{op}: generator must be a numpy.random.Generator; got {type(generator).__name__}")
     return default_generator() if generator is None else generator
@@ -105,8 +109,7 @@ def dropout_backward(grad_output, mask, p=0.5):
 
 def _check_mask(op, grad_output, mask, p):
     check_array(op, "grad_output", grad_output)
-    if not 0 <= number(op, "p", p) <= 1:
-        raise ValueError(f"{op}: p must be between 0 and 1; got {p}")
+    _check_probability(op, p)
     if mask is not None and not (isinstance(mask, np.ndarray) and mask.dtype == bool):
         raise TypeError(f"{op}: mask must be a bool array or None; got {getattr(mask, 'dtype', type(mask))}")
 

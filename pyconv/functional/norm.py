@@ -6,8 +6,8 @@ import numpy as np
 
 from pyconv import _kernels
 from pyconv.functional._arguments import count, integer, ints, is_int, needed, number
-from pyconv.functional._arrays import check_array, dense, empty_like, like, wants_channels_last
-from pyconv.functional._normalization import GroupNormalization, LayerNormalization, Normalization, check_gradient
+from pyconv.functional._arrays import check_array, check_gradient, dense, empty_like, like, wants_channels_last
+from pyconv.functional._normalization import GroupNormalization, LayerNormalization, Normalization
 
 
 def _check_input(op, input, least):

@@ -5,7 +5,7 @@ import warnings
 
 from pyconv import _kernels
 from pyconv.functional._arguments import dimension
-from pyconv.functional._arrays import check_array, dense, empty_like, like, wants_channels_last
+from pyconv.functional._arrays import check_array, check_gradient, dense, empty_like, like, wants_channels_last
 
 
 def _dimension(op, dim, array):
@@ -36,9 +36,7 @@ def _softmax(op, input, dim, log):
 
 def _softmax_backward(op, grad_output, output, dim, log):
     check_array(op, "output", output)
-    check_array(op, "grad_output", grad_output, dtype=output.dtype)
-    if grad_output.shape != output.shape:
-        raise ValueError(f"{op}: grad_output must have the shape of input, {output.shape}; got {grad_output.shape}")
+    check_gradient(op, grad_output, output)
     y = dense(output)
     grad_input = empty_like(y)
     dim = _dimension(op, dim, y)
