@@ -68,18 +68,21 @@ def _check_weight(op, weight, classes, dtype):
 # ---- Classes ---------------------------------------------------------------------------------------
 
 
-def _class_dimension(op, input):
+def _class_count(op, input):
     check_array(op, "input", input)
     if input.ndim == 0:
         raise ValueError(f"{op}: input must have at least 1 dimension; got shape ()")
-    return 0 if input.ndim == 1 else 1
+    return input.shape[0 if input.ndim == 1 else 1]
+
+
+def _losses_shape(input):
+    """The shape of (N, C, ...) or (C,) without the classes."""
+    return input.shape[:1] + input.shape[2:] if input.ndim > 1 else ()
 
 
 def _check_classes(op, target, input, ignore_index):
     """`target` as a flat int64 array of class indices, checked."""
-    axis = _class_dimension(op, input)
-    classes = input.shape[axis]
-    shape = input.shape[:1] + input.shape[2:] if input.ndim > 1 else ()
+    classes, shape = _class_count(op, input), _losses_shape(input)
     if not -(2**63) <= integer(op, "ignore_index", ignore_index) < 2**63:
         raise ValueError(f"{op}: ignore_index must fit into int64; got {ignore_index}")
     if not isinstance(target, (np.ndarray, np.generic, int)):
@@ -110,9 +113,7 @@ def _rows(array):
 
 
 def _matrix(array):
-    classes = array.shape[0 if array.ndim == 1 else 1]
-    rows = array.shape[:1] + array.shape[2:] if array.ndim > 1 else ()
-    return int(np.prod(rows)), classes
+    return math.prod(_losses_shape(array)), array.shape[0 if array.ndim == 1 else 1]
 
 
 def _empty_rows(input):
@@ -206,8 +207,7 @@ def cross_entropy_backward(
     op = "cross_entropy_backward"
     _check_reduction(op, reduction)
     args = _cross_entropy_args(op, input, target, weight, ignore_index, label_smoothing)
-    shape = input.shape[:1] + input.shape[2:] if input.ndim > 1 else ()
-    grad_output = _upstream(op, grad_output, reduction, shape, input.dtype)
+    grad_output = _upstream(op, grad_output, reduction, _losses_shape(input), input.dtype)
     return _cross_entropy(input, *args, ignore_index, reduction, grad_output)[1]
 
 
@@ -219,8 +219,7 @@ def _cross_entropy_with_gradient(input, target, weight, ignore_index, reduction,
 
 
 def _cross_entropy_args(op, input, target, weight, ignore_index, label_smoothing):
-    axis = _class_dimension(op, input)
-    classes = input.shape[axis]
+    classes = _class_count(op, input)
     if not 0 <= number(op, "label_smoothing", label_smoothing) <= 1:
         raise ValueError(f"{op}: label_smoothing must be between 0 and 1; got {label_smoothing}")
     if isinstance(target, np.ndarray) and target.shape == input.shape and target.dtype.kind == "f":
@@ -255,8 +254,7 @@ def _cross_entropy(input, target, weight, smoothing, ignore_index, reduction, gr
             scale = _divide(grad_output, total)
     _kernels.cross_entropy(*view, x, target, weight, int(ignore_index), smoothing, row_scale, scale, losses, grad_view)
     if losses is not None:
-        shape = input.shape[:1] + input.shape[2:] if input.ndim > 1 else ()
-        losses = _reduced(losses, reduction, total, shape)
+        losses = _reduced(losses, reduction, total, _losses_shape(input))
     if gradient is not None and last and not in_rows:
         gradient = channels_last(gradient)
     return losses, gradient
@@ -272,8 +270,7 @@ def _soft_cross_entropy(input, target, weight, smoothing, reduction, grad_output
         t = t * weight
     log_p = log_softmax(x, 1)
     losses = -(t * log_p).sum(axis=1)
-    shape = input.shape[:1] + input.shape[2:] if input.ndim > 1 else ()
-    loss = _reduced(losses, reduction, rows, shape)
+    loss = _reduced(losses, reduction, rows, _losses_shape(input))
     if grad_output is None:
         return loss, None
     scale = grad_output.reshape(-1, 1) if reduction == "none" else grad_output
@@ -309,12 +306,12 @@ def nll_loss(input, target, weight=None, size_average=None, ignore_index=-100, r
         losses = np.zeros(x.shape[0], x.dtype)
     else:
         kept = target != ignore_index
-        picked = x[np.arange(x.shape[0]), np.where(kept, target, 0)]
-        weighted = -picked if weight is None else -picked * weight[np.where(kept, target, 0)]
+        classes = np.where(kept, target, 0)
+        picked = x[np.arange(x.shape[0]), classes]
+        weighted = -picked if weight is None else -picked * weight[classes]
         losses = np.where(kept, weighted, x.dtype.type(0))
-    shape = input.shape[:1] + input.shape[2:] if input.ndim > 1 else ()
     total = _total_weight(target, weight, ignore_index) if reduction == "mean" else 1.0
-    return _reduced(losses, reduction, total, shape)
+    return _reduced(losses, reduction, total, _losses_shape(input))
 
 
 def nll_loss_backward(grad_output, input, target, weight=None, ignore_index=-100, reduction="mean"):
@@ -324,8 +321,7 @@ def nll_loss_backward(grad_output, input, target, weight=None, ignore_index=-100
     target = _check_classes(op, target, input, ignore_index)
     rows, classes = _matrix(input)
     weight = _check_weight(op, weight, classes, input.dtype)
-    shape = input.shape[:1] + input.shape[2:] if input.ndim > 1 else ()
-    scale = _upstream(op, grad_output, reduction, shape, input.dtype)
+    scale = _upstream(op, grad_output, reduction, _losses_shape(input), input.dtype)
     if reduction == "none":
         scale = scale.reshape(-1)
     elif reduction == "mean":
