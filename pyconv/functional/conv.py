@@ -81,6 +81,16 @@ def _plan(op, input_shape, weight_shape, stride, padding, dilation, groups):
     return _geometry(op, input_shape, weight_shape, as_key(stride), as_key(padding), as_key(dilation), groups)
 
 
+def _bias(op, bias, output_shape, dtype):
+    """`bias`, dense, or None; of the convolution's output_shape."""
+    if bias is None:
+        return None
+    check_array(op, "bias", bias, 1, dtype)
+    if bias.shape != output_shape[1:2]:
+        raise ValueError(f"{op}: bias must have shape ({output_shape[1]},), one entry a filter; got {bias.shape}")
+    return contiguous(bias)
+
+
 def _algorithm():
     return _kernels.CONV_ALGORITHMS[current_options().conv_algorithm]
 
@@ -177,11 +187,7 @@ def _convolve(op, input, weight, bias, stride, padding, dilation, groups, residu
         return _convolve(op, *images, bias, stride, padding, dilation, groups, residual, relu)[0]
     check_array(op, "weight", weight, 4, input.dtype)
     geometry, shape = _plan(op, input.shape, weight.shape, stride, padding, dilation, groups)
-    if bias is not None:
-        check_array(op, "bias", bias, 1, input.dtype)
-        if bias.shape != shape[1:2]:
-            raise ValueError(f"{op}: bias must have shape ({shape[1]},), one entry a filter; got {bias.shape}")
-        bias = contiguous(bias)
+    bias = _bias(op, bias, shape, input.dtype)
     output = _kernels.empty(shape, input.dtype, True)
     x = channels_last(input)
     algorithm = _algorithm()
@@ -322,8 +328,11 @@ def explain_conv2d(input_shape, weight_shape, stride=1, padding=0, dilation=1, g
 # ---- conv_transpose2d ------------------------------------------------------------------------------
 
 
-def _transposed_shape(op, input_shape, weight_shape, stride, padding, output_padding, groups, dilation):
-    """Check `conv_transpose2d`'s options; return them as pairs, and the shape of the output."""
+def _transposed(op, input_shape, weight_shape, stride, padding, output_padding, groups, dilation):
+    """Check `conv_transpose2d`'s options; return the shape of the output, and (rows, columns) of zeros for the input.
+
+    Each whole stride of output_padding is as good as one more row (column) of zeros in the input.
+    """
     stride = pair(op, "stride", stride, 1)
     padding = pair(op, "padding", padding, 0)
     dilation = pair(op, "dilation", dilation, 1)
@@ -349,14 +358,11 @@ def _transposed_shape(op, input_shape, weight_shape, stride, padding, output_pad
         size.append((extent - 1) * step - 2 * pad + spread * (kernel - 1) + more + 1)
         if size[-1] < 1:
             raise ValueError(f"{op}: the output {name} must be positive; got {size[-1]} from input {name} {extent}")
-    return (n, weight_shape[1] * groups, *size)
+    return (n, weight_shape[1] * groups, *size), tuple(more // step for more, step in zip(extra, stride))
 
 
-def _with_zeros(input, stride, output_padding):
-    """The input that with an output_padding below the stride gives the same: each stride of it is as good as
-    one more row (column) of zeros."""
-    stride, extra = pair("", "stride", stride, 1), pair("", "output_padding", output_padding, 0)
-    rows, columns = (more // step for more, step in zip(extra, stride))
+def _with_zeros(input, zeros):
+    rows, columns = zeros
     return _pad(input, (0, columns, 0, rows)) if rows or columns else input
 
 
@@ -392,15 +398,13 @@ def conv_transpose2d(input, weight, bias=None, stride=1, padding=0, output_paddi
     check_array(op, "weight", weight, 4, input.dtype)
     if input.ndim == 3:
         return conv_transpose2d(input[None], weight, bias, stride, padding, output_padding, groups, dilation)[0]
-    shape = _transposed_shape(op, input.shape, weight.shape, stride, padding, output_padding, groups, dilation)
+    shape, zeros = _transposed(op, input.shape, weight.shape, stride, padding, output_padding, groups, dilation)
     geometry, _ = _plan(op, shape, weight.shape, stride, padding, dilation, groups)
+    bias = _bias(op, bias, shape, input.dtype)
     output = _kernels.empty(shape, input.dtype, True)
-    x = _with_zeros(input, stride, output_padding)
-    geometry.grad_input(channels_last(x), contiguous(weight), _algorithm(), output)
+    x = channels_last(_with_zeros(input, zeros))
+    geometry.grad_input(x, contiguous(weight), _algorithm(), output)
     if bias is not None:
-        check_array(op, "bias", bias, 1, input.dtype)
-        if bias.shape != shape[1:2]:
-            raise ValueError(f"{op}: bias must have shape ({shape[1]},), one entry a filter; got {bias.shape}")
         output += bias.reshape(1, -1, 1, 1)
     return in_format_of(output, input)
 
@@ -441,13 +445,13 @@ def conv_transpose2d_backward(
             grad_output[None], input[None], weight, stride, padding, output_padding, groups, dilation, needs=needs
         )
         return None if grad_input is None else grad_input[0], grad_weight, grad_bias
-    shape = _transposed_shape(op, input.shape, weight.shape, stride, padding, output_padding, groups, dilation)
+    shape, zeros = _transposed(op, input.shape, weight.shape, stride, padding, output_padding, groups, dilation)
     if grad_output.shape != shape:
         raise ValueError(
             f"{op}: grad_output must have conv_transpose2d's output shape, {shape}; got {grad_output.shape}"
         )
     geometry, _ = _plan(op, shape, weight.shape, stride, padding, dilation, groups)
-    x, g = _with_zeros(input, stride, output_padding), channels_last(grad_output)
+    x, g = _with_zeros(input, zeros), channels_last(grad_output)
     grad_input = grad_weight = None
     if needs[0]:
         result = _kernels.empty(x.shape, input.dtype, True)
