@@ -223,10 +223,9 @@ class PReLU(Module):
 
     def backward(self, grad_output):
         (input,) = self._take()
-        needs = (self.needs_input_grad, self.weight.requires_grad)
+        needs = self._needs(self.weight)
         grad_input, grad_weight = F.prelu_backward(grad_output, input, self.weight.data, needs=needs)
-        if grad_weight is not None:
-            self._accumulate(self.weight, grad_weight)
+        self._accumulate(self.weight, grad_weight)
         return grad_input
 
     def extra_repr(self):

@@ -54,19 +54,6 @@ class _ConvNd(Module):
         self.weight = Parameter(random.uniform(bound, weight_shape, dtype))
         self.register_parameter("bias", Parameter(random.uniform(bound, self.out_channels, dtype)) if bias else None)
 
-    def _needs(self):
-        return (
-            self.needs_input_grad,
-            self.weight.requires_grad,
-            self.bias is not None and self.bias.requires_grad,
-        )
-
-    def _accumulate_all(self, grad_weight, grad_bias):
-        if grad_weight is not None:
-            self._accumulate(self.weight, grad_weight)
-        if grad_bias is not None:
-            self._accumulate(self.bias, grad_bias)
-
     def extra_repr(self):
         text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
         if self.padding != (0, 0):
@@ -167,9 +154,10 @@ class Conv2d(_ConvNd):
             padding,
             self.dilation,
             self.groups,
-            needs=self._needs(),
+            needs=self._needs(self.weight, self.bias),
         )
-        self._accumulate_all(grad_weight, grad_bias)
+        self._accumulate(self.weight, grad_weight)
+        self._accumulate(self.bias, grad_bias)
         if grad_input is not None and self.padding_mode != "zeros":
             grad_input = F.pad_backward(grad_input, input_shape, self._margins(), mode=self.padding_mode)
         return grad_input
@@ -267,7 +255,8 @@ class ConvTranspose2d(_ConvNd):
             extra,
             self.groups,
             self.dilation,
-            needs=self._needs(),
+            needs=self._needs(self.weight, self.bias),
         )
-        self._accumulate_all(grad_weight, grad_bias)
+        self._accumulate(self.weight, grad_weight)
+        self._accumulate(self.bias, grad_bias)
         return grad_input

@@ -71,17 +71,10 @@ class Linear(Module):
         input, rectified = self._take()
         if rectified is not None:
             grad_output = F.relu_backward(grad_output, rectified)
-        bias = self.bias
-        needs = (
-            self.needs_input_grad,
-            self.weight.requires_grad,
-            bias is not None and bias.requires_grad,
-        )
+        needs = self._needs(self.weight, self.bias)
         grad_input, grad_weight, grad_bias = F.linear_backward(grad_output, input, self.weight.data, needs=needs)
-        if grad_weight is not None:
-            self._accumulate(self.weight, grad_weight)
-        if grad_bias is not None:
-            self._accumulate(bias, grad_bias)
+        self._accumulate(self.weight, grad_weight)
+        self._accumulate(self.bias, grad_bias)
         return grad_input
 
     def extra_repr(self):

@@ -28,7 +28,8 @@ from itertools import count
 
 import numpy as np
 
-FLOAT_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
+from pyconv.functional._arrays import FLOAT_DTYPES
+
 IncompatibleKeys = namedtuple("IncompatibleKeys", ["missing_keys", "unexpected_keys"])
 
 
@@ -229,10 +230,14 @@ class Module:
         """Whether any parameter here or below wants its gradient."""
         return any(parameter.requires_grad for parameter in self.parameters())
 
+    def _needs(self, *parameters):
+        """Which gradients a backward has to compute: the input's, and each parameter's (or None's: no)."""
+        return self.needs_input_grad, *(p is not None and p.requires_grad for p in parameters)
+
     @staticmethod
     def _accumulate(parameter, gradient):
-        """Add to parameter.grad; the first gradient is stored as it is, so it must be no one else's."""
-        if parameter.requires_grad:
+        """Add to parameter.grad; the first gradient is stored as it is, so it must be no one else's, or None."""
+        if gradient is not None and parameter.requires_grad:
             if parameter.grad is None:
                 parameter.grad = gradient
             else:

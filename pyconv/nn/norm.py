@@ -11,7 +11,10 @@ from pyconv.nn.module import Module, Parameter
 
 
 class _Affine(Module):
-    """What all but LocalResponseNorm share: a weight of ones and a bias of zeros, or None."""
+    """What all but LocalResponseNorm share: a weight of ones and a bias of zeros, or None; and the backward.
+
+    Forward saves a normalisation of `functional`, whose `backward` gives the gradients.
+    """
 
     def _set_parameters(self, shape, affine, bias, dtype):
         dtype = np.dtype(dtype or np.float32)
@@ -28,15 +31,17 @@ class _Affine(Module):
     def _affine_arrays(self):
         return tuple(None if parameter is None else parameter.data for parameter in (self.weight, self.bias))
 
-    def _needs(self):
-        trained = [parameter is not None and parameter.requires_grad for parameter in (self.weight, self.bias)]
-        return self.needs_input_grad, *trained
+    def backward(self, grad_output):
+        (job,) = self._take()
+        return self._gradients(job, grad_output)[0]
 
-    def _accumulate_all(self, grad_weight, grad_bias):
-        if grad_weight is not None:
-            self._accumulate(self.weight, grad_weight)
-        if grad_bias is not None:
-            self._accumulate(self.bias, grad_bias)
+    def _gradients(self, job, grad_output):
+        """What the job's backward gives, but for the gradients of the parameters, which are added to theirs."""
+        needs = self._needs(self.weight, self.bias)
+        grad_input, grad_weight, grad_bias, *more = job.backward(grad_output, needs)
+        self._accumulate(self.weight, grad_weight)
+        self._accumulate(self.bias, grad_bias)
+        return grad_input, *more
 
 
 class _RunningNorm(_Affine):
@@ -125,9 +130,8 @@ class _BatchNorm(_RunningNorm):
     def backward(self, grad_output):
         """The gradient of the input, and with a residual (grad_input, grad_residual)."""
         (job,) = self._take()
-        grad_input, grad_weight, grad_bias, grad_residual = job.backward(grad_output, self._needs())
-        self._accumulate_all(grad_weight, grad_bias)
-        return (grad_input, grad_residual) if job.has_residual else grad_input
+        gradients = self._gradients(job, grad_output)
+        return gradients if job.has_residual else gradients[0]
 
 
 class BatchNorm1d(_BatchNorm):
@@ -254,8 +258,7 @@ class InstanceNorm2d(_RunningNorm):
     def backward(self, grad_output):
         (job,) = self._take()
         batched = grad_output if grad_output.ndim == 4 else grad_output[np.newaxis]
-        grad_input, grad_weight, grad_bias = job.backward(batched, self._needs())[:3]
-        self._accumulate_all(grad_weight, grad_bias)
+        grad_input = self._gradients(job, batched)[0]
         return grad_input if grad_input is None or grad_output.ndim == 4 else grad_input[0]
 
 
@@ -303,12 +306,6 @@ class GroupNorm(_Affine):
         self._save(job)
         return output
 
-    def backward(self, grad_output):
-        (job,) = self._take()
-        grad_input, grad_weight, grad_bias = job.backward(grad_output, self._needs())
-        self._accumulate_all(grad_weight, grad_bias)
-        return grad_input
-
     def extra_repr(self):
         return (
             f"{self.num_groups}, {self.num_channels}, eps={self.eps}, affine={self.affine}, "
@@ -355,12 +352,6 @@ class LayerNorm(_Affine):
         output, job = _layer_norm(input, self.normalized_shape, *self._affine_arrays(), self.eps)
         self._save(job)
         return output
-
-    def backward(self, grad_output):
-        (job,) = self._take()
-        grad_input, grad_weight, grad_bias = job.backward(grad_output, self._needs())
-        self._accumulate_all(grad_weight, grad_bias)
-        return grad_input
 
     def extra_repr(self):
         return (
