@@ -48,6 +48,12 @@ typedef int64_t integer;
 #define VECTOR_BYTES 16
 #define VECTOR_REGISTERS 16
 #endif
+/* Whether a * b + c is rounded once */
+#if defined(__FMA__) || defined(__aarch64__)
+#define FUSES 1
+#else
+#define FUSES 0
+#endif
 #define LANES (VECTOR_BYTES / (int)sizeof(real))
 
 typedef real vec __attribute__((vector_size(VECTOR_BYTES)));

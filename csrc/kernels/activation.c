@@ -1,6 +1,8 @@
 /* Elementwise operators y = f(x) and their gradients f'(x) g.
  *
  * All are bound by memory, or nearly: each task is a run of CHUNK elements, small enough to stay in L2.
+ * Each loop fetches what it reads AHEAD of where it is: the longer functions leave no room in the processor's
+ * queues to run so far ahead by themselves, and were 10 to 40 % slower.
  * A function that tends to a line or to 0 is written with e^-|x|, which neither overflows nor cancels.
  */
 #include "parallel.h"
@@ -9,6 +11,7 @@
 #include "vmath.h"
 
 #define CHUNK ((ptrdiff_t)16384)
+#define AHEAD (2048 / (ptrdiff_t)sizeof(real)) /* 2 KiB */
 /* A core streams about 10 bytes a nanosecond. */
 #define NANOSECONDS(bytes) ((double)(bytes) / 10.0)
 
@@ -98,10 +101,14 @@ INLINE vec selu_backward(vec g, vec x, vec a, vec b) {
     return (void)a, (void)b, g * choose(x > 0, splat(SELU_SCALE), vec_exp(x) * (SELU_SCALE * SELU_ALPHA));
 }
 
-INLINE vec gelu(vec x, vec a, vec b) { return (void)a, (void)b, x * vec_normal(x).cumulative; }
+/* x times the tail where x < 0, else x - x times the tail */
+INLINE vec gelu(vec x, vec a, vec b) {
+    struct normal p = vec_normal(x);
+    return (void)a, (void)b, smaller(x, p.b) * p.tail + larger(zero(), x);
+}
 INLINE vec gelu_backward(vec g, vec x, vec a, vec b) {
     struct normal p = vec_normal(x);
-    return (void)a, (void)b, g * (p.cumulative + x * p.density);
+    return (void)a, (void)b, g * (choose(x < 0, p.tail, 1 - p.tail) + x * p.density);
 }
 
 #define GELU_SLOPE ((real)1.5957691216057307) /* 2 sqrt(2 / pi) */
@@ -125,18 +132,25 @@ INLINE vec softplus_backward(vec g, vec x, vec a, vec b) {
 
 /* ---- Loops over a task's elements ---- */
 
+INLINE vec load_ahead(const real *p) {
+    __builtin_prefetch(p + AHEAD);
+    return load(p);
+}
+
 #define DEFINE_LOOPS(name)                                                                                   \
     static void name##_forward_loop(const struct unary *job, ptrdiff_t begin, ptrdiff_t end) {               \
         vec a = splat(job->a), b = splat(job->b);                                                            \
         ptrdiff_t i = begin;                                                                                 \
-        for (; i + LANES <= end; i += LANES) store(job->output + i, name(load(job->input + i), a, b));       \
+        for (; i + LANES <= end; i += LANES) store(job->output + i, name(load_ahead(job->input + i), a, b)); \
         if (i < end) store_first(job->output + i, name(load_first(job->input + i, end - i), a, b), end - i); \
     }                                                                                                        \
     static void name##_backward_loop(const struct unary *job, ptrdiff_t begin, ptrdiff_t end) {              \
         vec a = splat(job->a), b = splat(job->b);                                                            \
         ptrdiff_t i = begin;                                                                                 \
-        for (; i + LANES <= end; i += LANES)                                                                 \
-            store(job->output + i, name##_backward(load(job->grad_output + i), load(job->input + i), a, b)); \
+        for (; i + LANES <= end; i += LANES) {                                                               \
+            vec g = load_ahead(job->grad_output + i), x = load_ahead(job->input + i);                        \
+            store(job->output + i, name##_backward(g, x, a, b));                                             \
+        }                                                                                                    \
         if (i < end) {                                                                                       \
             vec g = load_first(job->grad_output + i, end - i), x = load_first(job->input + i, end - i);      \
             store_first(job->output + i, name##_backward(g, x, a, b), end - i);                              \

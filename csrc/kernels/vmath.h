@@ -23,13 +23,13 @@
 #define EXPM1_LOWEST ((real) - 17.5) /* e^x - 1 rounds to -1 below */
 static const real EXP_Q[] = {0.5f, 0.1666657606f, 0.04166655346f, 0.008363333082f, 0.0013926376f};
 static const real ATANH_Q[] = {0.3333333366f, 0.1999985317f, 0.14296179f, 0.108532879f, 0.1161216461f};
+static const real GAUSS[] = {
+    1.0f, -0.5000000189f, 0.1250000012f, -0.02083301876f, 0.002604147017f, -0.000261724009f, 2.178306368e-5f};
 #define TAIL_END ((real)14.5) /* the tail beyond rounds to 0 */
-#define TAIL_SCALE ((real)0.3125)
-#define TAIL_CENTRE ((real)0.59375)
-static const real TAIL_EVEN[] = {0.2643144393f, 0.383235235f, -0.04748353484f, 0.0143208502f,
-                                 -0.01011258365f};
-static const real TAIL_ODD[] = {0.4007550692f, 0.1746499948f, -0.08255880888f, 0.04149917144f,
-                                -0.01830271805f};
+#define TAIL_SCALE ((real)0.35)
+#define TAIL_CENTRE ((real)0)
+static const real TAIL[] = {0.139618635f,  0.1399143339f,  0.1194250927f, 0.1072124994f,  -0.02732191058f,
+                            0.1655101648f, -0.2614105432f, 0.1467839861f, -0.02973227581f};
 #define HIGH_HALF ((integer)0xfffff000) /* the bits of a float whose square is exact */
 #else
 #define MANTISSA_BITS 52
@@ -55,17 +55,28 @@ static const real ATANH_Q[] = {0.3333333333333333344,  0.1999999999999976125,  0
                                0.1111111109911838528,  0.09090909948981357191, 0.07692271982430274643,
                                0.06667589315724627918, 0.0586713953065159873,  0.05422589197440007411,
                                0.0374607189777538365,  0.07815288900461425223};
+static const real GAUSS[] = {1.0,
+                             -0.49999999999999999988,
+                             0.12500000000000046194,
+                             -0.020833333333333351096,
+                             0.0026041666666554612259,
+                             -0.00026041666666623579878,
+                             0.000021701388988289697584,
+                             -1.5500992101713832789e-6,
+                             9.6880801868633056913e-8,
+                             -5.3822735862771990746e-9,
+                             2.6985073312140873184e-10,
+                             -1.2260788872991326745e-11};
 #define TAIL_END 39.0
 #define TAIL_SCALE 0.21875
 #define TAIL_CENTRE 0.5625
-static const real TAIL_EVEN[] = {0.1864522412823445751,   0.4937358968378455665,    0.5051116585250588228,
-                                 0.06108583738191655776,  -0.05794559768198414805,  0.02913074110932116048,
-                                 -0.01504876464457112114, 0.008738067450873102469,  -0.005516085685254074955,
-                                 0.003488744539022965468, -0.001965752575345563541, 0.0007397970729879348027};
-static const real TAIL_ODD[] = {0.337317559307116816,     0.5738259513630170464,    0.2968959431494064648,
-                                -0.06889788669179705954,  0.007546072391026136627,  0.002065365242704146112,
-                                -0.001808490550625481046, 0.0003302718647786865174, 0.0007971700246594833702,
-                                -0.001169383753180170442, 0.0006792071990367814187};
+static const real TAIL[] = {
+    0.1864522412823445751,    0.337317559307116816,     0.4937358968378455665,   0.5738259513630170464,
+    0.5051116585250588228,    0.2968959431494064648,    0.06108583738191655776,  -0.06889788669179705954,
+    -0.05794559768198414805,  0.007546072391026136627,  0.02913074110932116048,  0.002065365242704146112,
+    -0.01504876464457112114,  -0.001808490550625481046, 0.008738067450873102469, 0.0003302718647786865174,
+    -0.005516085685254074955, 0.0007971700246594833702, 0.003488744539022965468, -0.001169383753180170442,
+    -0.001965752575345563541, 0.0006792071990367814187, 0.0007397970729879348027};
 #define HIGH_HALF ((integer)0xfffffffff8000000)
 #endif
 #define TERMS(polynomial) ((int)(sizeof(polynomial) / sizeof(real)))
@@ -148,19 +159,30 @@ INLINE vec vec_sigmoid(vec x) {
     return choose(x < 0, e * r, r);
 }
 
-/* The standard normal distribution: P(X <= x) and its density. The tail beyond a = |x| is
- * e^(-a^2/2) times a polynomial of u = 1 / (1 + TAIL_SCALE a), about the middle of u's range. */
+/* b^2 + c, where rounding the square would be magnified */
+INLINE vec square_plus(vec b, vec c) {
+#if FUSES
+    return b * b + in_register(c); /* c may be a product, and b * b is what must be fused */
+#else
+    vec high = (vec)((ivec)b & HIGH_HALF);
+    return (high * high + c) + (b - high) * (b + high);
+#endif
+}
+
+/* The standard normal distribution: P(X > |x|), and its density, of b = -|x|, held to [-TAIL_END, 0]. With
+ * n = round(-b^2 / (2 ln 2)) and s = b^2 + 2 n ln 2, e^(-b^2/2) is 2^n times GAUSS, a polynomial of s near
+ * e^(-s/2); the tail is that times u TAIL(u - TAIL_CENTRE), u = 1 / (1 - TAIL_SCALE b). */
 struct normal {
-    vec cumulative, density;
+    vec b, tail, density;
 };
 INLINE struct normal vec_normal(vec x) {
-    vec a = smaller(absolute(x), splat(TAIL_END)); /* NaN becomes TAIL_END */
-    vec high = (vec)((ivec)a & HIGH_HALF);         /* a^2/2 in two parts: rounding it would be magnified */
-    struct reduced t = reduce(high * high * (real)-0.5);
-    vec e = exp_of_reduced(t.n, t.r + (high - a) * (high + a) * (real)0.5);
-    vec u = reciprocal(a * TAIL_SCALE + 1), v = u - TAIL_CENTRE, z = v * v;
-    vec tail = e * u * (horner(TAIL_EVEN, TERMS(TAIL_EVEN), z) + v * horner(TAIL_ODD, TERMS(TAIL_ODD), z));
-    return (struct normal){choose(x < 0, tail, 1 - tail), e * (real)0.39894228040143267794};
+    vec b = larger((vec)((ivec)x | (ivec)splat((real)-0.0)), splat(-TAIL_END)); /* NaN becomes -TAIL_END */
+    vec n = b * (real)-0.72134752044448170368 * b + ROUNDER;
+    n = n - ROUNDER;
+    vec s = square_plus(b, n * (2 * LN2_HIGH)) + n * (2 * LN2_LOW);
+    vec e = times_power_of_two(horner(GAUSS, TERMS(GAUSS), s), n), u = reciprocal(b * -TAIL_SCALE + 1);
+    vec tail = e * (u * horner(TAIL, TERMS(TAIL), u - TAIL_CENTRE));
+    return (struct normal){b, tail, e * (real)0.39894228040143267794};
 }
 
 #endif
