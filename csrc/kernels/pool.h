@@ -95,37 +95,50 @@ INLINE ptrdiff_t tap_at(const struct pool_axis *line, ptrdiff_t i, ptrdiff_t x) 
 
 /* ---- How work is cut ----
  *
- * The rows of all images form one list, and a task is a run of them with about TASK_ELEMENTS elements.
- * Where rows are few, a task is one of several blocks of channels of one row. */
+ * The rows of all images form one list, and a task is a run of them with about TASK_ELEMENTS elements. Where
+ * rows are few and their windows tall, a task is a part of one row: some of its windows' rows of taps. */
 #define TASK_ELEMENTS 32768
 #define FEW_ROWS 16
-#define CHANNEL_BLOCK (128 / (ptrdiff_t)sizeof(real)) /* two cache lines, and a multiple of LANES */
 
 struct pool_cut {
-    ptrdiff_t rows, rows_per_task, row_tasks, channel_block, channel_tasks;
+    ptrdiff_t rows, rows_per_task, parts, tasks;
 };
 
-INLINE struct pool_cut cut_rows(ptrdiff_t rows, ptrdiff_t elements_per_row, ptrdiff_t channels) {
-    struct pool_cut cut = {rows, max_size(TASK_ELEMENTS / max_size(elements_per_row, 1), 1), 0,
-                           max_size(channels, 1), 1};
-    cut.row_tasks = ceil_div(rows, cut.rows_per_task);
-    if (rows < FEW_ROWS && elements_per_row > TASK_ELEMENTS && channels > CHANNEL_BLOCK) {
-        cut.channel_block = CHANNEL_BLOCK;
-        cut.channel_tasks = ceil_div(channels, CHANNEL_BLOCK);
-    }
+/* taps: the rows of taps that most windows have, or 1 where they can't be parted. */
+INLINE struct pool_cut cut_rows(ptrdiff_t rows, ptrdiff_t elements_per_row, ptrdiff_t taps) {
+    struct pool_cut cut = {rows, max_size(TASK_ELEMENTS / max_size(elements_per_row, 1), 1), 1, 0};
+    if (rows < FEW_ROWS && taps >= 4)
+        cut.parts = min_size(ceil_div(elements_per_row, TASK_ELEMENTS), taps / 2);
+    cut.tasks = ceil_div(rows, cut.rows_per_task) * cut.parts;
     return cut;
 }
 
-/* What one task does: rows [row, row_end) of the list, channels [channel, channel_end). */
+/* The cut of a forward pass, whose rows are those of the output. */
+INLINE struct pool_cut cut_forward(const struct pyconv_pool *pool, int planes) {
+    ptrdiff_t out_rows = max_size(pool->out_height, 1),
+              elements = pool->height * pool->width * pool->channels;
+    ptrdiff_t taps = pool->adaptive ? pool->height / out_rows : pool->kernel[0];
+    return cut_rows(pool->images * pool->out_height, elements / out_rows, planes ? 1 : taps);
+}
+
+/* What one task does: rows [row, row_end) of the list, or a part of one. */
 struct pool_part {
-    ptrdiff_t row, row_end, channel, channel_end;
+    ptrdiff_t row, row_end, part;
 };
 
-INLINE struct pool_part task_part(const struct pool_cut *cut, ptrdiff_t task, ptrdiff_t channels) {
-    ptrdiff_t row = task / cut->channel_tasks * cut->rows_per_task;
-    ptrdiff_t channel = task % cut->channel_tasks * cut->channel_block;
-    return (struct pool_part){row, min_size(row + cut->rows_per_task, cut->rows), channel,
-                              min_size(channel + cut->channel_block, channels)};
+INLINE struct pool_part task_part(const struct pool_cut *cut, ptrdiff_t task) {
+    ptrdiff_t row = task / cut->parts * cut->rows_per_task;
+    return (struct pool_part){row, min_size(row + cut->rows_per_task, cut->rows), task % cut->parts};
+}
+
+/* The rows of taps of a window that belong to a part; perhaps none. */
+INLINE struct window window_part(struct window row, const struct pool_axis *axis, ptrdiff_t part,
+                                 ptrdiff_t parts) {
+    ptrdiff_t first = row.taps * part / parts, last = row.taps * (part + 1) / parts;
+    row.begin += first * axis->dilation;
+    row.first_tap += first;
+    row.taps = last - first;
+    return row;
 }
 
 /* ---- One channel only: a vector is LANES neighbouring outputs of a row ----

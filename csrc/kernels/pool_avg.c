@@ -6,7 +6,8 @@
  * separable: a row of grad_input is the sum of the rows of grad_output above it, divided (into scratch of
  * one output row, which stays in L1), and then summed over the windows that cover each column. Sums run
  * along a row of taps first, then over the rows, which also keeps the rounding error of large windows low.
- * Four vectors of channels at a time hide the latency of additions: 8 accumulators of 16 registers.
+ * The tall windows of a short output are taken in parts, whose sums are added in order. Four vectors of
+ * channels at a time hide the latency of additions: 8 accumulators of 16 registers.
  * A division is exact as PyTorch's is; a product with the reciprocal replaces it where that is exact too.
  */
 #include "parallel.h"
@@ -72,18 +73,17 @@ INLINE void pool_pixel(const real *input, struct taps taps, ptrdiff_t rows, ptrd
 #undef STORE
 }
 
-static void pool_row(const struct avg_pool *job, ptrdiff_t image, ptrdiff_t i, ptrdiff_t channel,
-                     ptrdiff_t channels) {
+/* The averages of a row of windows, or with parts the sums of some of their rows. */
+static void pool_row(const struct avg_pool *job, ptrdiff_t image, const struct window *row, real *output) {
     const struct pyconv_pool *pool = &job->pool;
-    const struct window *row = &job->axes.row.window[i];
-    const real *line =
-        job->input + (image * pool->height + row->begin) * pool->width * pool->channels + channel;
-    real *output = job->output + (image * pool->out_height + i) * pool->out_width * pool->channels + channel;
-    struct taps taps = {row->taps, 0, pool->width * pool->channels, pool->channels};
-    for (ptrdiff_t j = 0; j < pool->out_width; j++, output += pool->channels) {
+    ptrdiff_t channels = pool->channels;
+    const real *line = job->input + (image * pool->height + row->begin) * pool->width * channels;
+    struct taps taps = {row->taps, 0, pool->width * channels, channels};
+    for (ptrdiff_t j = 0; j < pool->out_width; j++, output += channels) {
         const struct window *column = &job->axes.column.window[j];
-        struct divisor divisor = divide_by(row->divisor, column->divisor);
-        const real *input = line + column->begin * pool->channels;
+        struct divisor divisor =
+            job->cut.parts > 1 ? divide_by(1, 1) : divide_by(row->divisor, column->divisor);
+        const real *input = line + column->begin * channels;
         taps.columns = column->taps;
         if (taps.rows == 0 || taps.columns == 0)
             memset(output, 0, (size_t)channels * sizeof(real)); /* all padding: 0, and not 0 / 0 */
@@ -99,10 +99,42 @@ static void pool_row(const struct avg_pool *job, ptrdiff_t image, ptrdiff_t i, p
 static void run_forward(const void *context, ptrdiff_t task, void *scratch) {
     (void)scratch;
     const struct avg_pool *job = context;
-    struct pool_part part = task_part(&job->cut, task, job->pool.channels);
-    for (ptrdiff_t row = part.row; row < part.row_end; row++)
-        pool_row(job, row / job->pool.out_height, row % job->pool.out_height, part.channel,
-                 part.channel_end - part.channel);
+    struct pool_part part = task_part(&job->cut, task);
+    ptrdiff_t elements = job->pool.out_width * job->pool.channels, parts = job->cut.parts;
+    for (ptrdiff_t row = part.row; row < part.row_end; row++) {
+        struct window window = job->axes.row.window[row % job->pool.out_height];
+        window = window_part(window, &job->axes.row, part.part, parts);
+        pool_row(job, row / job->pool.out_height, &window,
+                 job->output + (row * parts + part.part) * elements);
+    }
+}
+
+/* The averages of a row of windows from the sums of their parts. */
+static void join_parts(const struct avg_pool *job, ptrdiff_t row, const real *partial, real *output) {
+    ptrdiff_t channels = job->pool.channels, elements = job->pool.out_width * channels;
+    const struct window *vertical = &job->axes.row.window[row % job->pool.out_height];
+    for (ptrdiff_t e = 0; e < elements; e++) {
+        const struct window *horizontal = &job->axes.column.window[e / channels];
+        real total = 0;
+        for (ptrdiff_t part = 0; part < job->cut.parts; part++) total += partial[part * elements + e];
+        int empty = vertical->taps == 0 || horizontal->taps == 0;
+        output[e] = empty ? 0 : total / (real)(vertical->divisor * horizontal->divisor);
+    }
+}
+
+/* Rows that are few and tall: their parts' sums go to memory first. */
+static int run_parts(struct avg_pool *job, double cost) {
+    ptrdiff_t rows = job->cut.rows, parts = job->cut.parts,
+              elements = job->pool.out_width * job->pool.channels;
+    size_t bytes = (size_t)(rows * parts * elements) * sizeof(real);
+    real *output = job->output, *partial = pyconv_alloc(bytes);
+    if (!partial) return PYCONV_NO_MEMORY;
+    job->output = partial;
+    int status = parallel_run(job->cut.tasks, cost, 0, run_forward, job);
+    for (ptrdiff_t row = 0; status == PYCONV_OK && row < rows; row++)
+        join_parts(job, row, partial + row * parts * elements, output + row * elements);
+    pyconv_free(partial, bytes);
+    return status;
 }
 
 /* ---- One channel ---- */
@@ -234,7 +266,7 @@ static void pool_line(const struct avg_pool *job, ptrdiff_t image, ptrdiff_t i, 
 
 static void run_forward_planes(const void *context, ptrdiff_t task, void *scratch) {
     const struct avg_pool *job = context;
-    struct pool_part part = task_part(&job->cut, task, 1);
+    struct pool_part part = task_part(&job->cut, task);
     for (ptrdiff_t row = part.row; row < part.row_end; row++)
         pool_line(job, row / job->pool.out_height, row % job->pool.out_height, scratch);
 }
@@ -243,15 +275,20 @@ static int forward(const struct pyconv_pool *pool, const void *input, void *outp
     struct avg_pool job = {.pool = *pool, .input = input, .output = output};
     int status = make_axes(pool, &job.axes);
     if (status) return status;
-    ptrdiff_t rows = pool->images * pool->out_height, plane = pool->height * pool->width * pool->channels;
-    job.cut = cut_rows(rows, plane / max_size(pool->out_height, 1), pool->channels);
-    double cost = NANOSECONDS((double)pool->images * (double)plane * sizeof(real));
     int planes = pool->channels == 1;
+    job.cut = cut_forward(pool, planes);
+    double cost = NANOSECONDS((double)pool->images * (double)(pool->height * pool->width * pool->channels) *
+                              sizeof(real));
     if (planes) status = make_line(pool, &job.axes.column, &job.line);
-    if (!status)
-        status = parallel_run(job.cut.row_tasks * job.cut.channel_tasks, cost,
-                              planes ? (size_t)pool->width * sizeof(real) : 0,
-                              planes ? run_forward_planes : run_forward, &job);
+    if (status)
+        ;
+    else if (planes)
+        status =
+            parallel_run(job.cut.tasks, cost, (size_t)pool->width * sizeof(real), run_forward_planes, &job);
+    else if (job.cut.parts > 1)
+        status = run_parts(&job, cost);
+    else
+        status = parallel_run(job.cut.tasks, cost, 0, run_forward, &job);
     free_line(&job.line);
     free_axes(&job.axes);
     return status;
@@ -372,7 +409,7 @@ static void backward_line(const struct avg_pool *job, const real *sum, real *gra
 static void run_backward(const void *context, ptrdiff_t task, void *scratch) {
     const struct avg_pool *job = context;
     const struct pyconv_pool *pool = &job->pool;
-    struct pool_part part = task_part(&job->cut, task, pool->channels);
+    struct pool_part part = task_part(&job->cut, task);
     int planes = pool->channels == 1 && !pool->adaptive;
     ptrdiff_t margin = planes ? left_margin(pool) : 0;
     real *sum = (real *)scratch + margin;
@@ -404,11 +441,11 @@ static int backward(const struct pyconv_pool *pool, const void *grad_output, voi
     for (ptrdiff_t j = 1; j < pool->out_width; j++)
         job.one_divisor &= job.axes.column.window[j].divisor == job.axes.column.window[0].divisor;
     ptrdiff_t rows = pool->images * pool->height, elements = pool->width * pool->channels;
-    job.cut = cut_rows(rows, elements, 1); /* all channels in one task */
+    job.cut = cut_rows(rows, elements, 1);
     double cost = NANOSECONDS((double)rows * (double)elements * sizeof(real));
     size_t scratch = (size_t)(pool->out_width * pool->channels);
     if (pool->channels == 1 && !pool->adaptive) scratch = (size_t)(left_margin(pool) + sum_elements(pool));
-    status = parallel_run(job.cut.row_tasks, cost, scratch * sizeof(real), run_backward, &job);
+    status = parallel_run(job.cut.tasks, cost, scratch * sizeof(real), run_backward, &job);
     free_axes(&job.axes);
     return status;
 }

@@ -104,42 +104,53 @@ INLINE struct taps window_taps(const struct max_pool *job, const struct window *
 
 /* ---- Many channels ---- */
 
+/* `vectors` vectors of channels of one window, at most BLOCK, or the first n lanes of one. */
+#define BLOCK 4 /* large windows: 8 registers of 16, and comparisons of several vectors overlap */
+INLINE void pool_vectors(const real *input, struct taps taps, ptrdiff_t rows, ptrdiff_t columns, int vectors,
+                         ptrdiff_t n, enum pyconv_pool_index form, real *output, void *indices,
+                         ptrdiff_t at) {
+    struct best best[BLOCK];
+    UNROLL for (int v = 0; v < vectors; v++) best[v] = nothing(taps);
+    for (ptrdiff_t r = 0; r < rows; r++)
+        for (ptrdiff_t s = 0; s < columns; s++) {
+            const real *x = input + r * taps.row_stride + s * taps.column_stride;
+            integer index = (integer)r * taps.row_index + (integer)s * taps.column_index;
+            UNROLL for (int v = 0; v < vectors; v++) best[v] =
+                better(best[v], n < LANES ? load_first(x, n) : load(x + v * LANES), index);
+        }
+    UNROLL for (int v = 0; v < vectors; v++) {
+        if (n < LANES)
+            store_first(output + at, best[v].value, n);
+        else
+            store(output + at + v * LANES, best[v].value);
+        store_index(form, indices, at + v * LANES, taps.base, best[v].at, n);
+    }
+}
+
 /* One window, channels [0, channels); rows and columns are taps.rows and taps.columns, often constants. */
 INLINE void pool_pixel(const real *input, struct taps taps, ptrdiff_t rows, ptrdiff_t columns,
                        ptrdiff_t channels, enum pyconv_pool_index form, real *output, void *indices,
                        ptrdiff_t at) {
     ptrdiff_t c = 0;
-    for (; c + LANES <= channels; c += LANES) {
-        struct best best = nothing(taps);
-        for (ptrdiff_t r = 0; r < rows; r++)
-            for (ptrdiff_t s = 0; s < columns; s++)
-                best = better(best, load(input + r * taps.row_stride + s * taps.column_stride + c),
-                              (integer)r * taps.row_index + (integer)s * taps.column_index);
-        store(output + at + c, best.value);
-        store_index(form, indices, at + c, taps.base, best.at, LANES);
-    }
-    if (c == channels) return;
-    struct best best = nothing(taps);
-    for (ptrdiff_t r = 0; r < rows; r++)
-        for (ptrdiff_t s = 0; s < columns; s++)
-            best = better(best,
-                          load_first(input + r * taps.row_stride + s * taps.column_stride + c, channels - c),
-                          (integer)r * taps.row_index + (integer)s * taps.column_index);
-    store_first(output + at + c, best.value, channels - c);
-    store_index(form, indices, at + c, taps.base, best.at, channels - c);
+    int constant = __builtin_constant_p(rows);
+    for (; !constant && c + BLOCK * LANES <= channels; c += BLOCK * LANES)
+        pool_vectors(input + c, taps, rows, columns, BLOCK, LANES, form, output, indices, at + c);
+    for (; c + LANES <= channels; c += LANES)
+        pool_vectors(input + c, taps, rows, columns, 1, LANES, form, output, indices, at + c);
+    if (c < channels)
+        pool_vectors(input + c, taps, rows, columns, 1, channels - c, form, output, indices, at + c);
 }
 
-INLINE void pool_row(const struct max_pool *job, enum pyconv_pool_index form, ptrdiff_t image, ptrdiff_t i,
-                     ptrdiff_t channel, ptrdiff_t channels) {
+/* The maxima of a row of windows, from element `at` of the output on. */
+INLINE void pool_row(const struct max_pool *job, enum pyconv_pool_index form, ptrdiff_t image,
+                     const struct window *row, ptrdiff_t at) {
     const struct pyconv_pool *pool = &job->pool;
-    const struct window *row = &job->axes.row.window[i];
-    ptrdiff_t at = (image * pool->out_height + i) * pool->out_width * pool->channels + channel;
-    const real *line =
-        job->input + (image * pool->height + row->begin) * pool->width * pool->channels + channel;
-    for (ptrdiff_t j = 0; j < pool->out_width; j++, at += pool->channels) {
+    ptrdiff_t channels = pool->channels;
+    const real *line = job->input + (image * pool->height + row->begin) * pool->width * channels;
+    for (ptrdiff_t j = 0; j < pool->out_width; j++, at += channels) {
         const struct window *column = &job->axes.column.window[j];
         struct taps taps = window_taps(job, row, column);
-        const real *input = line + column->begin * pool->channels;
+        const real *input = line + column->begin * channels;
         if (taps.rows == 2 && taps.columns == 2)
             pool_pixel(input, taps, 2, 2, channels, form, job->output, job->indices, at);
         else if (taps.rows == 3 && taps.columns == 3)
@@ -152,16 +163,49 @@ INLINE void pool_row(const struct max_pool *job, enum pyconv_pool_index form, pt
 static void run_forward(const void *context, ptrdiff_t task, void *scratch) {
     (void)scratch;
     const struct max_pool *job = context;
-    struct pool_part part = task_part(&job->cut, task, job->pool.channels);
+    struct pool_part part = task_part(&job->cut, task);
+    ptrdiff_t elements = job->pool.out_width * job->pool.channels, parts = job->cut.parts;
     for (ptrdiff_t row = part.row; row < part.row_end; row++) {
-        ptrdiff_t image = row / job->pool.out_height, i = row % job->pool.out_height;
-        ptrdiff_t channels = part.channel_end - part.channel;
+        ptrdiff_t image = row / job->pool.out_height, at = (row * parts + part.part) * elements;
+        struct window window = job->axes.row.window[row % job->pool.out_height];
+        window = window_part(window, &job->axes.row, part.part, parts);
         switch (job->form) {
-        case PYCONV_NO_INDEX: pool_row(job, PYCONV_NO_INDEX, image, i, part.channel, channels); break;
-        case PYCONV_PLANE_INDEX: pool_row(job, PYCONV_PLANE_INDEX, image, i, part.channel, channels); break;
-        case PYCONV_TAP_INDEX: pool_row(job, PYCONV_TAP_INDEX, image, i, part.channel, channels); break;
+        case PYCONV_NO_INDEX: pool_row(job, PYCONV_NO_INDEX, image, &window, at); break;
+        case PYCONV_PLANE_INDEX: pool_row(job, PYCONV_PLANE_INDEX, image, &window, at); break;
+        case PYCONV_TAP_INDEX: pool_row(job, PYCONV_TAP_INDEX, image, &window, at); break;
         }
     }
+}
+
+/* The maxima of a row of windows from those of their parts, which `parted` has. */
+static void join_parts(const struct max_pool *job, const struct max_pool *parted, ptrdiff_t row) {
+    ptrdiff_t elements = job->pool.out_width * job->pool.channels, parts = job->cut.parts;
+    const real *partial = parted->output;
+    for (ptrdiff_t e = 0; e < elements; e++) {
+        ptrdiff_t from = row * parts * elements + e, to = row * elements + e, best = from;
+        for (ptrdiff_t part = 1; part < parts; part++) {
+            real x = partial[from + part * elements];
+            if (x > partial[best] || x != x) best = from + part * elements;
+        }
+        job->output[to] = partial[best];
+        if (job->form == PYCONV_PLANE_INDEX)
+            ((int64_t *)job->indices)[to] = ((const int64_t *)parted->indices)[best];
+        if (job->form == PYCONV_TAP_INDEX)
+            ((uint8_t *)job->indices)[to] = ((const uint8_t *)parted->indices)[best];
+    }
+}
+
+/* Rows that are few and tall: their parts' maxima go to memory first. */
+static int run_parts(const struct max_pool *job, double cost) {
+    ptrdiff_t units = job->cut.rows * job->cut.parts * job->pool.out_width * job->pool.channels;
+    size_t bytes = (size_t)units * (sizeof(int64_t) + sizeof(real));
+    struct max_pool parted = *job;
+    if (!(parted.indices = pyconv_alloc(bytes))) return PYCONV_NO_MEMORY;
+    parted.output = (real *)((int64_t *)parted.indices + units);
+    int status = parallel_run(job->cut.tasks, cost, 0, run_forward, &parted);
+    for (ptrdiff_t row = 0; status == PYCONV_OK && row < job->cut.rows; row++) join_parts(job, &parted, row);
+    pyconv_free(parted.indices, bytes);
+    return status;
 }
 
 /* ---- One channel ---- */
@@ -292,7 +336,7 @@ INLINE void pool_line(const struct max_pool *job, enum pyconv_pool_index form, p
 static void run_forward_planes(const void *context, ptrdiff_t task, void *scratch) {
     (void)scratch;
     const struct max_pool *job = context;
-    struct pool_part part = task_part(&job->cut, task, 1);
+    struct pool_part part = task_part(&job->cut, task);
     for (ptrdiff_t row = part.row; row < part.row_end; row++) {
         ptrdiff_t image = row / job->pool.out_height, i = row % job->pool.out_height;
         switch (job->form) {
@@ -308,14 +352,17 @@ static int forward(const struct pyconv_pool *pool, enum pyconv_pool_index form, 
     struct max_pool job = {.pool = *pool, .form = form, .input = input, .output = output, .indices = indices};
     int status = make_axes(pool, &job.axes);
     if (status) return status;
-    ptrdiff_t rows = pool->images * pool->out_height, plane = pool->height * pool->width * pool->channels;
-    job.cut = cut_rows(rows, plane / max_size(pool->out_height, 1), pool->channels);
-    double cost = NANOSECONDS((double)pool->images * (double)plane * sizeof(real));
     int planes = pool->channels == 1;
+    job.cut = cut_forward(pool, planes);
+    double cost = NANOSECONDS((double)pool->images * (double)(pool->height * pool->width * pool->channels) *
+                              sizeof(real));
     if (planes) status = make_line(pool, &job.axes.column, &job.line);
-    if (!status)
-        status = parallel_run(job.cut.row_tasks * job.cut.channel_tasks, cost, 0,
-                              planes ? run_forward_planes : run_forward, &job);
+    if (status)
+        ;
+    else if (job.cut.parts > 1)
+        status = run_parts(&job, cost);
+    else
+        status = parallel_run(job.cut.tasks, cost, 0, planes ? run_forward_planes : run_forward, &job);
     free_line(&job.line);
     free_axes(&job.axes);
     return status;
@@ -400,7 +447,7 @@ static void run_backward(const void *context, ptrdiff_t task, void *scratch) {
     (void)scratch;
     const struct max_pool_backward *job = context;
     const struct pyconv_pool *pool = &job->pool;
-    struct pool_part part = task_part(&job->cut, task, pool->channels);
+    struct pool_part part = task_part(&job->cut, task);
     ptrdiff_t channels = pool->channels, out_row = pool->out_width * channels;
     for (ptrdiff_t row = part.row; row < part.row_end; row++) {
         ptrdiff_t image = row / pool->height, h = row % pool->height;
@@ -434,9 +481,9 @@ static int backward(const struct pyconv_pool *pool, const void *grad_output, con
     int status = make_axes(pool, &job.axes);
     if (status) return status;
     ptrdiff_t rows = pool->images * pool->height, elements = pool->width * pool->channels;
-    job.cut = cut_rows(rows, elements, 1); /* all channels in one task */
+    job.cut = cut_rows(rows, elements, 1);
     double cost = NANOSECONDS((double)rows * (double)elements * sizeof(real));
-    status = parallel_run(job.cut.row_tasks, cost, 0, run_backward, &job);
+    status = parallel_run(job.cut.tasks, cost, 0, run_backward, &job);
     free_axes(&job.axes);
     return status;
 }
