@@ -113,9 +113,20 @@ cdef void *output(array) except? NULL:
     return data(array, PyBUF_STRIDES | PyBUF_WRITABLE)
 
 
+cdef void *data_or_null(array) except? NULL:
+    return NULL if array is None else data(array)
+
+
+cdef void *output_or_null(array) except? NULL:
+    return NULL if array is None else output(array)
+
+
+cdef const pyconv_kernels_table *kernels_of(dtype) except NULL:
+    return pyconv_kernels(current_isa, PYCONV_F32 if dtype.itemsize == 4 else PYCONV_F64)
+
+
 cdef const pyconv_kernels_table *kernels(array) except NULL:
-    cdef int dtype = PYCONV_F32 if array.dtype.itemsize == 4 else PYCONV_F64
-    return pyconv_kernels(current_isa, dtype)
+    return kernels_of(array.dtype)
 
 
 cdef int check(int status) except -1:

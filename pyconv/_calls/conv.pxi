@@ -30,7 +30,7 @@ cdef class Conv2d:
 
     def explain(self, str conv_pass, dtype, int algorithm):
         """(algorithm's name, cycles, lanes, shared bytes, bytes a thread) of a pass."""
-        table = pyconv_kernels(current_isa, PYCONV_F32 if dtype.itemsize == 4 else PYCONV_F64)
+        cdef const pyconv_kernels_table *table = kernels_of(dtype)
         cdef pyconv_conv_plan plan
         check(table.conv.explain(&self.geometry, CONV_PASSES[conv_pass], <pyconv_conv_algorithm>algorithm, &plan))
         name = next(name for name, value in CONV_ALGORITHMS.items() if value == plan.algorithm)
@@ -38,7 +38,7 @@ cdef class Conv2d:
 
     def layout(self, dtype, int algorithm):
         """How the forward pass lays its weight out: what tells one way from another, and elements, or 0."""
-        table = pyconv_kernels(current_isa, PYCONV_F32 if dtype.itemsize == 4 else PYCONV_F64)
+        cdef const pyconv_kernels_table *table = kernels_of(dtype)
         cdef pyconv_conv_plan plan
         check(table.conv.explain(&self.geometry, PYCONV_FORWARD, <pyconv_conv_algorithm>algorithm, &plan))
         return (current_isa, plan.algorithm), plan.prepared // dtype.itemsize
@@ -58,12 +58,12 @@ cdef class Conv2d:
         cdef const pyconv_kernels_table *table = kernels(input)
         cdef const void *x = data(input)
         cdef const void *w = data(weight)
-        cdef const void *p = NULL if prepared is None else data(prepared)
+        cdef const void *p = data_or_null(prepared)
         cdef void *y = output(result)
         cdef pyconv_epilogue epilogue
         cdef int status
-        epilogue.bias = NULL if bias is None else data(bias)
-        epilogue.residual = NULL if residual is None else data(residual)
+        epilogue.bias = data_or_null(bias)
+        epilogue.residual = data_or_null(residual)
         epilogue.relu = relu
         with nogil:
             status = table.conv.forward(&self.geometry, x, w, p, &epilogue, y, <pyconv_conv_algorithm>algorithm)
@@ -84,8 +84,8 @@ cdef class Conv2d:
         cdef const pyconv_kernels_table *table = kernels(grad_output)
         cdef const void *g = data(grad_output)
         cdef const void *x = data(input)
-        cdef void *gw = NULL if grad_weight is None else output(grad_weight)
-        cdef void *gb = NULL if grad_bias is None else output(grad_bias)
+        cdef void *gw = output_or_null(grad_weight)
+        cdef void *gb = output_or_null(grad_bias)
         cdef int status
         with nogil:
             status = table.conv.grad_weight(&self.geometry, g, x, gw, gb, <pyconv_conv_algorithm>algorithm)
@@ -100,7 +100,7 @@ def linear_forward(input, weight, bias, bint relu, result):
     cdef ptrdiff_t rows = input.shape[0], columns = weight.shape[1], out = weight.shape[0]
     cdef const void *x = data(input)
     cdef const void *w = data(weight)
-    cdef const void *b = NULL if bias is None else data(bias)
+    cdef const void *b = data_or_null(bias)
     cdef void *y = output(result)
     cdef int status
     with nogil:
@@ -127,8 +127,8 @@ def linear_grad_weight(grad_output, input, grad_weight, grad_bias):
     cdef ptrdiff_t rows = input.shape[0], columns = input.shape[1], out = grad_output.shape[1]
     cdef const void *g = data(grad_output)
     cdef const void *x = data(input)
-    cdef void *gw = NULL if grad_weight is None else output(grad_weight)
-    cdef void *gb = NULL if grad_bias is None else output(grad_bias)
+    cdef void *gw = output_or_null(grad_weight)
+    cdef void *gb = output_or_null(grad_bias)
     cdef int status
     with nogil:
         status = table.linear.grad_weight(rows, columns, out, g, x, gw, gb)

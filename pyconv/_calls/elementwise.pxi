@@ -108,8 +108,8 @@ def prelu_backward(ptrdiff_t outer, ptrdiff_t channels, ptrdiff_t inner, grad_ou
     cdef const void *g = data(grad_output)
     cdef const void *x = data(input)
     cdef const void *w = data(weight)
-    cdef void *gx = NULL if grad_input is None else output(grad_input)
-    cdef void *gw = NULL if grad_weight is None else output(grad_weight)
+    cdef void *gx = output_or_null(grad_input)
+    cdef void *gw = output_or_null(grad_weight)
     with nogil:
         status = table.channel.prelu_backward(outer, channels, inner, g, x, w, gx, gw)
     check(status)

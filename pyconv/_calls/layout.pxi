@@ -27,11 +27,8 @@ cdef class Taps:
         self.taps.most, self.taps.size = place.shape
         self.taps.count = <const int32_t *>data(count)
         self.taps.place = <const int32_t *>data(place)
-        self.taps.weight = self.taps.run = NULL
-        if weight is not None:
-            self.taps.weight = data(weight)
-        if run is not None:
-            self.taps.run = <const int32_t *>data(run)
+        self.taps.weight = data_or_null(weight)
+        self.taps.run = <const int32_t *>data_or_null(run)
         self.taps.even = bool((count > 0).all())
 
 

@@ -43,10 +43,10 @@ def cross_entropy(ptrdiff_t outer, ptrdiff_t classes, ptrdiff_t inner, input, ta
     cdef int status
     cdef const void *x = data(input)
     cdef const void *t = data(target)
-    cdef const void *w = NULL if weight is None else data(weight)
-    cdef const void *s = NULL if row_scale is None else data(row_scale)
-    cdef void *y = NULL if loss is None else output(loss)
-    cdef void *g = NULL if grad_input is None else output(grad_input)
+    cdef const void *w = data_or_null(weight)
+    cdef const void *s = data_or_null(row_scale)
+    cdef void *y = output_or_null(loss)
+    cdef void *g = output_or_null(grad_input)
     with nogil:
         status = table.loss.cross_entropy(outer, classes, inner, x, <const int64_t *>t, w, ignore_index, smoothing,
                                           s, scale, y, g)
@@ -61,7 +61,7 @@ def pointwise_loss(int op, input, target, double a, losses):
     cdef double total = 0
     cdef const void *x = data(input)
     cdef const void *t = data(target)
-    cdef void *y = NULL if losses is None else output(losses)
+    cdef void *y = output_or_null(losses)
     with nogil:
         status = table.loss.pointwise_loss(<pyconv_pointwise_loss>op, count, x, t, a, y, &total)
     check(status)
@@ -73,7 +73,7 @@ def pointwise_loss_backward(int op, grad_output, double scale, input, target, do
     cdef const pyconv_kernels_table *table = kernels(input)
     cdef ptrdiff_t count = input.size
     cdef int status
-    cdef const void *g = NULL if grad_output is None else data(grad_output)
+    cdef const void *g = data_or_null(grad_output)
     cdef const void *x = data(input)
     cdef const void *t = data(target)
     cdef void *y = output(grad_input)

@@ -30,11 +30,11 @@ cdef class Norm:
     cdef const pyconv_norm_kernels *table(self, x) except NULL:
         cdef const pyconv_kernels_table *table = kernels(x)
         self.norm.relu, self.norm.ceiling = self.relu, self.ceiling
-        self.norm.mean = <const double *>data(self.mean) if self.mean is not None else NULL
-        self.norm.scale = <const double *>data(self.scale) if self.scale is not None else NULL
-        self.norm.bias = <const double *>data(self.bias) if self.bias is not None else NULL
-        self.norm.weight = data(self.weight) if self.weight is not None else NULL
-        self.norm.shift = data(self.shift) if self.shift is not None else NULL
+        self.norm.mean = <const double *>data_or_null(self.mean)
+        self.norm.scale = <const double *>data_or_null(self.scale)
+        self.norm.bias = <const double *>data_or_null(self.bias)
+        self.norm.weight = data_or_null(self.weight)
+        self.norm.shift = data_or_null(self.shift)
         return table.norm_planes if self.planes else table.norm
 
     def moments(self, x):
@@ -55,7 +55,7 @@ cdef class Norm:
         """y = relu?((x - mean) * scale + bias + residual?)."""
         cdef const pyconv_norm_kernels *table = self.table(x)
         cdef const void *source = data(x)
-        cdef const void *other = data(residual) if residual is not None else NULL
+        cdef const void *other = data_or_null(residual)
         cdef void *target = output(y)
         cdef int status
         with nogil:
@@ -69,8 +69,8 @@ cdef class Norm:
         sums, products = np.empty(shape), np.empty(shape)
         cdef const void *gradient = data(g)
         cdef const void *source = data(x)
-        cdef const void *other = data(y) if y is not None else NULL
-        cdef void *target = output(masked) if masked is not None else NULL
+        cdef const void *other = data_or_null(y)
+        cdef void *target = output_or_null(masked)
         cdef double *s = <double *>output(sums)
         cdef double *p = <double *>output(products)
         cdef int status
@@ -84,7 +84,7 @@ cdef class Norm:
         cdef const pyconv_norm_kernels *table = self.table(x)
         cdef const void *gradient = data(g)
         cdef const void *source = data(x)
-        cdef const void *other = data(y) if y is not None else NULL
+        cdef const void *other = data_or_null(y)
         cdef const double *pa = <const double *>data(a)
         cdef const double *pb = <const double *>data(b)
         cdef const double *pc = <const double *>data(c)
@@ -97,11 +97,8 @@ cdef class Norm:
     cdef pyconv_group_norm group_norm(self, var, double eps, weight, bias) except *:
         cdef pyconv_group_norm groups
         groups.groups, groups.eps = var.shape[1], eps
-        groups.weight = groups.bias = NULL
-        if weight is not None:
-            groups.weight = <const double *>data(weight)
-        if bias is not None:
-            groups.bias = <const double *>data(bias)
+        groups.weight = <const double *>data_or_null(weight)
+        groups.bias = <const double *>data_or_null(bias)
         groups.var = <double *>output(var)
         groups.mean = <double *>output(self.mean)
         groups.scale = <double *>output(self.scale)
@@ -119,7 +116,7 @@ cdef class Norm:
         cdef const pyconv_norm_kernels *table = self.table(x)
         cdef pyconv_group_norm job = self.group_norm(var, eps, weight, bias)
         cdef const void *source = data(x)
-        cdef void *target = output(y) if y is not None else NULL
+        cdef void *target = output_or_null(y)
         cdef int status
         with nogil:
             status = table.normalize_groups(&self.norm, &job, source, target)
@@ -167,7 +164,7 @@ def local_response_norm(tuple sizes, bint planes, tuple window, double scale, do
     response.batch, response.rows, response.channels = sizes
     response.before, response.after = window
     response.planes, response.scale, response.beta, response.k = planes, scale, beta, k
-    cdef const void *gradient = data(g) if g is not None else NULL
+    cdef const void *gradient = data_or_null(g)
     cdef const void *source = data(x)
     cdef void *target = output(result)
     with nogil:

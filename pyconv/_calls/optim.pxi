@@ -25,8 +25,7 @@ cdef class Updates:
         for i in range(self.count):
             self.list[i].param = output(arrays[i])
             for j in range(len(states[i])):
-                if states[i][j] is not None:
-                    self.list[i].state[j] = output(states[i][j])
+                self.list[i].state[j] = output_or_null(states[i][j])
             self.list[i].start = start
             self.list[i].count = arrays[i].size
             start += self.list[i].count
