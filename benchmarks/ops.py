@@ -122,12 +122,11 @@ def details(rows, machine):
         cells = []
         for part in PARTS:
             result = row["parts"].get(part)
-            cells += (
-                ["", ""]
-                if result is None
-                else ["failed", ""]
-                if "error" in result
-                else [f"{result['ratio']:.2f}x", f"{_rate(row, part):.1f}"]
-            )
+            if result is None:
+                cells += ["", ""]
+            elif "error" in result:
+                cells += ["failed", ""]
+            else:
+                cells += [f"{result['ratio']:.2f}x", f"{_rate(row, part):.1f}"]
         lines.append(f"| {row['label']} | {' | '.join(cells)} |")
     return "\n".join(lines)

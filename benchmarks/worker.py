@@ -6,6 +6,7 @@ Reads one JSON object a line from standard input and answers with one. The reque
     {"do": "time", "part": ..., "variant": ..., "seconds": ...}  -> {"seconds": median of one call}
     {"do": "norm", "part": ..., "variant": ...}        -> {"norm": Euclidean norm of the result}
     {"do": "save", "part": ..., "variant": ..., "path": ...}  -> {}: the result as a .npy file
+    {"do": "memory"}                                   -> {"peak_bytes": the most that the process held}
     {"do": "NAME", ...}                                -> what the side's function NAME returns
 """
 
