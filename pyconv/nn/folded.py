@@ -34,9 +34,9 @@ def fold(conv, norm):
 def _convolve_and_clamp(input, weight, bias, options, relu, residual, ceiling):
     """relu(conv2d(...) + residual), with a ceiling that is a number at most that."""
     residual = None if residual is None else channels_last(residual)
-    relu6 = ceiling == 6
-    output = _convolve("conv2d", input, weight, bias, *options, residual, relu and not relu6)
-    if relu6:
+    clamp = not math.isnan(ceiling)
+    output = _convolve("conv2d", input, weight, bias, *options, residual, relu and not clamp)
+    if clamp:
         _kernels.unary(_kernels.UNARY["hardtanh"], output, 0.0, ceiling, output)  # nobody else has it yet
     return output
 

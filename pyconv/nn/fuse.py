@@ -17,7 +17,6 @@ from pyconv.nn.pooling import MaxPool2d
 RECTIFYING = (Conv2d, Linear, BatchNorm1d, BatchNorm2d, ConvNorm, PreparedConv, MaxPool2d)
 CLAMPING = (BatchNorm1d, BatchNorm2d, ConvNorm, PreparedConv)  # and these can cut it off at 6
 
-
 WORTH_REMAKING = 2 << 20  # bytes between norm and convolution: less than this is kept
 
 
@@ -43,7 +42,8 @@ class NormThenConv(Module):
     """Batch norm, rectified or not, and the convolution behind it, without keeping what is between them.
 
     The convolution's backward needs its input, which is the norm's output, and which one pass over the norm's
-    input makes once more, to the same bits. ResNet-18 needs 60 MB less for it, ResNet-50 70 MB, and 1 % more time.
+    input makes once more, to the same bits. ResNet-18 with 64 images of 32 x 32 needs 60 MB less for it, and 1 % more
+    time.
     """
 
     def __init__(self, norm, conv):

@@ -53,8 +53,7 @@ class SequentialLR(LRScheduler):
         self.last_epoch = last_epoch + 1
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"]
-        for scheduler in self.schedulers:
-            scheduler._undo()
+        self._undo()
         first = self.schedulers[bisect_right(self.milestones, 0)]
         first._begin()
         self._last_lr = first.get_last_lr()
