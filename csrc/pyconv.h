@@ -372,6 +372,9 @@ struct pyconv_join_kernels {
     /* output[r * output_stride + j] = input[r * input_stride + j], r < rows, j < columns */
     int (*copy)(ptrdiff_t rows, ptrdiff_t columns, const void *input, ptrdiff_t input_stride, void *output,
                 ptrdiff_t output_stride);
+    /* Row r of output is row r of the inputs one behind the other, inputs[k] having columns[k]; k < count */
+    int (*concat)(ptrdiff_t rows, ptrdiff_t count, const void *const *inputs, const ptrdiff_t *columns,
+                  void *output);
 };
 
 /* ---- One table per instruction set and scalar type ------------------------------------------------- */

@@ -230,6 +230,7 @@ cdef extern from "pyconv.h" nogil:
     struct pyconv_join_kernels:
         int (*add)(ptrdiff_t, const void *, const void *, int, void *) noexcept nogil
         int (*copy)(ptrdiff_t, ptrdiff_t, const void *, ptrdiff_t, void *, ptrdiff_t) noexcept nogil
+        int (*concat)(ptrdiff_t, ptrdiff_t, const void *const *, const ptrdiff_t *, void *) noexcept nogil
 
     struct pyconv_kernels_table "pyconv_kernels":
         const pyconv_activation_kernels *activation

@@ -57,3 +57,24 @@ def copy_columns(ptrdiff_t rows, ptrdiff_t columns, input, ptrdiff_t input_strid
     with nogil:
         status = table.join.copy(rows, columns, x, input_stride, y, result_stride)
     check(status)
+
+
+def concat(ptrdiff_t rows, inputs, result):
+    """Row r of result is row r of the inputs, each an array of `rows` dense rows, one behind the other."""
+    cdef const pyconv_kernels_table *table = kernels(result)
+    cdef ptrdiff_t count = len(inputs), k
+    cdef size_t size = count * (sizeof(void *) + sizeof(ptrdiff_t))
+    cdef void *y = output(result)
+    cdef int status
+    cdef const void **x = <const void **>pyconv_alloc(size)
+    if x == NULL:
+        raise MemoryError("pyconv: no memory for the addresses of arrays")
+    cdef ptrdiff_t *columns = <ptrdiff_t *>(x + count)
+    try:
+        for k in range(count):
+            x[k], columns[k] = data(inputs[k]), inputs[k].size // max(rows, 1)
+        with nogil:
+            status = table.join.concat(rows, count, x, columns, y)
+        check(status)
+    finally:
+        pyconv_free(x, size)

@@ -1,5 +1,7 @@
 """Joins of branches: addition, and concatenation with its way back."""
 
+import math
+
 import numpy as np
 
 from pyconv import _kernels
@@ -98,22 +100,11 @@ def cat(tensors, dim=0):
             )
     shape = list(first.shape)
     shape[dim] = sum(array.shape[dim] for array in tensors)
-    if first.ndim == 4 and dim == 1 and wants_channels_last(first):
-        return _cat_channels(tensors, tuple(shape))
-    output = _kernels.empty(tuple(shape), first.dtype, first.ndim == 4 and wants_channels_last(first))
-    np.concatenate(tensors, axis=dim, out=output)
-    return output
-
-
-def _cat_channels(tensors, shape):
-    output = _kernels.empty(shape, tensors[0].dtype, True)
-    begin = 0
-    for array in tensors:
-        n, c, h, w = array.shape
-        part = output[:, begin : begin + c]
-        if c:
-            _kernels.copy_columns(n * h * w, c, channels_last(array), c, part, shape[1])
-        begin += c
+    last = first.ndim == 4 and wants_channels_last(first)
+    output = _kernels.empty(tuple(shape), first.dtype, last)
+    order = (0, 2, 3, 1) if last else tuple(range(first.ndim))  # of the dimensions in memory
+    rows = math.prod(shape[axis] for axis in order[: order.index(dim)])
+    _kernels.concat(rows, [channels_last(array) if last else contiguous(array) for array in tensors], output)
     return output
 
 

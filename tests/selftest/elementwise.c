@@ -119,6 +119,20 @@ static void check_join(ptrdiff_t count) {
     RUN(kernels->join->copy(rows, columns, data(x), from, data(y), to));
     expect("copy", y, 0);
     end_case();
+
+    ptrdiff_t widths[3] = {pick(40), pick(3) * 900, pick(40)}, width = widths[0] + widths[1] + widths[2];
+    begin_case("concat %td rows of %td, %td and %td", rows, widths[0], widths[1], widths[2]);
+    struct array *parts[3], *joined = output(REAL, rows * width);
+    const void *inputs[3];
+    for (ptrdiff_t k = 0, at = 0; k < 3; at += widths[k++]) {
+        parts[k] = whole(rows * widths[k], 9);
+        inputs[k] = data(parts[k]);
+        for (ptrdiff_t i = 0; i < rows * widths[k]; i++)
+            joined->value[i / widths[k] * width + at + i % widths[k]] = parts[k]->value[i];
+    }
+    RUN(kernels->join->concat(rows, 3, inputs, widths, data(joined)));
+    expect("concat", joined, 0);
+    end_case();
 }
 
 /* ---- A number for each channel ---- */
