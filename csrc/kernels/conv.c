@@ -137,6 +137,8 @@ static int correlate(const struct correlation *c, enum pyconv_conv_algorithm alg
     }
 }
 
+static const struct pyconv_epilogue no_epilogue = {NULL, NULL, 0};
+
 static struct tap *alloc_taps(const struct pyconv_conv2d *g, size_t *bytes) {
     *bytes = (size_t)(g->kernel_height * g->kernel_width) * sizeof(struct tap);
     return pyconv_alloc(*bytes);
@@ -162,8 +164,7 @@ static int prepare(const struct pyconv_conv2d *g, const void *weight, void *prep
     size_t bytes;
     struct tap *tap = alloc_taps(g, &bytes);
     if (!tap) return PYCONV_NO_MEMORY;
-    struct pyconv_epilogue none = {NULL, NULL, 0};
-    struct correlation c = forward_correlation(g, NULL, weight, &none, NULL, tap);
+    struct correlation c = forward_correlation(g, NULL, weight, &no_epilogue, NULL, tap);
     int status = algorithm == PYCONV_CONV_WINOGRAD ? VARIANT(prepare_winograd)(&c, prepared)
                                                    : VARIANT(prepare_direct)(&c, prepared);
     pyconv_free(tap, bytes);
@@ -240,8 +241,7 @@ static int grad_weight(const struct pyconv_conv2d *g, const void *grad_output, c
     size_t bytes;
     struct tap *tap = alloc_taps(g, &bytes);
     if (!tap) return PYCONV_NO_MEMORY;
-    struct pyconv_epilogue none = {NULL, NULL, 0};
-    struct correlation c = forward_correlation(g, input, NULL, &none, NULL, tap);
+    struct correlation c = forward_correlation(g, input, NULL, &no_epilogue, NULL, tap);
     status = lanes == PIXELS ? VARIANT(grad_weight_planar)(&c, grad_output, result)
                              : VARIANT(grad_weight_grouped)(&c, grad_output, result);
     pyconv_free(tap, bytes);
@@ -261,6 +261,17 @@ static void add_correlation(const struct correlation *c, enum pyconv_conv_algori
     if (bytes.scratch > most->scratch) most->scratch = bytes.scratch;
 }
 
+static struct workspace weight_workspace(const struct pyconv_conv2d *g, enum pyconv_conv_algorithm algorithm,
+                                         struct tap *tap) {
+    if (algorithm == PYCONV_CONV_WINOGRAD) return VARIANT(grad_weight_winograd_workspace)(g);
+    if (algorithm != PYCONV_CONV_DIRECT) return (struct workspace){0, 0}; /* depthwise: parts of the weight */
+    enum lanes_of lanes = weight_lanes(g);
+    if (lanes == FILTERS) return VARIANT(grad_weight_direct_workspace)(g);
+    struct correlation c = forward_correlation(g, NULL, NULL, &no_epilogue, NULL, tap);
+    return lanes == PIXELS ? VARIANT(grad_weight_planar_workspace)(&c)
+                           : VARIANT(grad_weight_grouped_workspace)(&c);
+}
+
 static int explain(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass,
                    enum pyconv_conv_algorithm asked, struct pyconv_conv_plan *plan) {
     enum pyconv_conv_algorithm algorithm = resolve(g, pass, asked);
@@ -269,21 +280,14 @@ static int explain(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass,
     if (!tap) return PYCONV_NO_MEMORY;
     struct workspace bytes = {0, 0};
     ptrdiff_t prepared = 0;
-    struct pyconv_epilogue none = {NULL, NULL, 0};
     int empty = !g->batch || !g->in_channels || !g->out_channels || !g->out_height || !g->out_width;
     if (empty) {
     } else if (pass == PYCONV_GRAD_WEIGHT) {
-        if (algorithm == PYCONV_CONV_WINOGRAD) bytes = VARIANT(grad_weight_winograd_workspace)(g);
-        enum lanes_of lanes = weight_lanes(g);
-        struct correlation c = forward_correlation(g, NULL, NULL, &none, NULL, tap);
-        if (algorithm == PYCONV_CONV_DIRECT)
-            bytes = lanes == PIXELS              ? VARIANT(grad_weight_planar_workspace)(&c)
-                    : lanes == BUNDLES_OF_GROUPS ? VARIANT(grad_weight_grouped_workspace)(&c)
-                                                 : VARIANT(grad_weight_direct_workspace)(g);
+        bytes = weight_workspace(g, algorithm, tap);
     } else if (algorithm == PYCONV_CONV_SCATTER) {
         bytes = VARIANT(grad_input_scatter_workspace)(g);
     } else if (pass == PYCONV_FORWARD) {
-        struct correlation c = forward_correlation(g, NULL, NULL, &none, NULL, tap);
+        struct correlation c = forward_correlation(g, NULL, NULL, &no_epilogue, NULL, tap);
         add_correlation(&c, algorithm, &bytes);
         if (algorithm == PYCONV_CONV_WINOGRAD) prepared = VARIANT(winograd_prepared)(&c);
         if (algorithm == PYCONV_CONV_DIRECT) prepared = VARIANT(direct_prepared)(&c);

@@ -153,9 +153,7 @@ static void copy_pixels(const real *from, ptrdiff_t from_pitch, ptrdiff_t pixels
 static void fill_rows(const struct direct *d, struct source *s, ptrdiff_t end_row, real *scratch) {
     const struct correlation *c = d->c;
     ptrdiff_t pitch = c->groups * c->src_channels;
-    ptrdiff_t left = min_size(max_size(-c->x_min, 0), d->width); /* zero columns before the image's first */
-    ptrdiff_t from = max_size(c->x_min, 0),
-              columns = max_size(min_size(c->src_width - from, d->width - left), 0);
+    struct overlap o = overlap_columns(c->x_min, d->width, c->src_width);
     ptrdiff_t rows = (end_row - 1) * c->step_height + c->y_max + 1 - s->y;
     for (; s->filled < rows; s->filled++) {
         ptrdiff_t y = s->y + s->filled;
@@ -164,11 +162,11 @@ static void fill_rows(const struct direct *d, struct source *s, ptrdiff_t end_ro
             memset(to, 0, (size_t)s->row * sizeof(real));
             continue;
         }
-        memset(to, 0, (size_t)(left * d->pitch) * sizeof(real));
-        copy_pixels(s->image + (y * c->src_width + from) * pitch, pitch, columns, s->groups * c->src_channels,
-                    to + left * d->pitch, d->pitch);
-        memset(to + (left + columns) * d->pitch, 0,
-               (size_t)((d->width - left - columns) * d->pitch) * sizeof(real));
+        memset(to, 0, (size_t)(o.left * d->pitch) * sizeof(real));
+        copy_pixels(s->image + (y * c->src_width + o.from) * pitch, pitch, o.count,
+                    s->groups * c->src_channels, to + o.left * d->pitch, d->pitch);
+        ptrdiff_t end_column = o.left + o.count;
+        memset(to + end_column * d->pitch, 0, (size_t)((d->width - end_column) * d->pitch) * sizeof(real));
     }
 }
 

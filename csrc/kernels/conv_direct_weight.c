@@ -11,6 +11,7 @@
  * ascending order, so the result does not depend on the number of threads.
  */
 #include "conv.h"
+#include "correlation.h"
 #include "parallel.h"
 #include "tile.h"
 
@@ -47,7 +48,7 @@ static const real *gather_input(const struct weight_gradient *w, const struct ba
     *row_elements = row;
     if (!w->padded) return input + y0 * row;
     ptrdiff_t y1 = (p1 - 1) * g->stride_height - g->pad_top + (g->kernel_height - 1) * g->dilation_height + 1;
-    ptrdiff_t left = min_size(g->pad_left, w->width), columns = min_size(g->in_width, w->width - left);
+    struct overlap o = overlap_columns(-g->pad_left, w->width, g->in_width);
     *row_elements = w->width * pitch;
     for (ptrdiff_t y = y0; y < y1; y++) {
         real *to = scratch + (y - y0) * w->width * pitch;
@@ -55,10 +56,10 @@ static const real *gather_input(const struct weight_gradient *w, const struct ba
             memset(to, 0, (size_t)(w->width * pitch) * sizeof(real));
             continue;
         }
-        memset(to, 0, (size_t)(left * pitch) * sizeof(real));
-        memcpy(to + left * pitch, input + y * row, (size_t)(columns * pitch) * sizeof(real));
-        memset(to + (left + columns) * pitch, 0,
-               (size_t)((w->width - left - columns) * pitch) * sizeof(real));
+        memset(to, 0, (size_t)(o.left * pitch) * sizeof(real));
+        memcpy(to + o.left * pitch, input + y * row, (size_t)(o.count * pitch) * sizeof(real));
+        ptrdiff_t end_column = o.left + o.count;
+        memset(to + end_column * pitch, 0, (size_t)((w->width - end_column) * pitch) * sizeof(real));
     }
     return scratch;
 }

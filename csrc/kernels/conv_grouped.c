@@ -1,7 +1,7 @@
 /* Correlations of many small groups, as in ResNeXt (32 groups of 4 to 8 channels).
  *
- *     dst[pixel][group, k] = bias + sum over taps t, channels c of src[pixel's place + t][group, c] *
- * weight[t][c][k]
+ *     dst[pixel][group, k] = bias + sum over taps t, channels c of
+ *                            src[pixel's place + t][group, c] * weight[t][c][k]
  *
  * A task owns some destination rows of one image and goes through them in strips of GROUPED_PIXELS columns,
  * one bundle of groups after the other (see conv_grouped.h). What a strip and bundle read is copied, with its
@@ -14,7 +14,6 @@
 #include "parallel.h"
 
 #define COPY_BYTES ((ptrdiff_t)24 << 10)
-#define TASKS_WANTED 64
 
 struct grouped {
     const struct correlation *c;
@@ -24,8 +23,7 @@ struct grouped {
     ivec first;              /* see first_channels */
     int fused;               /* taps come in threes side by side, and steps are 1 across */
     ptrdiff_t strips, width; /* of an image; source columns that one reads, at most */
-    ptrdiff_t bands;         /* tasks to an image */
-    ptrdiff_t source_rows;   /* of a task, at most */
+    struct bands bands;      /* of which each is a task */
 };
 
 static void pack_bundle(const struct grouped *g, ptrdiff_t bundle, real *packed, real *bias) {
@@ -94,20 +92,21 @@ INLINE void grouped_tile(const int pixels, const int fused, const struct grouped
 
 static void tile_fused(ptrdiff_t size, const struct grouped *g, ptrdiff_t bundle, const real *x,
                        ptrdiff_t offset, ptrdiff_t lanes) {
-    DISPATCH_PIXELS(size, TILE_FUSED)
+    DISPATCH_TILE(size, TILE_FUSED)
 }
 
 static void tile_single(ptrdiff_t size, const struct grouped *g, ptrdiff_t bundle, const real *x,
                         ptrdiff_t offset, ptrdiff_t lanes) {
-    DISPATCH_PIXELS(size, TILE_SINGLE)
+    DISPATCH_TILE(size, TILE_SINGLE)
 }
 
 static void run_grouped(const void *context, ptrdiff_t task, void *scratch) {
     const struct grouped *g = context;
     const struct correlation *c = g->c;
     const struct bundles *b = &g->bundles;
-    ptrdiff_t band = task % g->bands, image = task / g->bands;
-    ptrdiff_t first = c->dst_height * band / g->bands, end = c->dst_height * (band + 1) / g->bands;
+    ptrdiff_t band = task % g->bands.count, image = task / g->bands.count;
+    ptrdiff_t first = c->dst_height * band / g->bands.count,
+              end = c->dst_height * (band + 1) / g->bands.count;
     ptrdiff_t row = c->step_height * g->width * LANES;
     for (ptrdiff_t s = 0; s < g->strips; s++)
         for (ptrdiff_t bundle = 0; bundle < b->count; bundle++) {
@@ -131,17 +130,13 @@ static void plan(struct grouped *g) {
     g->fused = comes_in_threes(c);
     g->strips = ceil_div(c->dst_width, GROUPED_PIXELS);
     g->width = (ceil_div(c->dst_width, g->strips) - 1) * c->step_width + c->x_max - c->x_min + 1;
-    ptrdiff_t row_bytes = g->width * VECTOR_BYTES, reach = c->y_max - c->y_min + 1;
-    ptrdiff_t fit = (COPY_BYTES / row_bytes - reach) / c->step_height + 1;
-    ptrdiff_t even = ceil_div(c->dst_height, ceil_div(TASKS_WANTED, c->batch));
-    g->bands = ceil_div(c->dst_height, max_size(min_size(fit, even), 1));
-    g->source_rows = (ceil_div(c->dst_height, g->bands) - 1) * c->step_height + reach;
+    g->bands = cut_bands(c, g->width * VECTOR_BYTES, COPY_BYTES);
 }
 
 static struct workspace space(const struct grouped *g) {
     return (struct workspace){
         (size_t)(g->bundles.count * (g->bundle_elements + LANES)) * sizeof(real),
-        (size_t)(g->source_rows * g->width) * VECTOR_BYTES,
+        (size_t)(g->bands.source_rows * g->width) * VECTOR_BYTES,
     };
 }
 
@@ -163,7 +158,7 @@ int VARIANT(correlate_grouped)(const struct correlation *c) {
                     packed + g.bundles.count * g.bundle_elements + bundle * LANES);
     double work = (double)(c->batch * c->dst_height * c->dst_width) *
                   (double)(g.bundles.count * g.bundle_elements) / MULTIPLY_ADDS_PER_NANOSECOND;
-    int status = parallel_run(c->batch * g.bands, work, bytes.scratch, run_grouped, &g);
+    int status = parallel_run(c->batch * g.bands.count, work, bytes.scratch, run_grouped, &g);
     pyconv_free(packed, bytes.shared);
     return status;
 }

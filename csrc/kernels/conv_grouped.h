@@ -11,8 +11,8 @@
 #include "correlation.h"
 #include "simd.h"
 
-#define GROUPED_PIXELS 12 /* of a tile: 12 sums + 3 weights + 1 source vector + 1 index = 17 registers */
-#define FUSED 3           /* taps side by side that share what they load */
+#define GROUPED_PIXELS TILE /* of a tile: 12 sums + 3 weights + 1 source vector + 1 index = 17 registers */
+#define FUSED 3             /* taps side by side that share what they load */
 
 struct bundles {
     ptrdiff_t groups, src, dst; /* src, dst: channels of a group on either side */
@@ -63,18 +63,18 @@ INLINE void copy_rows(const struct correlation *c, const struct bundles *b, ptrd
     const real *src =
         c->src + image * c->src_height * c->src_width * pitch + bundle * b->groups_each * b->src;
     ptrdiff_t x0 = j * c->step_width + c->x_min, width = (size - 1) * c->step_width + c->x_max - c->x_min + 1;
-    ptrdiff_t left = min_size(max_size(-x0, 0), width), from = max_size(x0, 0);
-    ptrdiff_t columns = max_size(min_size(c->src_width - from, width - left), 0);
+    struct overlap o = overlap_columns(x0, width, c->src_width);
     ptrdiff_t y0 = first * c->step_height + c->y_min, y1 = (end - 1) * c->step_height + c->y_max;
     for (ptrdiff_t y = y0; y <= y1; y++, to += row * LANES) {
         if (y < 0 || y >= c->src_height) {
             memset(to, 0, (size_t)(width * LANES) * sizeof(real));
             continue;
         }
-        memset(to, 0, (size_t)(left * LANES) * sizeof(real));
-        copy_bundle(src + (y * c->src_width + from) * pitch, groups_of(b, bundle) * b->src, columns, pitch,
-                    ahead, to + left * LANES);
-        memset(to + (left + columns) * LANES, 0, (size_t)((width - left - columns) * LANES) * sizeof(real));
+        memset(to, 0, (size_t)(o.left * LANES) * sizeof(real));
+        copy_bundle(src + (y * c->src_width + o.from) * pitch, groups_of(b, bundle) * b->src, o.count, pitch,
+                    ahead, to + o.left * LANES);
+        ptrdiff_t end_column = o.left + o.count;
+        memset(to + end_column * LANES, 0, (size_t)((width - end_column) * LANES) * sizeof(real));
     }
 }
 
@@ -86,22 +86,5 @@ INLINE int comes_in_threes(const struct correlation *c) {
             return 0;
     return 1;
 }
-
-/* The call of the tile of constant size m that `size` (1 to GROUPED_PIXELS) has. */
-#define DISPATCH_PIXELS(size, CALL)                                                                          \
-    switch (size) {                                                                                          \
-    case 1: CALL(1); break;                                                                                  \
-    case 2: CALL(2); break;                                                                                  \
-    case 3: CALL(3); break;                                                                                  \
-    case 4: CALL(4); break;                                                                                  \
-    case 5: CALL(5); break;                                                                                  \
-    case 6: CALL(6); break;                                                                                  \
-    case 7: CALL(7); break;                                                                                  \
-    case 8: CALL(8); break;                                                                                  \
-    case 9: CALL(9); break;                                                                                  \
-    case 10: CALL(10); break;                                                                                \
-    case 11: CALL(11); break;                                                                                \
-    default: CALL(12); break;                                                                                \
-    }
 
 #endif

@@ -1,7 +1,7 @@
 /* The gradient of the weight of many small groups.
  *
- *     grad_weight[group, k][c][t] = sum over pixels p of grad_output[p][group, k] * input[p's place +
- * t][group, c]
+ *     grad_weight[group, k][c][t] = sum over pixels p of
+ *                                   grad_output[p][group, k] * input[p's place + t][group, c]
  *
  * Lanes hold the filters of a bundle of groups (see conv_grouped.h). A band of output rows and what they read
  * of the input are copied bundle by bundle, with their padding, to BAND_BYTES, in L2. Then FUSED taps side by

@@ -1,7 +1,7 @@
 /* Correlations to few channels, with the lanes over pixels.
  *
- *     dst[i, j + l][k] = bias[k] + sum over taps t, channels c of plane[i + t.y][c][j + t.x + l] *
- * weight[t][c][k]
+ *     dst[i, j + l][k] = bias[k] + sum over taps t, channels c of
+ *                        plane[i + t.y][c][j + t.x + l] * weight[t][c][k]
  *
  * A task owns some destination rows of one image and splits the source rows that these read into planes (see
  * conv_planar.h), PLANES_BYTES of them, near L1. A tile of PLANAR_VECTORS vectors of pixels by up to
@@ -13,13 +13,11 @@
 #include "parallel.h"
 
 #define PLANES_BYTES ((ptrdiff_t)64 << 10)
-#define TASKS_WANTED 64
 
 struct planar {
     const struct correlation *c;
     ptrdiff_t width, plane; /* source columns that a destination row reads; elements of a plane's row */
-    ptrdiff_t bands;        /* tasks to an image */
-    ptrdiff_t source_rows;  /* of a task, at most */
+    struct bands bands;     /* of which each is a task */
     ptrdiff_t strips;       /* vectors to a destination row */
     ptrdiff_t blocks;       /* of at most PLANAR_CHANNELS outputs */
     real *weight;           /* [block][tap][channel][outputs of the block] */
@@ -44,14 +42,12 @@ static void pack(const struct planar *p) {
             *offset++ = ((c->tap[t].y - c->y_min) * c->src_channels + i) * p->plane + c->tap[t].x - c->x_min;
 }
 
-/* LANES pixels of `outputs` channels each, [channel][pixel] in vectors, to rows of `pitch` elements,
- * [pixel][pitch]. */
-INLINE void join_channels(const int outputs, const vec *sum, real *rows) {
-    const int rounds = outputs <= 4 ? 2 : 3, pitch = 1 << rounds;
+/* LANES pixels of `outputs` channels each, [channel][pixel] in vectors, to [pixel][pitch], by perfect
+ * shuffles; pitch: 4 or 8. */
+INLINE void join_channels(const int outputs, const int pitch, const vec *sum, real *rows) {
     vec row[8];
     UNROLL for (int k = 0; k < pitch; k++) row[k] = k < outputs ? sum[k] : (vec){0};
-    UNROLL for (int round = 0; round < rounds;
-                round++) { /* perfect shuffles: pitch x LANES to LANES x pitch */
+    UNROLL for (int size = 1; size < pitch; size *= 2) {
         vec mixed[8];
         UNROLL for (int k = 0; k < pitch / 2; k++) {
             mixed[2 * k] = zip_low(row[k], row[k + pitch / 2]);
@@ -74,7 +70,7 @@ INLINE void put_strip(const int outputs, const struct planar *p, const struct st
     const int pitch = outputs <= 4 ? 4 : 8;
     const real *residual = c->epilogue.residual;
     real rows[8 * LANES];
-    join_channels(outputs, sum, rows);
+    join_channels(outputs, pitch, sum, rows);
     for (ptrdiff_t l = 0; l < strip->pixels; l++) {
         ptrdiff_t at = strip->dst + l * c->dst_column + first;
         for (int k = 0; k < outputs; k += LANES) {
@@ -129,18 +125,17 @@ static void run_tile(const struct planar *p, const struct strip *strip, ptrdiff_
 static void run_planar(const void *context, ptrdiff_t task, void *scratch) {
     const struct planar *p = context;
     const struct correlation *c = p->c;
-    ptrdiff_t band = task % p->bands, image = task / p->bands;
-    ptrdiff_t first = c->dst_height * band / p->bands, end = c->dst_height * (band + 1) / p->bands;
+    ptrdiff_t band = task % p->bands.count, image = task / p->bands.count;
+    ptrdiff_t first = c->dst_height * band / p->bands.count,
+              end = c->dst_height * (band + 1) / p->bands.count;
     const real *planes = scratch;
     split_source(c, image, first, end, p->width, p->plane, scratch);
     ptrdiff_t strips = (end - first) * p->strips;
     for (ptrdiff_t s = 0; s < strips; s += PLANAR_VECTORS) {
         struct strip strip[PLANAR_VECTORS];
         ptrdiff_t count = min_size(PLANAR_VECTORS, strips - s);
-        for (ptrdiff_t v = 0; v < PLANAR_VECTORS;
-             v++) { /* the last one is repeated where there are too few */
-            ptrdiff_t i = (s + min_size(v, count - 1)) / p->strips,
-                      j = (s + min_size(v, count - 1)) % p->strips;
+        for (ptrdiff_t v = 0; v < PLANAR_VECTORS; v++) { /* too few: the last one is repeated */
+            ptrdiff_t at = s + min_size(v, count - 1), i = at / p->strips, j = at % p->strips;
             strip[v] =
                 (struct strip){planes + i * c->step_height * c->src_channels * p->plane + j * LANES,
                                image * c->dst_image + (first + i) * c->dst_row + j * LANES * c->dst_column,
@@ -155,21 +150,15 @@ static void plan(struct planar *p) {
     p->blocks = ceil_div(c->dst_channels, PLANAR_CHANNELS);
     p->strips = ceil_div(c->dst_width, LANES);
     p->width = c->dst_width + c->x_max - c->x_min;
-    p->plane =
-        ceil_div(p->width + LANES, LANES) * LANES + LANES; /* what vectors and transpositions overrun */
-    ptrdiff_t reach = c->y_max - c->y_min + 1;
-    ptrdiff_t fit =
-        (PLANES_BYTES / (c->src_channels * p->plane * (ptrdiff_t)sizeof(real)) - reach) / c->step_height;
-    ptrdiff_t even = ceil_div(c->dst_height, ceil_div(TASKS_WANTED, c->batch));
-    p->bands = ceil_div(c->dst_height, max_size(min_size(fit + 1, even), 1));
-    p->source_rows = (ceil_div(c->dst_height, p->bands) - 1) * c->step_height + reach;
+    p->plane = plane_pitch(p->width);
+    p->bands = cut_bands(c, c->src_channels * p->plane * (ptrdiff_t)sizeof(real), PLANES_BYTES);
 }
 
 static struct workspace space(const struct planar *p) {
     ptrdiff_t steps = p->c->taps * p->c->src_channels;
     return (struct workspace){
         (size_t)(steps * p->c->dst_channels) * sizeof(real) + (size_t)(steps + 1) * sizeof(ptrdiff_t),
-        (size_t)(p->source_rows * p->c->src_channels * p->plane) * sizeof(real),
+        (size_t)(p->bands.source_rows * p->c->src_channels * p->plane) * sizeof(real),
     };
 }
 
@@ -189,7 +178,7 @@ int VARIANT(correlate_planar)(const struct correlation *c) {
     double work = (double)(c->batch * c->dst_height * p.strips * LANES) *
                   (double)(c->taps * c->src_channels) * (double)c->dst_channels /
                   MULTIPLY_ADDS_PER_NANOSECOND;
-    int status = parallel_run(c->batch * p.bands, work, bytes.scratch, run_planar, &p);
+    int status = parallel_run(c->batch * p.bands.count, work, bytes.scratch, run_planar, &p);
     pyconv_free(p.offset, bytes.shared);
     return status;
 }

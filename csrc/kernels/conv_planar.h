@@ -9,10 +9,13 @@
 #include "correlation.h"
 #include "simd.h"
 
-#define PLANAR_CHANNELS 6 /* outputs of a tile, and */
-#define PLANAR_VECTORS                                                                                       \
-    (VECTOR_REGISTERS == 32 ? 4 : 2) /* vectors of pixels: 24 (or 12) sums in registers                      \
-                                      */
+/* A tile: so many outputs by so many vectors of pixels, 24 (or 12) sums in registers. */
+#define PLANAR_CHANNELS 6
+#define PLANAR_VECTORS (VECTOR_REGISTERS == 32 ? 4 : 2)
+
+/* Elements of a plane's row for `width` columns: a vector that begins in any of them, and one more that a
+ * transposition writes, stay within it. */
+INLINE ptrdiff_t plane_pitch(ptrdiff_t width) { return ceil_div(width + LANES, LANES) * LANES + LANES; }
 
 /* `pixels` pixels of `channels` channels, [pixel][channel], `pitch` apart, to planes `plane` elements apart:
  * LANES of either at a time, transposed. Up to LANES - 1 elements beyond a plane's pixels are written. */
@@ -38,16 +41,16 @@ INLINE void split_planes(const real *from, ptrdiff_t pixels, ptrdiff_t channels,
 INLINE void split_source(const struct correlation *c, ptrdiff_t image, ptrdiff_t first, ptrdiff_t end,
                          ptrdiff_t width, ptrdiff_t plane, real *to) {
     ptrdiff_t channels = c->src_channels;
-    ptrdiff_t left = min_size(max_size(-c->x_min, 0), width), from = max_size(c->x_min, 0);
-    ptrdiff_t columns = max_size(min_size(c->src_width - from, width - left), 0);
+    struct overlap o = overlap_columns(c->x_min, width, c->src_width);
     ptrdiff_t y0 = first * c->step_height + c->y_min, y1 = (end - 1) * c->step_height + c->y_max;
     for (ptrdiff_t y = y0; y <= y1; y++, to += channels * plane) {
         memset(to, 0, (size_t)(channels * plane) * sizeof(real));
-        if (y < 0 || y >= c->src_height || !columns) continue;
-        const real *src = c->src + ((image * c->src_height + y) * c->src_width + from) * channels;
-        split_planes(src, columns, channels, channels, to + left, plane);
+        if (y < 0 || y >= c->src_height || !o.count) continue;
+        const real *src = c->src + ((image * c->src_height + y) * c->src_width + o.from) * channels;
+        split_planes(src, o.count, channels, channels, to + o.left, plane);
+        ptrdiff_t end_column = o.left + o.count;
         for (ptrdiff_t i = 0; i < channels; i++) /* what the last transposition wrote beyond the columns */
-            memset(to + i * plane + left + columns, 0, (size_t)(plane - left - columns) * sizeof(real));
+            memset(to + i * plane + end_column, 0, (size_t)(plane - end_column) * sizeof(real));
     }
 }
 

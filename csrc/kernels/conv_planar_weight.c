@@ -118,7 +118,7 @@ static void run_part(const void *context, ptrdiff_t part, void *memory) {
 static void plan(struct planar_weight *w) {
     const struct correlation *c = w->c;
     w->width = c->dst_width + c->x_max - c->x_min;
-    w->plane = ceil_div(w->width + LANES, LANES) * LANES + LANES;
+    w->plane = plane_pitch(w->width);
     w->grad_plane = ceil_div(c->dst_width, LANES) * LANES;
     w->steps = c->taps * c->src_channels;
     ptrdiff_t reach = c->y_max - c->y_min + 1, input_row = c->src_channels * w->plane;

@@ -40,6 +40,32 @@ struct correlation {
 /* Taps of the whole kernel: of which a residue of the stride may have few. */
 INLINE ptrdiff_t weight_area(const struct correlation *c) { return min_size(c->weight_dst, c->weight_src); }
 
+/* Of `width` columns from x on, which may lie outside of a row of `all`: first `left` that are outside, then
+ * `count` from column `from` on, then the rest, outside again. */
+struct overlap {
+    ptrdiff_t left, from, count;
+};
+
+INLINE struct overlap overlap_columns(ptrdiff_t x, ptrdiff_t width, ptrdiff_t all) {
+    struct overlap o = {.left = min_size(max_size(-x, 0), width), .from = max_size(x, 0)};
+    o.count = max_size(min_size(all - o.from, width - o.left), 0);
+    return o;
+}
+
+/* An image's destination rows, cut into bands: one task each, whose source rows of `row_bytes` fit `bytes`,
+ * and enough of them for 16 threads to share evenly. */
+struct bands {
+    ptrdiff_t count, source_rows; /* of the largest */
+};
+
+INLINE struct bands cut_bands(const struct correlation *c, ptrdiff_t row_bytes, ptrdiff_t bytes) {
+    ptrdiff_t reach = c->y_max - c->y_min + 1, fit = (bytes / row_bytes - reach) / c->step_height + 1;
+    ptrdiff_t even = ceil_div(c->dst_height, ceil_div(64, c->batch));
+    struct bands b = {.count = ceil_div(c->dst_height, max_size(min_size(fit, even), 1))};
+    b.source_rows = (ceil_div(c->dst_height, b.count) - 1) * c->step_height + reach;
+    return b;
+}
+
 /* The forward pass as a correlation; `tap` has room for kernel_height * kernel_width. */
 INLINE struct correlation forward_correlation(const struct pyconv_conv2d *g, const void *input,
                                               const void *weight, const struct pyconv_epilogue *epilogue,

@@ -102,6 +102,15 @@ INLINE void transform_input_tile(const real *const *from, ptrdiff_t offset, ptrd
     }
 }
 
+/* The second direction of a filter's transform; half: [POINTS][POINTS], of which `taps` columns count. */
+INLINE void store_filter(const int taps, const vec *half, real *to, ptrdiff_t plane) {
+    UNROLL for (int i = 0; i < POINTS; i++) {
+        vec out[POINTS];
+        transform_filter(taps, half + i * POINTS, 1, out, 1);
+        UNROLL for (int j = 0; j < POINTS; j++) store(to + (i * POINTS + j) * plane, out[j]);
+    }
+}
+
 /* taps x taps gradients as a filter, in the same form */
 INLINE void transform_gradient_tile(const int taps, const real *const *from, ptrdiff_t offset,
                                     ptrdiff_t lanes, real *to, ptrdiff_t plane) {
@@ -114,22 +123,14 @@ INLINE void transform_gradient_tile(const int taps, const real *const *from, ptr
         }
         transform_filter(taps, g, 1, half + j, POINTS);
     }
-    UNROLL for (int i = 0; i < POINTS; i++) {
-        vec out[POINTS];
-        transform_filter(taps, half + i * POINTS, 1, out, 1);
-        UNROLL for (int j = 0; j < POINTS; j++) store(to + (i * POINTS + j) * plane, out[j]);
-    }
+    store_filter(taps, half, to, plane);
 }
 
 /* taps x taps filters, in vectors */
 INLINE void transform_filter_tile(const int taps, const vec *g, real *to, ptrdiff_t plane) {
     vec half[AREA];
     UNROLL for (int j = 0; j < taps; j++) transform_filter(taps, g + j, taps, half + j, POINTS);
-    UNROLL for (int i = 0; i < POINTS; i++) {
-        vec out[POINTS];
-        transform_filter(taps, half + i * POINTS, 1, out, 1);
-        UNROLL for (int j = 0; j < POINTS; j++) store(to + (i * POINTS + j) * plane, out[j]);
-    }
+    store_filter(taps, half, to, plane);
 }
 
 /* 6 x 6 products to outputs x outputs, in vectors */
