@@ -85,6 +85,12 @@ INLINE vec in_register(vec v) {
     return v;
 }
 
+/* The same of an address, which the compiler would otherwise make anew from its parts in every step. */
+INLINE const real *as_pointer(const real *p) {
+    __asm__("" : "+r"(p));
+    return p;
+}
+
 /* The first n lanes only, 0 < n <= LANES: nothing else is read or written, and other lanes load as 0. */
 #if defined(__AVX512F__) && REAL_IS_FLOAT
 INLINE vec load_first(const real *p, ptrdiff_t n) {

@@ -5,14 +5,14 @@
  * where j runs over taps and channels. Neighbouring taps whose channels are contiguous in NHWC memory
  * form one run: a whole kernel row, where dilation is 1 and there is one group.
  *
- * Weights are packed once a call, or once for many (prepare_direct), as [group][block][tap][channel][BLOCK].
- * A task owns a stretch of one image's destination pixels. The source rows that these read are copied, if
- * they need padding, to a scratch of SOURCE_BYTES in L2. It works through them in bands of BAND_TILES tiles
- * of pixels:
+ * Filters come in blocks of up to WIDEST vectors, of nearly equal width. Weights are packed once a call, or
+ * once for many (prepare_direct), as [group][block][tap][channel][vector]. A task owns a stretch of one
+ * image's destination pixels. The source rows that these read are copied, if they need padding, to a scratch
+ * of SOURCE_BYTES in L2. It works through them in bands of BAND_PIXELS, whole tiles of either width:
  *
  *     for each block of filters
- *         for each chunk of the reduction                    (weights: 192 * 32 floats = 24 KiB, in L1)
- *             for each tile of the band                      (partial sums: 6 * 12 * 32 floats = 9 KiB)
+ *         for each chunk of the reduction                    (weights: 192 * 48 floats = 36 KiB, in L1)
+ *             for each tile of the band                      (partial sums: 72 * 48 floats = 14 KiB)
  *
  * so that weights travel from L2 or L3 once a band, and the destination is written nearly in order.
  */
@@ -24,10 +24,9 @@
 #include "tile.h"
 
 #define SOURCE_BYTES ((ptrdiff_t)256 << 10)
-#define BAND_TILES 6
+#define BAND_PIXELS (6 * TILE)        /* = 8 or 9 * WIDE_TILE */
 #define L2_BYTES ((ptrdiff_t)1 << 20) /* packed weights that are larger have left it when they are needed */
 #define TASKS_WANTED 64               /* enough for 16 threads to share evenly */
-#define FEWEST_PIXELS (BAND_TILES * TILE)
 #define SHORT_RUN 24   /* shorter runs cost more to set up (some 20 cycles) than a list of offsets to read */
 #define MOST_STEPS 512 /* 4 KiB of offsets */
 /* Pixels a multiple of this many bytes apart lie on so few sets of L1 (a page has one line of each) that a
@@ -36,14 +35,15 @@
 
 struct direct {
     const struct correlation *c;
-    const real *packed, *bias;        /* bias: [group][block][BLOCK], zero where there is none */
-    ptrdiff_t blocks, block_elements; /* blocks to a group; taps * src_channels * BLOCK */
-    ptrdiff_t pixels;                 /* destination pixels to a task */
-    ptrdiff_t chunks;                 /* tasks to an image */
-    ptrdiff_t splits;                 /* shares that the groups are cut into, or the one group's blocks */
-    int packs_late;                   /* each block is used once: packed then, it is still in L2 */
-    int streams;                      /* each block is used once, and comes from beyond L2 */
-    int padded;                       /* some tap reads outside of the image: its rows are copied */
+    const real *packed, *bias; /* bias: [group][vector], zero where there is none */
+    ptrdiff_t blocks, vectors; /* of filters, to a group */
+    ptrdiff_t elements;        /* of the reduction: taps * src_channels */
+    ptrdiff_t pixels;          /* destination pixels to a task */
+    ptrdiff_t chunks;          /* tasks to an image */
+    ptrdiff_t splits;          /* shares that the groups are cut into, or the one group's blocks */
+    int packs_late;            /* each block is used once: packed then, it is still in L2 */
+    int streams;               /* each block is used once, and comes from beyond L2 */
+    int padded;                /* some tap reads outside of the image: its rows are copied */
     int ahead; /* a single tap's pixels are prefetched a tile early: worth 25 % where there are few filters */
     ptrdiff_t pitch;          /* elements from one copied pixel to the next */
     ptrdiff_t width;          /* source columns that a row of destination pixels reads */
@@ -52,12 +52,32 @@ struct direct {
     ptrdiff_t most_runs;      /* and chunks */
 };
 
-/* ---- Packing: weight[k][c][tap] to [block][tap][c][BLOCK] ---- */
+/* A block of filters: `vectors` of them from `vector` on, within its group. */
+struct block {
+    ptrdiff_t group, vector, vectors;
+    ptrdiff_t filters, lanes; /* that exist in all, and in the last vector */
+};
+
+static struct block find_block(const struct direct *d, ptrdiff_t index) {
+    ptrdiff_t b = index % d->blocks;
+    struct block k = {.group = index / d->blocks, .vector = d->vectors * b / d->blocks};
+    k.vectors = d->vectors * (b + 1) / d->blocks - k.vector;
+    k.filters = min_size(k.vectors * LANES, d->c->dst_channels - k.vector * LANES);
+    k.lanes = k.filters - (k.vectors - 1) * LANES;
+    return k;
+}
+
+static const real *packed_block(const struct direct *d, const struct block *k) {
+    return d->packed + (k->group * d->vectors + k->vector) * LANES * d->elements;
+}
+
+/* ---- Packing: weight[k][c][tap] to [block][tap][c][vector] ---- */
 
 /* LANES filters (`filters` of them real), whose `length` elements from `from` on are contiguous: channel by
- * channel from `channel` on, `area` taps each. place[index]: which tap that is, or -1. */
+ * channel from `channel` on, `area` taps each; to rows of `width`. place[index]: which tap that is, or -1. */
 static void pack_filters(const struct correlation *c, const real *from, ptrdiff_t filters, ptrdiff_t channel,
-                         ptrdiff_t length, const ptrdiff_t *place, ptrdiff_t area, real *packed) {
+                         ptrdiff_t length, const ptrdiff_t *place, ptrdiff_t area, real *packed,
+                         ptrdiff_t width) {
     ptrdiff_t index = 0;
     for (ptrdiff_t e = 0; e < length; e += LANES) {
         ptrdiff_t count = min_size(LANES, length - e);
@@ -68,7 +88,7 @@ static void pack_filters(const struct correlation *c, const real *from, ptrdiff_
                                       : load_first(from + k * c->weight_dst + e, count);
         transpose_lanes(row);
         for (ptrdiff_t i = 0; i < count; i++) {
-            if (place[index] >= 0) store(packed + (place[index] * c->src_channels + channel) * BLOCK, row[i]);
+            if (place[index] >= 0) store(packed + (place[index] * c->src_channels + channel) * width, row[i]);
             if (++index == area) index = 0, channel++;
         }
     }
@@ -77,32 +97,30 @@ static void pack_filters(const struct correlation *c, const real *from, ptrdiff_
 static void pack_block(const void *context, ptrdiff_t task, void *scratch) {
     const struct direct *d = context;
     const struct correlation *c = d->c;
-    ptrdiff_t group = task / d->blocks, first = task % d->blocks * BLOCK, area = weight_area(c),
-              *place = scratch;
-    const real *weight = c->weight + group * c->weight_group + first * c->weight_dst;
-    real *packed = (real *)d->packed + task * d->block_elements;
+    const struct block block = find_block(d, task);
+    ptrdiff_t area = weight_area(c), *place = scratch, width = block.vectors * LANES;
+    const real *weight = c->weight + block.group * c->weight_group + block.vector * LANES * c->weight_dst;
     for (ptrdiff_t i = 0; i < area; i++) place[i] = -1;
     for (ptrdiff_t t = 0; t < c->taps; t++) place[c->tap[t].index] = t;
-    for (ptrdiff_t v = 0; v < BLOCK; v += LANES) {
-        ptrdiff_t filters = min_size(LANES, c->dst_channels - first - v);
+    for (ptrdiff_t v = 0; v < width; v += LANES) {
+        ptrdiff_t filters = min_size(LANES, block.filters - v);
         const real *from = weight + v * c->weight_dst;
-        if (filters <= 0) {
-            for (ptrdiff_t j = 0; j < c->taps * c->src_channels; j++) store(packed + j * BLOCK + v, (vec){0});
-        } else if (c->weight_src == area && area * c->src_channels > 1) {
-            pack_filters(c, from, filters, 0, area * c->src_channels, place, area, packed + v);
+        real *packed = (real *)packed_block(d, &block) + v;
+        if (c->weight_src == area && area * c->src_channels > 1) {
+            pack_filters(c, from, filters, 0, area * c->src_channels, place, area, packed, width);
         } else if (area > 1 && 2 * c->taps > area) {
             for (ptrdiff_t i = 0; i < c->src_channels; i++)
-                pack_filters(c, from + i * c->weight_src, filters, i, area, place, area, packed + v);
+                pack_filters(c, from + i * c->weight_src, filters, i, area, place, area, packed, width);
         } else if (area > 1) { /* few of the taps, which are not worth a transposition */
             for (ptrdiff_t i = 0; i < c->src_channels; i++)
                 for (ptrdiff_t t = 0; t < c->taps; t++) {
-                    real *to = packed + (t * c->src_channels + i) * BLOCK + v;
+                    real *to = packed + (t * c->src_channels + i) * width;
                     const real *at = from + i * c->weight_src + c->tap[t].index;
                     for (ptrdiff_t k = 0; k < LANES; k++) to[k] = k < filters ? at[k * c->weight_dst] : 0;
                 }
         } else { /* the filters of one channel lie side by side */
             for (ptrdiff_t i = 0; i < c->src_channels; i++)
-                store(packed + i * BLOCK + v, load_first(from + i * c->weight_src, filters));
+                store(packed + i * width, load_first(from + i * c->weight_src, filters));
         }
     }
 }
@@ -111,7 +129,7 @@ static void pack_bias(const struct direct *d, real *bias) {
     const struct correlation *c = d->c;
     const real *from = c->epilogue.bias;
     for (ptrdiff_t group = 0; group < c->groups; group++)
-        for (ptrdiff_t k = 0; k < d->blocks * BLOCK; k++)
+        for (ptrdiff_t k = 0; k < d->vectors * LANES; k++)
             *bias++ = from && k < c->dst_channels ? from[group * c->dst_channels + k] : 0;
 }
 
@@ -142,11 +160,8 @@ static struct source find_source(const struct direct *d, ptrdiff_t image, ptrdif
 
 static void copy_pixels(const real *from, ptrdiff_t from_pitch, ptrdiff_t pixels, ptrdiff_t channels,
                         real *to, ptrdiff_t to_pitch) {
-    if (from_pitch == channels && to_pitch == channels)
-        memcpy(to, from, (size_t)(pixels * channels) * sizeof(real));
-    else
-        for (ptrdiff_t p = 0; p < pixels; p++)
-            copy_elements(from + p * from_pitch, channels, to + p * to_pitch);
+    if (from_pitch == channels && to_pitch == channels) channels *= pixels, pixels = 1;
+    for (ptrdiff_t p = 0; p < pixels; p++) copy_elements(from + p * from_pitch, channels, to + p * to_pitch);
 }
 
 /* Copy the rows that destination rows before end_row read, with their padding, unless they are there. */
@@ -232,77 +247,70 @@ static void list_runs(const struct direct *d, const struct source *source, struc
 #define GATHER(m, vectors, indexed, prefetch)                                                                \
     tile_gather(m, vectors, indexed, prefetch, src, src_offset, chunk, weight, partial, distance, to,        \
                 dst_offset)
-#define GATHER_2(m) GATHER(m, 2, 0, 0)
-#define GATHER_1(m) GATHER(m, 1, 0, 0)
-#define GATHER_2_INDEXED(m) GATHER(m, 2, 1, 0)
-#define GATHER_1_INDEXED(m) GATHER(m, 1, 1, 0)
-#define GATHER_2_AHEAD(m) GATHER(m, 2, 0, 1)
-#define GATHER_1_AHEAD(m) GATHER(m, 1, 0, 1)
-#define GATHER_2_STREAM(m) GATHER(m, 2, 0, 2)
-
 #define GATHER_ARGUMENTS                                                                                     \
     ptrdiff_t size, const real *src, const ptrdiff_t *src_offset, const struct chunk *chunk,                 \
         const real *weight, real *partial, ptrdiff_t distance, const struct destination *to,                 \
         const ptrdiff_t *dst_offset
-#define GATHER_FUNCTION(name, CALL)                                                                          \
+typedef void gather_function(GATHER_ARGUMENTS);
+
+/* A kind of tile, for [vectors - 1]. */
+#define GATHER_FUNCTION(name, DISPATCH, vectors, indexed, prefetch)                                          \
     static void name(GATHER_ARGUMENTS) {                                                                     \
         (void)distance;                                                                                      \
-        DISPATCH_TILE(size, CALL)                                                                            \
+        DISPATCH(size, GATHER, vectors, indexed, prefetch)                                                   \
     }
-typedef void gather_function(GATHER_ARGUMENTS);
-GATHER_FUNCTION(gather_2, GATHER_2)
-GATHER_FUNCTION(gather_1, GATHER_1)
-GATHER_FUNCTION(gather_2_indexed, GATHER_2_INDEXED)
-GATHER_FUNCTION(gather_1_indexed, GATHER_1_INDEXED)
-GATHER_FUNCTION(gather_2_ahead, GATHER_2_AHEAD)
-GATHER_FUNCTION(gather_1_ahead, GATHER_1_AHEAD)
-GATHER_FUNCTION(gather_2_stream, GATHER_2_STREAM)
+#define GATHER_KIND(name, indexed, prefetch)                                                                 \
+    GATHER_FUNCTION(name##_1, DISPATCH_TILE, 1, indexed, prefetch)                                           \
+    GATHER_FUNCTION(name##_2, DISPATCH_TILE, 2, indexed, prefetch)                                           \
+    GATHER_FUNCTION(name##_3, DISPATCH_WIDE, 3, indexed, prefetch)                                           \
+    static gather_function *const name[] = {name##_1, name##_2, name##_3};
+GATHER_KIND(gather_runs, 0, 0)
+GATHER_KIND(gather_steps, 1, 0)
+GATHER_KIND(gather_ahead, 0, 1)
+GATHER_KIND(gather_stream, 0, 2)
 
-/* For [vectors - 1]. */
-static gather_function *const gather_runs[] = {gather_1, gather_2};
-static gather_function *const gather_steps[] = {gather_1_indexed, gather_2_indexed};
-static gather_function *const gather_ahead[] = {gather_1_ahead, gather_2_ahead};
-static gather_function *const gather_stream[] = {gather_1, gather_2_stream};
-
-/* A band of tiles of nearly equal size (no small remainder). Pixel p reads at src + src_offset[p]. */
+/* Destination pixels. Pixel p reads at src + src_offset[p]. */
 struct band {
-    ptrdiff_t pixels, tiles;
+    ptrdiff_t pixels;
     ptrdiff_t first_group; /* whose channels src points to */
     const real *src;
     const ptrdiff_t *src_offset, *dst_offset, *dst_row;
-    real *partial; /* [tiles][TILE][BLOCK] */
+    real *partial; /* [pixel][vector] */
 };
 
-/* The band with block b of filters; with `ahead` the source is fetched early. */
-static void run_block(const struct direct *d, const struct reduction *r, const struct band *band, ptrdiff_t b,
-                      int ahead) {
+/* The band with one block of filters, in tiles of nearly equal size (no small remainder); with `ahead` the
+ * source is fetched early. */
+static void run_block(const struct direct *d, const struct reduction *r, const struct band *band,
+                      ptrdiff_t index, int ahead) {
     const struct correlation *c = d->c;
-    ptrdiff_t group = b / d->blocks, first = b % d->blocks * BLOCK;
-    ptrdiff_t filters = min_size(BLOCK, c->dst_channels - first), channel = group * c->dst_channels + first;
-    const real *weight = d->packed + b * d->block_elements, *residual = c->epilogue.residual;
-    const real *src = band->src + (group - band->first_group) * c->src_channels;
+    const struct block block = find_block(d, index);
+    ptrdiff_t channel = block.group * c->dst_channels + block.vector * LANES, width = block.vectors * LANES;
+    ptrdiff_t tiles = ceil_div(band->pixels, block.vectors == WIDEST ? WIDE_TILE : TILE);
+    const real *weight = packed_block(d, &block), *residual = c->epilogue.residual;
+    const real *src = band->src + (block.group - band->first_group) * c->src_channels;
     struct destination to = {.dst = c->dst + channel,
                              .residual = residual ? residual + channel : NULL,
-                             .bias = d->bias + b * BLOCK,
+                             .bias = d->bias + (block.group * d->vectors + block.vector) * LANES,
                              .relu = c->epilogue.relu,
-                             .lanes = filters > LANES ? filters - LANES : filters,
-                             .height = c->src_height};
-    gather_function *const *gather = d->steps     ? gather_steps
-                                     : ahead      ? gather_ahead
-                                     : d->streams ? gather_stream
-                                                  : gather_runs;
-    to.stream = ceil_div(LANES * BLOCK / LINE, band->tiles);
+                             .lanes = block.lanes,
+                             .height = c->src_height,
+                             .stream = ceil_div(LANES * width / LINE, tiles)};
+    gather_function *const *kind = d->steps     ? gather_steps
+                                   : ahead      ? gather_ahead
+                                   : d->streams ? gather_stream
+                                                : gather_runs;
+    gather_function *gather = kind[block.vectors - 1];
     ptrdiff_t distance = TILE * c->step_width * c->groups * c->src_channels;
     for (ptrdiff_t i = 0; i < r->chunks; i++) {
+        const struct chunk *chunk = r->chunk + i;
         to.first = i == 0, to.last = i == r->chunks - 1;
-        for (ptrdiff_t t = 0; t < band->tiles; t++) {
-            ptrdiff_t p = band->pixels * t / band->tiles, size = band->pixels * (t + 1) / band->tiles - p;
-            to.top = band->dst_row[p] * c->step_height,
+        for (ptrdiff_t t = 0; t < tiles; t++) {
+            ptrdiff_t p = band->pixels * t / tiles, size = band->pixels * (t + 1) / tiles - p;
+            to.top = band->dst_row[p] * c->step_height;
             to.bottom = band->dst_row[p + size - 1] * c->step_height;
-            to.next =
-                weight + (r->chunk[i].first + r->chunk[i].steps * (band->tiles + t) / band->tiles) * BLOCK;
-            gather[filters > LANES](size, src, band->src_offset + p, r->chunk + i, weight,
-                                    band->partial + t * TILE * BLOCK, distance, &to, band->dst_offset + p);
+            to.next = weight + (chunk->first + chunk->steps * (tiles + t) / tiles) * width;
+            gather(size, src, band->src_offset + p, chunk, weight, band->partial + p * width, distance, &to,
+                   band->dst_offset + p);
         }
     }
 }
@@ -315,7 +323,7 @@ static void run_direct(const void *context, ptrdiff_t task, void *scratch) {
     ptrdiff_t begin = chunk * d->pixels, end = min_size(begin + d->pixels, c->dst_height * c->dst_width);
     ptrdiff_t pixels = end - begin;
 
-    real *partial = scratch, *rows = partial + BAND_TILES * TILE * BLOCK;
+    real *partial = scratch, *rows = partial + BAND_PIXELS * WIDEST * LANES;
     ptrdiff_t *src_offset = (ptrdiff_t *)(rows + d->scratch_source), *dst_offset = src_offset + d->pixels;
     ptrdiff_t *dst_row = dst_offset + d->pixels, *place = dst_row + d->pixels, *step = place + weight_area(c);
     struct reduction r = {.run = (struct run *)(step + d->steps), .step = step};
@@ -338,11 +346,11 @@ static void run_direct(const void *context, ptrdiff_t task, void *scratch) {
         }
     }
 
-    ptrdiff_t bands = ceil_div(ceil_div(pixels, TILE), BAND_TILES);
+    ptrdiff_t bands = ceil_div(pixels, BAND_PIXELS);
     for (ptrdiff_t i = 0; i < bands; i++) {
         ptrdiff_t p0 = pixels * i / bands, p1 = pixels * (i + 1) / bands;
-        struct band band = {p1 - p0,         ceil_div(p1 - p0, TILE), group,        source.base,
-                            src_offset + p0, dst_offset + p0,         dst_row + p0, partial};
+        struct band band = {p1 - p0,         group,        source.base, src_offset + p0,
+                            dst_offset + p0, dst_row + p0, partial};
         if (d->padded) fill_rows(d, &source, (begin + p1 - 1) / c->dst_width + 1, rows);
         for (ptrdiff_t b = first; b < last; b++) {
             if (d->packs_late) pack_block(d, b, place);
@@ -375,8 +383,9 @@ static ptrdiff_t odd_pitch(const struct correlation *c, ptrdiff_t channels) {
 static void plan(struct direct *d) {
     const struct correlation *c = d->c;
     ptrdiff_t channels = c->groups * c->src_channels, total = c->dst_height * c->dst_width;
-    d->blocks = ceil_div(c->dst_channels, BLOCK);
-    d->block_elements = c->taps * c->src_channels * BLOCK;
+    d->vectors = ceil_div(c->dst_channels, LANES);
+    d->blocks = ceil_div(d->vectors, WIDEST);
+    d->elements = c->taps * c->src_channels;
     d->padded = c->y_min < 0 || c->x_min < 0 ||
                 (c->dst_height - 1) * c->step_height + c->y_max >= c->src_height ||
                 (c->dst_width - 1) * c->step_width + c->x_max >= c->src_width;
@@ -391,25 +400,24 @@ static void plan(struct direct *d) {
         d->pixels = max_size(rows / c->step_height, 1) * c->dst_width;
     }
     ptrdiff_t even = ceil_div(total, ceil_div(TASKS_WANTED, c->batch)); /* pixels: enough tasks */
-    d->pixels = min_size(d->pixels, max_size(even, FEWEST_PIXELS));
+    d->pixels = min_size(d->pixels, max_size(even, BAND_PIXELS));
     d->pixels = ceil_div(d->pixels, TILE) * TILE;
     d->chunks = ceil_div(total, d->pixels);
     d->pixels = ceil_div(total, d->chunks);
     d->chunks = ceil_div(total, d->pixels);
-    int once = c->batch * d->chunks == 1 && d->pixels <= BAND_TILES * TILE;
+    int once = c->batch * d->chunks == 1 && d->pixels <= BAND_PIXELS;
     d->packs_late = once && c->taps > 1 && !c->prepared;
     d->streams = once && !d->packs_late &&
-                 c->groups * d->blocks * d->block_elements * (ptrdiff_t)sizeof(real) > L2_BYTES;
+                 c->groups * d->vectors * LANES * d->elements * (ptrdiff_t)sizeof(real) > L2_BYTES;
     d->splits = min_size(c->groups > 1 ? c->groups : d->blocks, ceil_div(TASKS_WANTED, c->batch * d->chunks));
     if (d->padded) d->pitch = odd_pitch(c, ceil_div(c->groups, d->splits) * c->src_channels);
     ptrdiff_t most_rows = min_size((d->pixels - 2) / c->dst_width + 2, c->dst_height);
     d->scratch_source =
         d->padded ? ((most_rows - 1) * c->step_height + c->y_max - c->y_min + 1) * d->width * d->pitch : 0;
-    d->most_runs = c->taps + c->taps * c->src_channels / CHUNK + 1;
+    d->most_runs = c->taps + d->elements / CHUNK + 1;
     d->scratch_source = (d->scratch_source + 7) & ~(ptrdiff_t)7;
-    ptrdiff_t elements = c->taps * c->src_channels, row = c->x_max - c->x_min + 1;
-    d->steps =
-        c->src_channels * (c->groups == 1 ? row : 1) < SHORT_RUN && elements <= MOST_STEPS ? elements : 0;
+    ptrdiff_t run = c->src_channels * (c->groups == 1 ? c->x_max - c->x_min + 1 : 1);
+    d->steps = run < SHORT_RUN && d->elements <= MOST_STEPS ? d->elements : 0;
 }
 
 /* A row of a destination where no tap, or no channel, contributes: 0, or the bias. */
@@ -429,10 +437,10 @@ static void fill_row(const void *context, ptrdiff_t task, void *scratch) {
 
 static struct workspace space(const struct direct *d) {
     const struct correlation *c = d->c;
-    ptrdiff_t blocks = c->groups * d->blocks;
+    ptrdiff_t columns = c->groups * d->vectors * LANES;
     return (struct workspace){
-        (size_t)(blocks * ((c->prepared ? 0 : d->block_elements) + BLOCK)) * sizeof(real),
-        (size_t)(d->scratch_source + BAND_TILES * TILE * BLOCK) * sizeof(real) +
+        (size_t)(columns * ((c->prepared ? 0 : d->elements) + 1)) * sizeof(real),
+        (size_t)(d->scratch_source + BAND_PIXELS * WIDEST * LANES) * sizeof(real) +
             (size_t)(3 * d->pixels + weight_area(c) + d->steps) * sizeof(ptrdiff_t) +
             (size_t)d->most_runs * (sizeof(struct run) + sizeof(struct chunk)),
     };
@@ -454,14 +462,14 @@ struct workspace VARIANT(correlate_direct_workspace)(const struct correlation *c
 
 static int pack_blocks(const struct direct *d) {
     ptrdiff_t blocks = d->c->groups * d->blocks;
-    return parallel_run(blocks, (double)(blocks * d->block_elements) * 0.5,
-                        (size_t)weight_area(d->c) * sizeof(ptrdiff_t), pack_block, d);
+    double elements = (double)(d->c->groups * d->vectors * LANES * d->elements);
+    return parallel_run(blocks, elements * 0.5, (size_t)weight_area(d->c) * sizeof(ptrdiff_t), pack_block, d);
 }
 
 ptrdiff_t VARIANT(direct_prepared)(const struct correlation *correlation) {
     struct correlation c = flatten(correlation);
     if (is_grouped(c.groups, c.src_channels, c.dst_channels) || has_few_outputs(&c)) return 0;
-    return c.groups * ceil_div(c.dst_channels, BLOCK) * c.taps * c.src_channels * BLOCK;
+    return c.groups * ceil_div(c.dst_channels, LANES) * LANES * c.taps * c.src_channels;
 }
 
 int VARIANT(prepare_direct)(const struct correlation *c, real *prepared) {
@@ -485,10 +493,10 @@ int VARIANT(correlate_direct)(const struct correlation *correlation) {
     struct workspace bytes = space(&d);
     real *bias = pyconv_alloc(bytes.shared);
     if (!bias) return PYCONV_NO_MEMORY;
-    d.bias = bias, d.packed = c.prepared ? c.prepared : bias + c.groups * d.blocks * BLOCK;
+    d.bias = bias, d.packed = c.prepared ? c.prepared : bias + c.groups * d.vectors * LANES;
     pack_bias(&d, bias);
     int status = c.prepared || d.packs_late ? PYCONV_OK : pack_blocks(&d);
-    double elements = (double)(c.groups * d.blocks * d.block_elements);
+    double elements = (double)(c.groups * d.vectors * LANES * d.elements);
     double work = (double)c.batch * (double)(c.dst_height * c.dst_width) * elements;
     if (status == PYCONV_OK)
         status = parallel_run(c.batch * d.chunks * d.splits, work / MULTIPLY_ADDS_PER_NANOSECOND,

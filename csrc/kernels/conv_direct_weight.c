@@ -97,22 +97,18 @@ static ptrdiff_t pack_gradient(const struct weight_gradient *w, const struct ban
 
 #define OUTER(m, vectors, indexed)                                                                           \
     tile_outer(m, vectors, indexed, segment, segments, offset, x_step, BLOCK, acc)
-#define OUTER_2(m) OUTER(m, 2, 0)
-#define OUTER_1(m) OUTER(m, 1, 0)
-#define OUTER_2_INDEXED(m) OUTER(m, 2, 1)
-#define OUTER_1_INDEXED(m) OUTER(m, 1, 1)
 
 typedef void outer_function(ptrdiff_t size, const struct segment *segment, ptrdiff_t segments,
                             const ptrdiff_t *offset, ptrdiff_t x_step, real *acc);
-#define OUTER_FUNCTION(name, CALL)                                                                           \
+#define OUTER_FUNCTION(name, vectors, indexed)                                                               \
     static void name(ptrdiff_t size, const struct segment *segment, ptrdiff_t segments,                      \
                      const ptrdiff_t *offset, ptrdiff_t x_step, real *acc) {                                 \
-        DISPATCH_OUTER(size, CALL)                                                                           \
+        DISPATCH_OUTER(size, OUTER, vectors, indexed)                                                        \
     }
-OUTER_FUNCTION(outer_2, OUTER_2)
-OUTER_FUNCTION(outer_1, OUTER_1)
-OUTER_FUNCTION(outer_2_indexed, OUTER_2_INDEXED)
-OUTER_FUNCTION(outer_1_indexed, OUTER_1_INDEXED)
+OUTER_FUNCTION(outer_2, 2, 0)
+OUTER_FUNCTION(outer_1, 1, 0)
+OUTER_FUNCTION(outer_2_indexed, 2, 1)
+OUTER_FUNCTION(outer_1_indexed, 1, 1)
 
 /* All rows j of one block: tile by tile within each run, or, where runs are shorter than a tile, over the
  * list of their offsets. */

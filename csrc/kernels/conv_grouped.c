@@ -87,17 +87,16 @@ INLINE void grouped_tile(const int pixels, const int fused, const struct grouped
     }
 }
 
-#define TILE_FUSED(m) grouped_tile(m, FUSED, g, bundle, x, offset, lanes)
-#define TILE_SINGLE(m) grouped_tile(m, 1, g, bundle, x, offset, lanes)
+#define GROUPED(m, fused) grouped_tile(m, fused, g, bundle, x, offset, lanes)
 
 static void tile_fused(ptrdiff_t size, const struct grouped *g, ptrdiff_t bundle, const real *x,
                        ptrdiff_t offset, ptrdiff_t lanes) {
-    DISPATCH_TILE(size, TILE_FUSED)
+    DISPATCH_TILE(size, GROUPED, FUSED)
 }
 
 static void tile_single(ptrdiff_t size, const struct grouped *g, ptrdiff_t bundle, const real *x,
                         ptrdiff_t offset, ptrdiff_t lanes) {
-    DISPATCH_TILE(size, TILE_SINGLE)
+    DISPATCH_TILE(size, GROUPED, 1)
 }
 
 static void run_grouped(const void *context, ptrdiff_t task, void *scratch) {

@@ -63,17 +63,16 @@ static void pack_band(const struct pointwise *w, const struct band *band, real *
     }
 }
 
-#define OUTER_2(m) tile_outer(m, 2, 0, segment, 1, &channel, PANEL, g_step, sums)
-#define OUTER_1(m) tile_outer(m, 1, 0, segment, 1, &channel, PANEL, g_step, sums)
+#define OUTER(m, vectors) tile_outer(m, vectors, 0, segment, 1, &channel, PANEL, g_step, sums)
 
 static void outer_2(ptrdiff_t size, const struct segment *segment, ptrdiff_t channel, ptrdiff_t g_step,
                     real *sums) {
-    DISPATCH_OUTER(size, OUTER_2)
+    DISPATCH_OUTER(size, OUTER, 2)
 }
 
 static void outer_1(ptrdiff_t size, const struct segment *segment, ptrdiff_t channel, ptrdiff_t g_step,
                     real *sums) {
-    DISPATCH_OUTER(size, OUTER_1)
+    DISPATCH_OUTER(size, OUTER, 1)
 }
 
 /* sums[block][channel][BLOCK] += the band's products, for the band's ranges */

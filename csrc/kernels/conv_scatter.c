@@ -40,17 +40,16 @@ static void pack(const struct pyconv_conv2d *g, const real *weight, const struct
             }
 }
 
-#define PRODUCT_2(m) tile_product(m, 2, x, depth, depth, weight, out, pitch, 0)
-#define PRODUCT_1(m) tile_product(m, 1, x, depth, depth, weight, out, pitch, 0)
+#define PRODUCT(m, vectors) tile_product(m, vectors, x, depth, depth, weight, out, pitch, 0)
 
 static void product_2(ptrdiff_t size, const real *x, ptrdiff_t depth, const real *weight, real *out,
                       ptrdiff_t pitch) {
-    DISPATCH_TILE(size, PRODUCT_2)
+    DISPATCH_TILE(size, PRODUCT, 2)
 }
 
 static void product_1(ptrdiff_t size, const real *x, ptrdiff_t depth, const real *weight, real *out,
                       ptrdiff_t pitch) {
-    DISPATCH_TILE(size, PRODUCT_1)
+    DISPATCH_TILE(size, PRODUCT, 1)
 }
 
 /* Add the products of `count` pixels of output row p, from column q on, to the band's rows [y0, y1). */

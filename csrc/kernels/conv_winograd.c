@@ -110,17 +110,16 @@ static void make_group(const struct winograd *w, ptrdiff_t first, ptrdiff_t tile
 
 /* ---- M: the products ---- */
 
-#define PRODUCT_2(m) tile_product(m, 2, x, pitch, depth, weight, out, BLOCK, add)
-#define PRODUCT_1(m) tile_product(m, 1, x, pitch, depth, weight, out, BLOCK, add)
+#define PRODUCT(m, vectors) tile_product(m, vectors, x, pitch, depth, weight, out, BLOCK, add)
 
 static void product_2(ptrdiff_t size, const real *x, ptrdiff_t pitch, ptrdiff_t depth, const real *weight,
                       real *out, int add) {
-    DISPATCH_TILE(size, PRODUCT_2)
+    DISPATCH_TILE(size, PRODUCT, 2)
 }
 
 static void product_1(ptrdiff_t size, const real *x, ptrdiff_t pitch, ptrdiff_t depth, const real *weight,
                       real *out, int add) {
-    DISPATCH_TILE(size, PRODUCT_1)
+    DISPATCH_TILE(size, PRODUCT, 1)
 }
 
 /* M (+)= V U over `depth` channels; += where `add` */

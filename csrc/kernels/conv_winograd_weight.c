@@ -60,17 +60,16 @@ INLINE void make_gradient_tile(const int side, const struct winograd_weight *w, 
             transform_gradient_tile(side, from, k, end - k, d, w->d_plane);
 }
 
-#define OUTER_2(m) tile_outer(m, 2, 0, segment, 1, &x_offset, x_step, g_step, acc)
-#define OUTER_1(m) tile_outer(m, 1, 0, segment, 1, &x_offset, x_step, g_step, acc)
+#define OUTER(m, vectors) tile_outer(m, vectors, 0, segment, 1, &x_offset, x_step, g_step, acc)
 
 static void outer_2(ptrdiff_t size, const struct segment *segment, ptrdiff_t x_offset, ptrdiff_t x_step,
                     ptrdiff_t g_step, real *acc) {
-    DISPATCH_OUTER(size, OUTER_2)
+    DISPATCH_OUTER(size, OUTER, 2)
 }
 
 static void outer_1(ptrdiff_t size, const struct segment *segment, ptrdiff_t x_offset, ptrdiff_t x_step,
                     ptrdiff_t g_step, real *acc) {
-    DISPATCH_OUTER(size, OUTER_1)
+    DISPATCH_OUTER(size, OUTER, 1)
 }
 
 /* M[p][block of filters][c][BLOCK] += V[p]^T D[p] over `tiles` */

@@ -4,11 +4,11 @@
  * tile_product: out[m][v] = sum over j of x[m][j] * w[j][v]                m < rows,   v < vectors
  * tile_outer:   acc[m][v] += sum over p of x[p][m] * g[p][v]                m < rows,   v < vectors
  *
- * Register budget with 32 vector registers: 12 x 2 accumulators + 2 weights + 1 broadcast = 27;
- * with 16: 6 x 2 + 2 + 1 = 15. Each broadcast feeds two fused multiply-adds, so a step of 24 of them
- * (12 cycles at two a cycle) needs 14 of the 24 loads that the machine could do meanwhile. (14 x 2 would fit,
- * but the addresses of 14 pixels take too many general registers; only tile_outer, whose rows lie side by
- * side, has OUTER_TILE of them.)
+ * Register budget with 32 vector registers: 9 x 3 accumulators + 3 weights + 1 broadcast = 31, or
+ * 12 x 2 + 2 + 1 = 27; with 16: 4 x 3 + 3 + 1 = 16, or 6 x 2 + 2 + 1 = 15. Each broadcast feeds as many fused
+ * multiply-adds as there are vectors: 9 x 3 take 12 loads for 27 of them, 12 x 2 take 14 for 24, and are 8 %
+ * slower. (14 x 2 would fit, but the addresses of 14 pixels take too many general registers; only tile_outer,
+ * whose rows lie side by side, has OUTER_TILE of them.)
  */
 #ifndef PYCONV_TILE_H
 #define PYCONV_TILE_H
@@ -16,20 +16,23 @@
 #include "simd.h"
 
 #if VECTOR_REGISTERS == 32
-#define TILE 12
+#define TILE 12     /* rows by up to two vectors */
+#define WIDE_TILE 9 /* rows by WIDEST vectors */
 #define OUTER_TILE 14
 #else
 #define TILE 6
+#define WIDE_TILE 4
 #define OUTER_TILE 6
 #endif
+#define WIDEST 3
 #define BLOCK_VECTORS 2
 #define BLOCK (BLOCK_VECTORS * LANES) /* channels in one block of packed weights */
 
 /* A reduction is done in chunks of at most this many products, which are summed by themselves and then added
  * up. So the rounding error of long sums grows with the root of CHUNK rather than of their length (relative
- * RMS 2.5e-7 instead of 6e-7 for 3x3 kernels on 128 channels); and a chunk of packed weights (24 KiB with
- * AVX-512) stays in L1 while the tiles of a band take it in turn: streamed from L2 for every tile, weights
- * cost 10 %. */
+ * RMS 2.5e-7 instead of 6e-7 for 3x3 kernels on 128 channels); and a chunk of packed weights (24 or 36 KiB
+ * with AVX-512) stays in L1 while the tiles of a band take it in turn: streamed from L2 for every tile,
+ * weights cost 10 %. */
 #define CHUNK ((ptrdiff_t)192)
 
 /* A stretch of the reduction that is contiguous in the source: `length` elements from `offset` on, in the row
@@ -46,12 +49,12 @@ struct chunk {
     ptrdiff_t runs, steps, first;
 };
 
-/* Where a tile's results go. The first chunk begins with the bias; others add `partial`, [TILE][BLOCK], which
- * all but the last leave there; then + residual, max(., 0), `lanes` lanes of the last vector. */
+/* Where a tile's results go. The first chunk begins with the bias; others add `partial`, [pixel][vector],
+ * which all but the last leave there; then + residual, max(., 0), `lanes` lanes of the last vector. */
 struct destination {
     real *dst;            /* pixel m's block of channels begins at dst + offset[m] */
     const real *residual; /* or NULL; the same offsets */
-    const real *bias;     /* [BLOCK] */
+    const real *bias;     /* [vector] */
     int relu, first, last;
     ptrdiff_t lanes;
     /* The rows of the source's `height` that the tile's first and last pixel have at y = 0: runs that read
@@ -70,35 +73,37 @@ INLINE void tile_gather(const int pixels, const int vectors, const int indexed, 
                         const real *src, const ptrdiff_t *src_offset, const struct chunk *chunk,
                         const real *w, real *partial, ptrdiff_t distance, const struct destination *to,
                         const ptrdiff_t *dst_offset) {
-    vec sum[TILE][BLOCK_VECTORS];
+    vec sum[TILE][WIDEST];
     UNROLL for (int v = 0; v < vectors; v++) {
         vec start = to->first ? load(to->bias + v * LANES) : (vec){0};
         UNROLL for (int m = 0; m < pixels; m++) sum[m][v] = start;
     }
+    const ptrdiff_t row = vectors * LANES; /* of weights */
     ptrdiff_t runs = indexed ? 1 : chunk->runs;
-    const ptrdiff_t *step = chunk->step;
     const real *next = to->next;
-    w += chunk->first * BLOCK;
+    w += chunk->first * row;
     for (ptrdiff_t t = 0; t < runs; t++) {
         ptrdiff_t length = indexed ? chunk->steps : chunk->run[t].length;
         if (!indexed && (to->bottom + chunk->run[t].y < 0 || to->top + chunk->run[t].y >= to->height)) {
-            w += length * BLOCK;
+            w += length * row;
             continue;
         }
-        const real *p[TILE], *base = indexed ? src : src + chunk->run[t].offset;
-        UNROLL for (int m = 0; m < pixels; m++) p[m] = base + src_offset[m];
-        for (ptrdiff_t j = 0; j < length;) {
-            ptrdiff_t end = prefetch ? min_size(j + LANES, length) : length;
+        /* Indices count up to 0: an end to compare with would take the register that the 12th pixel needs. */
+        const real *p[TILE], *base = indexed ? src : src + chunk->run[t].offset + length;
+        const ptrdiff_t *step = chunk->step + length;
+        UNROLL for (int m = 0; m < pixels; m++) p[m] = as_pointer(base + src_offset[m]);
+        for (ptrdiff_t j = -length; j < 0;) {
+            ptrdiff_t end = prefetch ? min_size(j + LANES, 0) : 0;
             if (prefetch == 1)
                 UNROLL for (int m = 0; m < pixels; m++) __builtin_prefetch(p[m] + j + distance);
             if (prefetch == 2)
                 for (ptrdiff_t l = 0; l < to->stream; l++) __builtin_prefetch(next + l * LINE, 0, 2);
             if (prefetch == 2) next += to->stream * LINE;
             for (; j < end; j++) {
-                vec weight[BLOCK_VECTORS];
+                vec weight[WIDEST];
                 UNROLL for (int v = 0; v < vectors; v++) weight[v] = load(w + v * LANES);
-                w += BLOCK;
-                ptrdiff_t at = indexed ? *step++ : j;
+                w += row;
+                ptrdiff_t at = indexed ? step[j] : j;
                 UNROLL for (int m = 0; m < pixels; m++) {
                     vec value = splat(p[m][at]);
                     UNROLL for (int v = 0; v < vectors; v++) sum[m][v] += value * weight[v];
@@ -108,10 +113,10 @@ INLINE void tile_gather(const int pixels, const int vectors, const int indexed, 
     }
     if (!to->first)
         UNROLL for (int m = 0; m < pixels; m++) UNROLL for (int v = 0; v < vectors; v++) sum[m][v] +=
-            load(partial + m * BLOCK + v * LANES);
+            load(partial + m * row + v * LANES);
     if (!to->last) {
         UNROLL for (int m = 0; m < pixels; m++) UNROLL for (int v = 0; v < vectors; v++)
-            store(partial + m * BLOCK + v * LANES, sum[m][v]);
+            store(partial + m * row + v * LANES, sum[m][v]);
         return;
     }
     if (to->residual) UNROLL for (int m = 0; m < pixels; m++) UNROLL for (int v = 0; v < vectors; v++) {
@@ -127,7 +132,7 @@ INLINE void tile_gather(const int pixels, const int vectors, const int indexed, 
     } else {
         UNROLL for (int m = 0; m < pixels; m++) {
             real *dst = to->dst + dst_offset[m];
-            if (vectors == 2) store(dst, sum[m][0]);
+            UNROLL for (int v = 0; v < vectors - 1; v++) store(dst + v * LANES, sum[m][v]);
             store_first(dst + (vectors - 1) * LANES, sum[m][vectors - 1], to->lanes);
         }
     }
@@ -197,40 +202,42 @@ INLINE void tile_outer(const int rows, const int vectors, const int indexed, con
     }
 }
 
-/* Call the tile of the constant size m that the variable `size` (1 to TILE, or to OUTER_TILE) has. */
-#define TILE_CASES(CALL)                                                                                     \
-    case 1: CALL(1); break;                                                                                  \
-    case 2: CALL(2); break;                                                                                  \
-    case 3: CALL(3); break;                                                                                  \
-    case 4: CALL(4); break;                                                                                  \
-    case 5: CALL(5); break;
+/* CALL(m, ...) with the constant m that the variable `size` (1 to TILE, WIDE_TILE or OUTER_TILE) has. */
+#define CASES_TO_3(CALL, ...)                                                                                \
+    case 1: CALL(1, __VA_ARGS__); break;                                                                     \
+    case 2: CALL(2, __VA_ARGS__); break;                                                                     \
+    case 3: CALL(3, __VA_ARGS__); break;
+#define CASES_TO_5(CALL, ...)                                                                                \
+    CASES_TO_3(CALL, __VA_ARGS__)                                                                            \
+    case 4: CALL(4, __VA_ARGS__); break;                                                                     \
+    case 5: CALL(5, __VA_ARGS__); break;
 #if VECTOR_REGISTERS == 32
-#define MORE_TILE_CASES(CALL)                                                                                \
-    case 6: CALL(6); break;                                                                                  \
-    case 7: CALL(7); break;                                                                                  \
-    case 8: CALL(8); break;                                                                                  \
-    case 9: CALL(9); break;                                                                                  \
-    case 10: CALL(10); break;                                                                                \
-    case 11: CALL(11); break;
-#define OUTER_TILE_CASES(CALL)                                                                               \
-    case 12: CALL(12); break;                                                                                \
-    case 13: CALL(13); break;
+#define WIDE_CASES(CALL, ...)                                                                                \
+    CASES_TO_5(CALL, __VA_ARGS__)                                                                            \
+    case 6: CALL(6, __VA_ARGS__); break;                                                                     \
+    case 7: CALL(7, __VA_ARGS__); break;                                                                     \
+    case 8: CALL(8, __VA_ARGS__); break;
+#define TILE_CASES(CALL, ...)                                                                                \
+    WIDE_CASES(CALL, __VA_ARGS__)                                                                            \
+    case 9: CALL(9, __VA_ARGS__); break;                                                                     \
+    case 10: CALL(10, __VA_ARGS__); break;                                                                   \
+    case 11: CALL(11, __VA_ARGS__); break;
+#define OUTER_CASES(CALL, ...)                                                                               \
+    TILE_CASES(CALL, __VA_ARGS__)                                                                            \
+    case 12: CALL(12, __VA_ARGS__); break;                                                                   \
+    case 13: CALL(13, __VA_ARGS__); break;
 #else
-#define MORE_TILE_CASES(CALL)
-#define OUTER_TILE_CASES(CALL)
+#define WIDE_CASES CASES_TO_3
+#define TILE_CASES CASES_TO_5
+#define OUTER_CASES CASES_TO_5
 #endif
-#define DISPATCH_TILE(size, CALL)                                                                            \
+#define DISPATCH(CASES, size, largest, CALL, ...)                                                            \
     switch (size) {                                                                                          \
-        TILE_CASES(CALL)                                                                                     \
-        MORE_TILE_CASES(CALL)                                                                                \
-    default: CALL(TILE); break;                                                                              \
+        CASES(CALL, __VA_ARGS__)                                                                             \
+    default: CALL(largest, __VA_ARGS__); break;                                                              \
     }
-#define DISPATCH_OUTER(size, CALL)                                                                           \
-    switch (size) {                                                                                          \
-        TILE_CASES(CALL)                                                                                     \
-        MORE_TILE_CASES(CALL)                                                                                \
-        OUTER_TILE_CASES(CALL)                                                                               \
-    default: CALL(OUTER_TILE); break;                                                                        \
-    }
+#define DISPATCH_TILE(size, CALL, ...) DISPATCH(TILE_CASES, size, TILE, CALL, __VA_ARGS__)
+#define DISPATCH_WIDE(size, CALL, ...) DISPATCH(WIDE_CASES, size, WIDE_TILE, CALL, __VA_ARGS__)
+#define DISPATCH_OUTER(size, CALL, ...) DISPATCH(OUTER_CASES, size, OUTER_TILE, CALL, __VA_ARGS__)
 
 #endif
