@@ -451,8 +451,7 @@ static int has_few_outputs(const struct correlation *c) {
 }
 
 struct workspace VARIANT(correlate_direct_workspace)(const struct correlation *correlation) {
-    if (is_grouped(correlation->groups, correlation->src_channels, correlation->dst_channels))
-        return VARIANT(correlate_grouped_workspace)(correlation);
+    if (is_grouped(correlation)) return VARIANT(correlate_grouped_workspace)(correlation);
     if (has_few_outputs(correlation)) return VARIANT(correlate_planar_workspace)(correlation);
     struct correlation c = flatten(correlation);
     struct direct d = {.c = &c};
@@ -468,7 +467,7 @@ static int pack_blocks(const struct direct *d) {
 
 ptrdiff_t VARIANT(direct_prepared)(const struct correlation *correlation) {
     struct correlation c = flatten(correlation);
-    if (is_grouped(c.groups, c.src_channels, c.dst_channels) || has_few_outputs(&c)) return 0;
+    if (is_grouped(&c) || has_few_outputs(&c)) return 0;
     return c.groups * ceil_div(c.dst_channels, LANES) * LANES * c.taps * c.src_channels;
 }
 
@@ -486,7 +485,7 @@ int VARIANT(correlate_direct)(const struct correlation *correlation) {
             (double)(c.batch * c.dst_height * c.dst_width) * (double)(c.groups * c.dst_channels);
         return parallel_run(c.batch * c.dst_height, elements / 4, 0, fill_row, &c);
     }
-    if (is_grouped(c.groups, c.src_channels, c.dst_channels)) return VARIANT(correlate_grouped)(&c);
+    if (is_grouped(&c)) return VARIANT(correlate_grouped)(&c);
     if (has_few_outputs(&c)) return VARIANT(correlate_planar)(&c);
     struct direct d = {.c = &c};
     plan(&d);

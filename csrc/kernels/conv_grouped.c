@@ -6,7 +6,7 @@
  * A task owns some destination rows of one image and goes through them in strips of GROUPED_PIXELS columns,
  * one bundle of groups after the other (see conv_grouped.h). What a strip and bundle read is copied, with its
  * padding, to a scratch of COPY_BYTES in L1; then a tile of pixels keeps its sums in registers. Three taps
- * side by side share what they load: 14 source vectors, permuted, and 3 of weights for 36 fused
+ * side by side share what they load: 16 source vectors, permuted, and 3 of weights for 42 fused
  * multiply-adds.
  */
 #include "conv.h"
@@ -42,9 +42,10 @@ static void pack_bundle(const struct grouped *g, ptrdiff_t bundle, real *packed,
     }
 }
 
-/* sum[m] += over all taps (one at a time, or FUSED) and channels */
-INLINE void add_taps(const int pixels, const int fused, const struct grouped *g, const real *x,
-                     const real *weight, vec *sum) {
+/* sum[m] += over all taps (one at a time, or FUSED) and channels; alone: the bundle is one group, all of
+ * whose lanes read the same channel */
+INLINE void add_taps(const int pixels, const int fused, const int alone, const struct grouped *g,
+                     const real *x, const real *weight, vec *sum) {
     const struct correlation *c = g->c;
     const ptrdiff_t channels = g->bundles.src, step = c->step_width * LANES;
     const ivec first = g->first;
@@ -59,7 +60,7 @@ INLINE void add_taps(const int pixels, const int fused, const struct grouped *g,
                     permute_lanes(load(p + m * step), index) * w[0];
             else
                 UNROLL for (int j = 0; j < pixels + fused - 1; j++) {
-                    vec value = permute_lanes(load(p + j * LANES), index);
+                    vec value = alone ? splat(p[j * LANES + i]) : permute_lanes(load(p + j * LANES), index);
                     UNROLL for (int s = 0; s < fused; s++) if (j - s >= 0 && j - s < pixels) sum[j - s] +=
                         value * w[s];
                 }
@@ -68,13 +69,13 @@ INLINE void add_taps(const int pixels, const int fused, const struct grouped *g,
     }
 }
 
-INLINE void grouped_tile(const int pixels, const int fused, const struct grouped *g, ptrdiff_t bundle,
-                         const real *x, ptrdiff_t offset, ptrdiff_t lanes) {
+INLINE void grouped_tile(const int pixels, const int fused, const int alone, const struct grouped *g,
+                         ptrdiff_t bundle, const real *x, ptrdiff_t offset, ptrdiff_t lanes) {
     const struct correlation *c = g->c;
     const real *weight = g->packed + bundle * g->bundle_elements;
     vec bias = load(g->packed + g->bundles.count * g->bundle_elements + bundle * LANES), sum[GROUPED_PIXELS];
     UNROLL for (int m = 0; m < pixels; m++) sum[m] = bias;
-    add_taps(pixels, fused, g, x, weight, sum);
+    add_taps(pixels, fused, alone, g, x, weight, sum);
     UNROLL for (int m = 0; m < pixels; m++) {
         ptrdiff_t at = offset + m * c->dst_column;
         vec value = sum[m];
@@ -87,16 +88,21 @@ INLINE void grouped_tile(const int pixels, const int fused, const struct grouped
     }
 }
 
-#define GROUPED(m, fused) grouped_tile(m, fused, g, bundle, x, offset, lanes)
+#define GROUPED(m, fused, alone) grouped_tile(m, fused, alone, g, bundle, x, offset, lanes)
 
 static void tile_fused(ptrdiff_t size, const struct grouped *g, ptrdiff_t bundle, const real *x,
                        ptrdiff_t offset, ptrdiff_t lanes) {
-    DISPATCH_TILE(size, GROUPED, FUSED)
+    DISPATCH_OUTER(size, GROUPED, FUSED, 0)
+}
+
+static void tile_alone(ptrdiff_t size, const struct grouped *g, ptrdiff_t bundle, const real *x,
+                       ptrdiff_t offset, ptrdiff_t lanes) {
+    DISPATCH_OUTER(size, GROUPED, FUSED, 1)
 }
 
 static void tile_single(ptrdiff_t size, const struct grouped *g, ptrdiff_t bundle, const real *x,
                         ptrdiff_t offset, ptrdiff_t lanes) {
-    DISPATCH_TILE(size, GROUPED, 1)
+    DISPATCH_OUTER(size, GROUPED, 1, 0)
 }
 
 static void run_grouped(const void *context, ptrdiff_t task, void *scratch) {
@@ -114,9 +120,11 @@ static void run_grouped(const void *context, ptrdiff_t task, void *scratch) {
             for (ptrdiff_t i = first; i < end; i++) {
                 ptrdiff_t offset = image * c->dst_image + i * c->dst_row + j * c->dst_column +
                                    bundle * b->groups_each * b->dst;
-                (g->fused ? tile_fused : tile_single)(size, g, bundle,
-                                                      (const real *)scratch + (i - first) * row, offset,
-                                                      groups_of(b, bundle) * b->dst);
+                (!g->fused             ? tile_single
+                 : b->groups_each == 1 ? tile_alone
+                                       : tile_fused)(size, g, bundle,
+                                                     (const real *)scratch + (i - first) * row, offset,
+                                                     groups_of(b, bundle) * b->dst);
             }
         }
 }

@@ -10,9 +10,11 @@
 
 #include "correlation.h"
 #include "simd.h"
+#include "tile.h"
 
-#define GROUPED_PIXELS TILE /* of a tile: 12 sums + 3 weights + 1 source vector + 1 index = 17 registers */
-#define FUSED 3             /* taps side by side that share what they load */
+#define GROUPED_PIXELS                                                                                       \
+    OUTER_TILE  /* of a tile: 14 sums + 3 weights + 1 source vector + 1 index = 19 registers */
+#define FUSED 3 /* taps side by side that share what they load */
 
 struct bundles {
     ptrdiff_t groups, src, dst; /* src, dst: channels of a group on either side */
@@ -26,13 +28,6 @@ INLINE struct bundles make_bundles(ptrdiff_t groups, ptrdiff_t src, ptrdiff_t ds
 
 INLINE int can_bundle(ptrdiff_t groups, ptrdiff_t src, ptrdiff_t dst) {
     return PERMUTES_LANES && groups > 1 && src > 0 && src <= dst && dst <= LANES;
-}
-
-/* For correlations it pays where at least two groups share a vector; with one, broadcasts from memory are
- * 20 % faster than permutations. (For the weight's gradient the bundles are 1.5 times as fast even then.)
- * Depthwise kernels do better still. */
-INLINE int is_grouped(ptrdiff_t groups, ptrdiff_t src, ptrdiff_t dst) {
-    return can_bundle(groups, src, dst) && 2 * dst <= LANES;
 }
 
 INLINE ptrdiff_t groups_of(const struct bundles *b, ptrdiff_t bundle) {
@@ -85,6 +80,14 @@ INLINE int comes_in_threes(const struct correlation *c) {
         if (c->tap[t].y != c->tap[t - t % FUSED].y || c->tap[t].x != c->tap[t - t % FUSED].x + t % FUSED)
             return 0;
     return 1;
+}
+
+/* Whether a correlation is worth the bundles: where at least two groups share a vector, or where one that is
+ * alone has taps to share its broadcasts (and so few products that they need no CHUNKs). For the weight's
+ * gradient the bundles are 1.5 times as fast even otherwise. Depthwise kernels do better still. */
+INLINE int is_grouped(const struct correlation *c) {
+    return can_bundle(c->groups, c->src_channels, c->dst_channels) &&
+           (2 * c->dst_channels <= LANES || (comes_in_threes(c) && c->taps * c->src_channels <= CHUNK));
 }
 
 #endif

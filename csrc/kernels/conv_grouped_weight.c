@@ -4,9 +4,10 @@
  *                                   grad_output[p][group, k] * input[p's place + t][group, c]
  *
  * Lanes hold the filters of a bundle of groups (see conv_grouped.h). A band of output rows and what they read
- * of the input are copied bundle by bundle, with their padding, to BAND_BYTES, in L2. Then FUSED taps side by
- * side times CHANNELS channels are 12 sums in registers while the columns stream past: a source vector and a
- * gradient are loaded, and the former permuted CHANNELS times, for 12 fused multiply-adds.
+ * of the input are copied bundle by bundle, with their padding, to BAND_BYTES, in L2. Then FUSED taps times
+ * CHANNELS channels are 12 sums in registers while the columns stream past. Where the taps are side by side,
+ * a source vector and a gradient are loaded, and the former permuted CHANNELS times, for 12 fused
+ * multiply-adds. A group that fills a vector alone needs no permutations: MOST_CHANNELS broadcasts feed 24.
  *
  * The bands are cut into `parts` that each sum into a buffer of their own; these are added in ascending
  * order, so the result does not depend on the number of threads.
@@ -17,6 +18,7 @@
 
 #define BAND_BYTES ((ptrdiff_t)128 << 10)
 #define CHANNELS 4
+#define MOST_CHANNELS (VECTOR_REGISTERS == 32 ? 8 : 4)
 #define MOST_PARTS ((ptrdiff_t)64)
 #define MOST_PART_BYTES ((ptrdiff_t)16 << 20)
 
@@ -26,60 +28,106 @@ struct grouped_weight {
     real *grad_weight;
     struct bundles bundles;
     int fused;
-    ptrdiff_t width;       /* input columns that an output row reads */
+    ptrdiff_t width; /* input columns that an output row reads */
+    ptrdiff_t
+        grad_width; /* columns of a copied row of gradients: as many where taps are fused, 0 at the end */
     ptrdiff_t rows, bands; /* output rows to a band, at most; bands to an image */
     ptrdiff_t bundle_elements, part_elements, parts;
     real *sums; /* [part][bundle][tap][c][LANES] */
 };
 
-/* acc[s][i] += for FUSED taps (or one) that begin at x, and `channels` channels i from index on */
-INLINE void add_row(const int fused, const int channels, const real *x, ptrdiff_t x_step, const real *g,
-                    ptrdiff_t columns, const ivec *index, vec (*acc)[CHANNELS]) {
-    if (fused == 1) {
-        for (ptrdiff_t j = 0; j < columns; j++, x += x_step, g += LANES) {
-            vec value = load(x), gradient = load(g);
-            UNROLL for (int i = 0; i < channels; i++) acc[0][i] += permute_lanes(value, index[i]) * gradient;
-        }
-        return;
-    }
-    vec window[FUSED] = {{0}}; /* the gradients of the columns that the taps s reach from here: j - s */
-    for (ptrdiff_t j = 0; j < columns + FUSED - 1; j++, x += LANES, g += LANES) {
+/* What channel i of each lane's group is at x: one value where the bundle is a group alone. */
+INLINE vec spread(const int alone, const real *x, int i, const ivec *index) {
+    return alone ? splat(x[i]) : permute_lanes(load(x), index[i]);
+}
+
+/* acc[s][i] += over `count` places, for the taps s that read x + offset[s], and `channels` channels i from
+ * index on. With `fused` they are side by side: what tap s reads here meets the gradient s places back. */
+INLINE void add_stretch(const int fused, const int alone, const int taps, const int channels, const real *x,
+                        const ptrdiff_t *offset, ptrdiff_t x_step, const real *g, ptrdiff_t count,
+                        const ivec *index, vec (*acc)[MOST_CHANNELS]) {
+    vec window[FUSED] = {{0}};
+    for (ptrdiff_t j = 0; j < count; j++, x += x_step, g += LANES) {
         UNROLL for (int s = FUSED - 1; s > 0; s--) window[s] = window[s - 1];
-        window[0] = j < columns ? load(g) : (vec){0};
-        vec value = load(x);
-        UNROLL for (int i = 0; i < channels; i++) {
-            vec spread = permute_lanes(value, index[i]);
-            UNROLL for (int s = 0; s < FUSED; s++) acc[s][i] += spread * window[s];
-        }
+        window[0] = load(g);
+        if (fused) UNROLL for (int i = 0; i < channels; i++) {
+                vec value = spread(alone, x, i, index);
+                UNROLL for (int s = 0; s < FUSED; s++) acc[s][i] += value * window[s];
+            }
+        else
+            UNROLL for (int s = 0; s < taps; s++) UNROLL for (int i = 0; i < channels; i++) acc[s][i] +=
+                spread(alone, x + offset[s], i, index) * window[0];
     }
 }
 
 /* The taps from t on and channels from c on, over all rows of a band. */
-INLINE void add_taps(const int fused, const int channels, const struct grouped_weight *w, ptrdiff_t t,
-                     ptrdiff_t c, const real *x, const real *g, ptrdiff_t rows, real *sums) {
+INLINE void add_taps(const int fused, const int alone, const int taps, const int channels,
+                     const struct grouped_weight *w, ptrdiff_t t, ptrdiff_t c, const real *x, const real *g,
+                     ptrdiff_t rows, real *sums) {
     const struct correlation *geometry = w->c;
-    ptrdiff_t tap = w->bundles.src * LANES;
-    ivec index[CHANNELS], first = first_channels(&w->bundles);
-    vec acc[FUSED][CHANNELS];
+    ptrdiff_t tap = w->bundles.src * LANES, offset[FUSED];
+    ivec index[MOST_CHANNELS], first = first_channels(&w->bundles);
+    vec acc[FUSED][MOST_CHANNELS];
     UNROLL for (int i = 0; i < channels; i++) index[i] = first + (integer)(c + i);
-    UNROLL for (int s = 0; s < fused; s++) UNROLL for (int i = 0; i < channels; i++) acc[s][i] =
+    UNROLL for (int s = 0; s < taps; s++) UNROLL for (int i = 0; i < channels; i++) acc[s][i] =
         load(sums + (t + s) * tap + (c + i) * LANES);
-    x += ((geometry->tap[t].y - geometry->y_min) * w->width + geometry->tap[t].x - geometry->x_min) * LANES;
-    for (ptrdiff_t i = 0; i < rows; i++)
-        add_row(fused, channels, x + i * geometry->step_height * w->width * LANES,
-                geometry->step_width * LANES, g + i * geometry->dst_width * LANES, geometry->dst_width, index,
-                acc);
-    UNROLL for (int s = 0; s < fused; s++) UNROLL for (int i = 0; i < channels; i++)
+    UNROLL for (int s = 0; s < taps; s++) {
+        const struct tap *at = geometry->tap + t + s;
+        offset[s] =
+            ((at->y - geometry->y_min) * w->width + at->x - geometry->x_min) * LANES + (alone ? c : 0);
+    }
+    if (fused) x += offset[0];
+    /* rows that follow one another are one stretch: the places between them have gradients of 0 */
+    ptrdiff_t stretch = fused && geometry->step_height == 1 ? rows : 1;
+    for (ptrdiff_t i = 0; i < rows; i += stretch)
+        add_stretch(fused, alone, taps, channels, x + i * geometry->step_height * w->width * LANES, offset,
+                    geometry->step_width * LANES, g + i * w->grad_width * LANES, stretch * w->grad_width,
+                    index, acc);
+    UNROLL for (int s = 0; s < taps; s++) UNROLL for (int i = 0; i < channels; i++)
         store(sums + (t + s) * tap + (c + i) * LANES, acc[s][i]);
 }
 
-INLINE void add_band(const int fused, const struct grouped_weight *w, const real *x, const real *g,
-                     ptrdiff_t rows, real *sums) {
-    for (ptrdiff_t t = 0; t < w->c->taps; t += fused) {
-        ptrdiff_t c = 0;
-        for (; c + CHANNELS <= w->bundles.src; c += CHANNELS)
-            add_taps(fused, CHANNELS, w, t, c, x, g, rows, sums);
-        for (; c < w->bundles.src; c++) add_taps(fused, 1, w, t, c, x, g, rows, sums);
+INLINE void add_band(const int fused, const int alone, const struct grouped_weight *w, const real *x,
+                     const real *g, ptrdiff_t rows, real *sums) {
+    const int most = alone ? MOST_CHANNELS : CHANNELS;
+    for (ptrdiff_t t = 0, c; t < w->c->taps;) {
+        int several = t + FUSED <= w->c->taps;
+        for (c = 0; several && c + most <= w->bundles.src; c += most)
+            add_taps(fused, alone, FUSED, most, w, t, c, x, g, rows, sums);
+        for (; several && c < w->bundles.src; c++)
+            add_taps(fused, alone, FUSED, 1, w, t, c, x, g, rows, sums);
+        for (; c < w->bundles.src; c++) add_taps(0, alone, 1, 1, w, t, c, x, g, rows, sums);
+        t += several ? FUSED : 1;
+    }
+}
+
+static void add_bundle(const struct grouped_weight *w, const real *x, const real *g, ptrdiff_t rows,
+                       real *sums) {
+    if (w->fused)
+        add_band(1, 0, w, x, g, rows, sums);
+    else
+        add_band(0, 0, w, x, g, rows, sums);
+}
+
+static void add_alone(const struct grouped_weight *w, const real *x, const real *g, ptrdiff_t rows,
+                      real *sums) {
+    if (w->fused)
+        add_band(1, 1, w, x, g, rows, sums);
+    else
+        add_band(0, 1, w, x, g, rows, sums);
+}
+
+/* The gradients of output rows [first, end), one bundle: [row][grad_width][LANES] */
+static void copy_gradient(const struct grouped_weight *w, ptrdiff_t image, ptrdiff_t bundle, ptrdiff_t first,
+                          ptrdiff_t end, real *to) {
+    const struct correlation *c = w->c;
+    const struct bundles *b = &w->bundles;
+    ptrdiff_t pitch = b->groups * b->dst;
+    const real *from = w->grad_output + bundle * b->groups_each * b->dst;
+    for (ptrdiff_t i = first; i < end; i++, to += w->grad_width * LANES) {
+        copy_bundle(from + (image * c->dst_height + i) * c->dst_width * pitch, groups_of(b, bundle) * b->dst,
+                    c->dst_width, pitch, c->dst_width * pitch, to);
+        memset(to + c->dst_width * LANES, 0, (size_t)((w->grad_width - c->dst_width) * LANES) * sizeof(real));
     }
 }
 
@@ -87,22 +135,17 @@ static void run_part(const void *context, ptrdiff_t part, void *scratch) {
     const struct grouped_weight *w = context;
     const struct correlation *c = w->c;
     const struct bundles *b = &w->bundles;
-    real *sums = w->sums + part * w->part_elements, *g = scratch, *x = g + w->rows * c->dst_width * LANES;
-    ptrdiff_t filters = b->groups * b->dst, bands = c->batch * w->bands;
+    real *sums = w->sums + part * w->part_elements, *g = scratch, *x = g + w->rows * w->grad_width * LANES;
+    ptrdiff_t bands = c->batch * w->bands;
     memset(sums, 0, (size_t)w->part_elements * sizeof(real));
     for (ptrdiff_t i = bands * part / w->parts; i < bands * (part + 1) / w->parts; i++) {
         ptrdiff_t image = i / w->bands, band = i % w->bands;
         ptrdiff_t first = c->dst_height * band / w->bands, end = c->dst_height * (band + 1) / w->bands;
         for (ptrdiff_t bundle = 0; bundle < b->count; bundle++) {
             copy_rows(c, b, image, bundle, first, end, 0, c->dst_width, w->width, x);
-            copy_bundle(w->grad_output + (image * c->dst_height + first) * c->dst_width * filters +
-                            bundle * b->groups_each * b->dst,
-                        groups_of(b, bundle) * b->dst, (end - first) * c->dst_width, filters, 0, g);
-            real *to = sums + bundle * w->bundle_elements;
-            if (w->fused)
-                add_band(FUSED, w, x, g, end - first, to);
-            else
-                add_band(1, w, x, g, end - first, to);
+            copy_gradient(w, image, bundle, first, end, g);
+            (b->groups_each == 1 ? add_alone : add_bundle)(w, x, g, end - first,
+                                                           sums + bundle * w->bundle_elements);
         }
     }
 }
@@ -127,8 +170,9 @@ static void plan(struct grouped_weight *w) {
     w->bundles = make_bundles(c->groups, c->src_channels, c->dst_channels);
     w->fused = comes_in_threes(c);
     w->width = (c->dst_width - 1) * c->step_width + c->x_max - c->x_min + 1;
+    w->grad_width = w->fused ? w->width : c->dst_width;
     ptrdiff_t reach = c->y_max - c->y_min + 1;
-    ptrdiff_t row_bytes = (w->width * c->step_height + c->dst_width) * VECTOR_BYTES;
+    ptrdiff_t row_bytes = (w->width * c->step_height + w->grad_width) * VECTOR_BYTES;
     ptrdiff_t fit = (BAND_BYTES - (reach - c->step_height) * w->width * VECTOR_BYTES) / row_bytes;
     w->bands = ceil_div(c->dst_height, min_size(max_size(fit, 1), c->dst_height));
     w->rows = ceil_div(c->dst_height, w->bands);
@@ -141,7 +185,7 @@ static void plan(struct grouped_weight *w) {
 static struct workspace space(const struct grouped_weight *w) {
     ptrdiff_t source_rows = (w->rows - 1) * w->c->step_height + w->c->y_max - w->c->y_min + 1;
     return (struct workspace){(size_t)(w->parts * w->part_elements) * sizeof(real),
-                              (size_t)(source_rows * w->width + w->rows * w->c->dst_width) * VECTOR_BYTES};
+                              (size_t)(source_rows * w->width + w->rows * w->grad_width) * VECTOR_BYTES};
 }
 
 struct workspace VARIANT(grad_weight_grouped_workspace)(const struct correlation *c) {
