@@ -5,14 +5,30 @@
 #include "correlation.h"
 #include "parallel.h"
 #include "winograd.h"
+#include "winograd_line.h"
 
 static int is_depthwise(const struct pyconv_conv2d *g) {
     return g->groups == g->in_channels && g->groups == g->out_channels && g->groups > 1;
 }
 
-static int fits_winograd(const struct pyconv_conv2d *g) {
+/* The lines that a pass is cut into; of the input's gradient, where that is the output. */
+static struct lines lines_of(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass) {
+    int back = pass == PYCONV_GRAD_INPUT;
+    return cut_lines(g->batch, back ? g->in_height : g->out_height, back ? g->in_width : g->out_width,
+                     g->kernel_height, g->kernel_width, g->dilation_height, g->dilation_width,
+                     g->in_channels + g->out_channels);
+}
+
+static int fits_lines(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass) {
+    struct lines l = lines_of(g, pass);
+    return (l.vertical ? g->dilation_height : g->dilation_width) == 1 &&
+           l.rows * l.groups <= MOST_LINE_TAPS && l.images > 0 && l.m_height > 0 && l.m_width > 0 &&
+           g->in_channels > LANES && g->out_channels > LANES;
+}
+
+static int fits_winograd(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass) {
     return REAL_IS_FLOAT && g->groups == 1 && g->stride_height == 1 && g->stride_width == 1 &&
-           g->kernel_height == g->kernel_width && (g->kernel_height == 3 || g->kernel_height == 5);
+           (is_square(g->kernel_height, g->kernel_width) || fits_lines(g, pass));
 }
 
 /* What puts together the lanes of a weight's gradient where it is made directly. */
@@ -44,6 +60,9 @@ static int fits_scatter(const struct pyconv_conv2d *g) {
 #define TRANSFORM_INPUT 130.0  /* cycles for LANES channels of a tile */
 #define TRANSFORM_OUTPUT 110.0 /* for LANES filters of a tile */
 #define TRANSFORM_FILTER 220.0 /* for LANES filters on one channel, the transposition included */
+#define LINE_TILE 120.0        /* for LANES channels of a tile of seven points, to or from memory */
+#define LINE_FILTER 60.0       /* for LANES filters on one channel and four taps, and */
+#define LINE_WEIGHT 330.0      /* for their gradient */
 #define SCATTER_VECTOR 4.0     /* load, add, store */
 #define GATHER_STORE 3.0       /* for LANES filters of a pixel: what a tile takes besides its products */
 #define PLANAR_EFFICIENCY 0.35
@@ -71,7 +90,20 @@ static double scatter_cycles(const struct pyconv_conv2d *g) {
     return pixels * (product + SCATTER_VECTOR * (double)(g->kernel_height * ceil_div(run, LANES)));
 }
 
+static double line_cycles(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass) {
+    int back = pass == PYCONV_GRAD_INPUT;
+    ptrdiff_t from = back ? g->out_channels : g->in_channels, to = back ? g->in_channels : g->out_channels;
+    struct lines l = lines_of(g, pass);
+    double from_vectors = (double)ceil_div(from, LANES), to_vectors = (double)ceil_div(to, LANES);
+    double v_tiles = (double)(g->batch * l.v_height * l.v_width), taps = (double)(l.rows * l.groups);
+    double m_tiles = (double)(g->batch * l.m_height * l.m_width);
+    double products = m_tiles * LINE_POINTS * taps * (double)from * to_vectors / 2 / GATHER_EFFICIENCY;
+    return products + LINE_TILE * (v_tiles * from_vectors + m_tiles * to_vectors) +
+           (pass == PYCONV_GRAD_WEIGHT ? LINE_WEIGHT : LINE_FILTER) * taps * (double)from * to_vectors;
+}
+
 static double winograd_cycles(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass) {
+    if (!is_square(g->kernel_height, g->kernel_width)) return line_cycles(g, pass);
     ptrdiff_t outputs = 7 - g->kernel_height, from = g->in_channels, to = g->out_channels;
     ptrdiff_t height = g->out_height, width = g->out_width;
     if (pass == PYCONV_GRAD_INPUT)
@@ -101,12 +133,13 @@ static double cycles(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass,
     }
 }
 
-/* Winograd's gradient of the weight has a relative RMS error of 6e-7 (7e-7 for 5x5) however few pixels are
- * summed, where a plain sum over n of them has 1.7e-8 sqrt(n). It is chosen only where it is at most 1.5
- * times as large. */
+/* Winograd's gradient of the weight has a relative RMS error of 6e-7 (7e-7 unless it is 3x3) however few
+ * pixels are summed, where a plain sum over n of them has 1.7e-8 sqrt(n). It is chosen only where it is at
+ * most 1.5 times as large. */
 static int winograd_is_exact_enough(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass) {
     ptrdiff_t pixels = g->batch * g->out_height * g->out_width;
-    return pass != PYCONV_GRAD_WEIGHT || pixels >= (g->kernel_height == 3 ? 700 : 1100);
+    return pass != PYCONV_GRAD_WEIGHT ||
+           pixels >= (g->kernel_height == 3 && g->kernel_width == 3 ? 700 : 1100);
 }
 
 static enum pyconv_conv_algorithm choose_algorithm(const struct pyconv_conv2d *g,
@@ -116,7 +149,7 @@ static enum pyconv_conv_algorithm choose_algorithm(const struct pyconv_conv2d *g
     double least = direct_cycles(g, pass);
     if (pass == PYCONV_GRAD_INPUT && fits_scatter(g) && scatter_cycles(g) < least)
         best = PYCONV_CONV_SCATTER, least = scatter_cycles(g);
-    if (fits_winograd(g) && winograd_is_exact_enough(g, pass) && winograd_cycles(g, pass) < least)
+    if (fits_winograd(g, pass) && winograd_is_exact_enough(g, pass) && winograd_cycles(g, pass) < least)
         best = PYCONV_CONV_WINOGRAD;
     return best;
 }
@@ -124,7 +157,7 @@ static enum pyconv_conv_algorithm choose_algorithm(const struct pyconv_conv2d *g
 /* The algorithm that computes a pass when a user has asked for one: it may not fit. */
 static enum pyconv_conv_algorithm resolve(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass,
                                           enum pyconv_conv_algorithm asked) {
-    if (asked == PYCONV_CONV_WINOGRAD && fits_winograd(g)) return PYCONV_CONV_WINOGRAD;
+    if (asked == PYCONV_CONV_WINOGRAD && fits_winograd(g, pass)) return PYCONV_CONV_WINOGRAD;
     if (asked == PYCONV_CONV_DIRECT) return is_depthwise(g) ? PYCONV_CONV_DEPTHWISE : PYCONV_CONV_DIRECT;
     return choose_algorithm(g, pass);
 }

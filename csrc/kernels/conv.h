@@ -19,6 +19,13 @@ struct workspace VARIANT(correlate_direct_workspace)(const struct correlation *)
 /* Elements of the packed weights, and the packing of them for correlation.prepared. */
 ptrdiff_t VARIANT(direct_prepared)(const struct correlation *);
 int VARIANT(prepare_direct)(const struct correlation *, real *prepared);
+/* Where a vector of filters of the first group lies in these: `pitch` elements from one (tap, channel) to the
+ * next. */
+struct column {
+    real *first;
+    ptrdiff_t pitch;
+};
+struct column VARIANT(direct_column)(const struct correlation *, real *prepared, ptrdiff_t vector);
 /* conv_grouped.c: groups so small that several share a vector (`is_grouped`) */
 int VARIANT(correlate_grouped)(const struct correlation *);
 struct workspace VARIANT(correlate_grouped_workspace)(const struct correlation *);
@@ -87,6 +94,14 @@ int VARIANT(grad_weight_winograd)(const struct pyconv_conv2d *, const real *grad
                                   real *grad_weight);
 
 struct workspace VARIANT(grad_weight_winograd_workspace)(const struct pyconv_conv2d *);
+/* conv_winograd_line.c, conv_winograd_line_weight.c: any other kernel, see winograd_line.h */
+int VARIANT(correlate_line)(const struct correlation *);
+struct workspace VARIANT(correlate_line_workspace)(const struct correlation *);
+ptrdiff_t VARIANT(line_prepared)(const struct correlation *);
+int VARIANT(prepare_line)(const struct correlation *, real *prepared);
+int VARIANT(grad_weight_line)(const struct pyconv_conv2d *, const real *grad_output, const real *input,
+                              real *grad_weight);
+struct workspace VARIANT(grad_weight_line_workspace)(const struct pyconv_conv2d *);
 
 /* A core's arithmetic, for deciding how many threads a call is worth: multiply-adds to nanoseconds. */
 #define MULTIPLY_ADDS_PER_NANOSECOND (LANES * 3.0)

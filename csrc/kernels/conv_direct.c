@@ -471,6 +471,16 @@ ptrdiff_t VARIANT(direct_prepared)(const struct correlation *correlation) {
     return c.groups * ceil_div(c.dst_channels, LANES) * LANES * c.taps * c.src_channels;
 }
 
+struct column VARIANT(direct_column)(const struct correlation *c, real *prepared, ptrdiff_t vector) {
+    struct direct d = {.c = c, .packed = prepared};
+    plan(&d);
+    ptrdiff_t b = 0;
+    while (b + 1 < d.blocks && find_block(&d, b + 1).vector <= vector) b++;
+    struct block block = find_block(&d, b);
+    real *first = (real *)packed_block(&d, &block) + (vector - block.vector) * LANES;
+    return (struct column){first, block.vectors * LANES};
+}
+
 int VARIANT(prepare_direct)(const struct correlation *c, real *prepared) {
     struct direct d = {.c = c, .packed = prepared};
     plan(&d);

@@ -247,7 +247,7 @@ static void run_group(const void *context, ptrdiff_t group, void *scratch) {
 
 static void plan(struct winograd *w, const struct correlation *c) {
     w->c = c;
-    w->taps = c->taps == 9 ? 3 : 5;
+    w->taps = (int)kernel_height(c);
     w->outputs = POINTS + 1 - w->taps;
     w->tiling =
         cut_tiles(w->outputs, c->batch, c->dst_height, c->dst_width, c->dilation_height, c->dilation_width);
@@ -289,7 +289,12 @@ static struct workspace space(const struct winograd *w) {
     return (struct workspace){(size_t)(shared + w->pitch) * sizeof(real), (size_t)scratch * sizeof(real)};
 }
 
+static int has_square_tiles(const struct correlation *c) {
+    return is_square(kernel_height(c), kernel_width(c));
+}
+
 struct workspace VARIANT(correlate_winograd_workspace)(const struct correlation *c) {
+    if (!has_square_tiles(c)) return VARIANT(correlate_line_workspace)(c);
     struct winograd w;
     plan(&w, c);
     return space(&w);
@@ -302,12 +307,14 @@ static double filters_cost(const struct winograd *w) {
 
 /* Where the filters are outside, reading the prepared U costs more than making it. */
 ptrdiff_t VARIANT(winograd_prepared)(const struct correlation *c) {
+    if (!has_square_tiles(c)) return VARIANT(line_prepared)(c);
     struct winograd w;
     plan(&w, c);
     return w.filters_outside ? 0 : w.blocks * w.u_elements;
 }
 
 int VARIANT(prepare_winograd)(const struct correlation *c, real *prepared) {
+    if (!has_square_tiles(c)) return VARIANT(prepare_line)(c, prepared);
     struct winograd w;
     plan(&w, c);
     w.u = prepared;
@@ -316,6 +323,7 @@ int VARIANT(prepare_winograd)(const struct correlation *c, real *prepared) {
 
 int VARIANT(correlate_winograd)(const struct correlation *c) {
     if (!c->batch || !c->dst_height || !c->dst_width || !c->dst_channels) return PYCONV_OK;
+    if (!has_square_tiles(c)) return VARIANT(correlate_line)(c);
     struct winograd w;
     plan(&w, c);
     struct workspace bytes = space(&w);

@@ -169,6 +169,7 @@ static struct workspace space(const struct winograd_weight *w) {
 }
 
 struct workspace VARIANT(grad_weight_winograd_workspace)(const struct pyconv_conv2d *g) {
+    if (!is_square(g->kernel_height, g->kernel_width)) return VARIANT(grad_weight_line_workspace)(g);
     struct winograd_weight w = {.g = g};
     plan(&w);
     return space(&w);
@@ -178,6 +179,8 @@ int VARIANT(grad_weight_winograd)(const struct pyconv_conv2d *g, const real *gra
                                   real *grad_weight) {
     if (!g->in_channels || !g->out_channels || !g->batch || !g->out_height || !g->out_width)
         return VARIANT(grad_weight_direct)(g, grad_output, input, grad_weight);
+    if (!is_square(g->kernel_height, g->kernel_width))
+        return VARIANT(grad_weight_line)(g, grad_output, input, grad_weight);
     struct winograd_weight w = {.g = g, .grad_output = grad_output, .input = input};
     plan(&w);
     struct workspace bytes = space(&w);

@@ -40,6 +40,14 @@ struct correlation {
 /* Taps of the whole kernel: of which a residue of the stride may have few. */
 INLINE ptrdiff_t weight_area(const struct correlation *c) { return min_size(c->weight_dst, c->weight_src); }
 
+INLINE ptrdiff_t kernel_height(const struct correlation *c) {
+    return (c->y_max - c->y_min) / c->dilation_height + 1;
+}
+
+INLINE ptrdiff_t kernel_width(const struct correlation *c) {
+    return (c->x_max - c->x_min) / c->dilation_width + 1;
+}
+
 /* Of `width` columns from x on, which may lie outside of a row of `all`: first `left` that are outside, then
  * `count` from column `from` on, then the rest, outside again. */
 struct overlap {

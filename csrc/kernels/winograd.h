@@ -20,6 +20,11 @@
 
 #include "simd.h"
 
+/* The kernels that these tiles are for: F(4x4, 3x3) and F(2x2, 5x5). */
+INLINE int is_square(ptrdiff_t kernel_height, ptrdiff_t kernel_width) {
+    return kernel_height == kernel_width && (kernel_height == 3 || kernel_height == 5);
+}
+
 #define POINTS 6
 #define AREA (POINTS * POINTS)
 

@@ -206,6 +206,46 @@ def test_winograd_with_dilation(dilation, size, kernel, isa, rng):
         assert_close(a, e.astype(np.float32), rtol=1e-5, err_msg=name)
 
 
+@pytest.mark.parametrize("kernel", [(1, 3), (1, 7), (3, 4), (7, 7), (11, 5)])
+@pytest.mark.parametrize("size", [(1, 3), (3, 4), (8, 5), (9, 13)])
+@pytest.mark.parametrize("channels, filters", [(17, 17), (32, 33), (31, 49), (65, 100)])
+def test_winograd_along_lines(kernel, size, channels, filters, isa, rng):
+    """Kernels that are not square, along x and (turned) along y; dilated across the lines."""
+    for turn in (False, True):
+        dilation = (1, 2) if kernel[0] > kernel[1] else (2, 1)
+        shape, weight_shape = (2, channels, *size), (filters, channels, *kernel)
+        padding = tuple(d * (k // 2) for d, k in zip(dilation, kernel))
+        if turn:
+            shape, weight_shape = (*shape[:2], *size[::-1]), (*weight_shape[:2], *kernel[::-1])
+            padding, dilation = padding[::-1], dilation[::-1]
+        x = rng.standard_normal(shape).astype(np.float32)
+        weight = rng.standard_normal(weight_shape).astype(np.float32)
+        bias = rng.standard_normal(filters).astype(np.float32)
+        options = (1, padding, dilation, 1)
+        grad_output = rng.standard_normal(torch_passes(x, weight, bias, None, *options)).astype(np.float32)
+        expected = torch_passes(x, weight, bias, grad_output, *options)
+        with pyconv.options(conv_algorithm="winograd"):
+            plans = pyconv.explain_conv2d(x.shape, weight.shape, *options)
+            assert {plan.algorithm for plan in plans.values()} == {"winograd"}
+            actual = [F.conv2d(x, weight, bias, *options), *F.conv2d_backward(grad_output, x, weight, *options)]
+        for name, a, e in zip(("output", "grad_input", "grad_weight", "grad_bias"), actual, expected):
+            assert_close(a, e.astype(np.float32), rtol=1e-5, err_msg=name)
+
+
+def test_winograd_along_lines_in_several_passes(rng):
+    """More images than are transformed at a time; the same bits as one by one, but for the weight's gradient."""
+    x = rng.standard_normal((9, 40, 40, 60)).astype(np.float32)
+    weight = rng.standard_normal((48, 40, 1, 7)).astype(np.float32)
+    with pyconv.options(conv_algorithm="winograd"):
+        output = F.conv2d(x, weight, padding=(0, 3))
+        grad_input, grad_weight, _ = F.conv2d_backward(output, x, weight, 1, (0, 3))
+        each = [F.conv2d(image[None], weight, padding=(0, 3)) for image in x]
+        grads = [F.conv2d_backward(y, image[None], weight, 1, (0, 3)) for y, image in zip(each, x)]
+    assert output.tobytes() == np.concatenate(each).tobytes()
+    assert grad_input.tobytes() == np.concatenate([g[0] for g in grads]).tobytes()
+    assert relative_rms(grad_weight, np.sum([g[1] for g in grads], axis=0, dtype=float)) < 1e-6
+
+
 @pytest.mark.parametrize("tiles", [11, 12, 13, 23, 24, 25, 49])
 def test_winograd_around_group_edges(tiles, isa, rng):
     x = rng.standard_normal((1, 20, 4, 4 * tiles)).astype(np.float32)
@@ -255,6 +295,9 @@ CASES = [
     ((2, 3, 9, 33), (5, 3, 3, 3), 1, 1, 1, 1),
     ((1, 7, 6, 16), (6, 7, 5, 5), 1, 2, 1, 1),
     ((2, 17, 13, 14), (18, 17, 3, 3), 1, 3, 3, 1),
+    ((2, 36, 9, 14), (40, 36, 7, 7), 1, 3, 1, 1),
+    ((2, 24, 12, 9), (32, 24, 4, 2), 1, 1, 1, 1),
+    ((2, 48, 7, 14), (48, 16, 3, 3), 1, 1, 1, 3),
 ]
 
 

@@ -115,10 +115,9 @@ static void check_algorithm(const struct pyconv_conv2d *g, enum pyconv_conv_algo
 static void check(const struct pyconv_conv2d *g) {
     check_algorithm(g, PYCONV_CONV_AUTO);
     check_algorithm(g, PYCONV_CONV_DIRECT);
-    int winograd = dtype == PYCONV_F32 && g->groups == 1 && g->stride_height == 1 && g->stride_width == 1 &&
-                   g->dilation_height == 1 && g->dilation_width == 1 && g->kernel_height == g->kernel_width &&
-                   (g->kernel_height == 3 || g->kernel_height == 5);
-    if (winograd) check_algorithm(g, PYCONV_CONV_WINOGRAD);
+    struct pyconv_conv_plan plan = {0};
+    kernels->conv->explain(g, PYCONV_FORWARD, PYCONV_CONV_WINOGRAD, &plan);
+    if (plan.algorithm == PYCONV_CONV_WINOGRAD) check_algorithm(g, PYCONV_CONV_WINOGRAD);
 }
 
 /* ---- Shapes ---- */
@@ -173,20 +172,22 @@ static struct pyconv_conv2d random_geometry(void) {
 
 /* Square shapes: batch, groups, in and out channels, size, kernel, stride, padding, dilation. */
 static const ptrdiff_t shapes[][9] = {
-    {0, 1, 3, 4, 5, 3, 1, 1, 1},        /* no image */
-    {2, 1, 3, 4, 1, 3, 5, 4, 3},        /* most taps and outputs in the padding */
-    {1, 1, 1, 1, 1, 1, 1, 0, 1},        /* a single product */
-    {2, 1, 3, 20, 35, 7, 2, 3, 1},      /* first layers: scatter */
-    {1, 1, 1, 40, 28, 5, 1, 2, 1},      /* of grey images */
-    {3, 1, 300, 40, 5, 1, 1, 0, 1},     /* sums longer than a chunk */
-    {1, 1, 140, 9, 6, 3, 2, 1, 1},      /* the same with taps */
-    {1, 1, 128, 128, 9, 1, 1, 0, 1},    /* powers of two, against L1's sets */
-    {2, 1, 17, 33, 45, 3, 1, 1, 1},     /* several groups of Winograd's tiles, several parts of weights */
-    {1, 1, 20, 130, 7, 3, 1, 1, 1},     /* many filters on few tiles */
-    {2, 1, 130, 140, 4, 3, 1, 1, 1},    /* U beyond L2: filters outside */
-    {1, 1, 65, 70, 19, 5, 1, 2, 1},     /* 5x5 */
-    {1, 100, 100, 100, 15, 3, 2, 1, 1}, /* depthwise, many channels */
-    {1, 20, 20, 20, 13, 5, 1, 2, 1},    /* and the kernels that have tiles of their own */
+    {0, 1, 3, 4, 5, 3, 1, 1, 1},     /* no image */
+    {2, 1, 3, 4, 1, 3, 5, 4, 3},     /* most taps and outputs in the padding */
+    {1, 1, 1, 1, 1, 1, 1, 0, 1},     /* a single product */
+    {2, 1, 3, 20, 35, 7, 2, 3, 1},   /* first layers: scatter */
+    {1, 1, 1, 40, 28, 5, 1, 2, 1},   /* of grey images */
+    {3, 1, 300, 40, 5, 1, 1, 0, 1},  /* sums longer than a chunk */
+    {1, 1, 140, 9, 6, 3, 2, 1, 1},   /* the same with taps */
+    {1, 1, 128, 128, 9, 1, 1, 0, 1}, /* powers of two, against L1's sets */
+    {2, 1, 17, 33, 45, 3, 1, 1, 1},  /* several groups of Winograd's tiles, several parts of weights */
+    {1, 1, 20, 130, 7, 3, 1, 1, 1},  /* many filters on few tiles */
+    {2, 1, 130, 140, 4, 3, 1, 1, 1}, /* U beyond L2: filters outside */
+    {1, 1, 65, 70, 19, 5, 1, 2, 1},  /* 5x5 */
+    {2, 1, 40, 50, 13, 7, 1, 3, 1},  /* along lines */
+    {1, 1, 33, 20, 9, 4, 1, 0, 1},      {2, 3, 48, 48, 14, 3, 1, 1, 1}, /* a vector to a group */
+    {1, 100, 100, 100, 15, 3, 2, 1, 1},                                 /* depthwise, many channels */
+    {1, 20, 20, 20, 13, 5, 1, 2, 1}, /* and the kernels that have tiles of their own */
     {1, 20, 20, 20, 13, 5, 2, 2, 1},    {1, 9, 9, 9, 12, 4, 1, 1, 1},
     {2, 120, 120, 120, 56, 3, 1, 1, 1}, /* beyond L2: with prefetches */
     {1, 70, 70, 140, 9, 3, 1, 1, 1},    /* two filters to a channel */
