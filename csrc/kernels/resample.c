@@ -5,13 +5,15 @@
  * Interpolation and padding are two such sums, and so are their gradients, with the tables of taps
  * transposed. A row of the output is made in two steps: the rows it takes are added up in scratch (which
  * stays in L2; a single row of weight 1 is read where it is), and that line is then resampled along the
- * columns. A row with the taps of the one above is a copy of it. With channels a vector runs over those of a
- * pixel; without (planes) over the pixels of a row, which are gathered.
+ * columns. A row with the taps of the one above is a copy of it. Bilinear images that don't grow take their
+ * four pixels at once. With channels a vector runs over those of a pixel; without (planes) over the pixels of
+ * a row, which are gathered. Rows are fetched AHEAD, since the processor sees too few of them to do so.
  */
 #include "parallel.h"
 #include "pyconv.h"
 #include "simd.h"
 
+#define AHEAD (2048 / (ptrdiff_t)sizeof(real)) /* 2 KiB */
 #define TASK_ELEMENTS ((ptrdiff_t)32768)
 /* A core streams about 10 bytes a nanosecond. */
 #define NANOSECONDS(bytes) ((double)(bytes) / 10.0)
@@ -30,27 +32,35 @@ INLINE real weight_of(const struct pyconv_taps *taps, ptrdiff_t i, ptrdiff_t tap
     return taps->weight ? ((const real *)taps->weight)[tap * taps->size + i] : 1;
 }
 
+INLINE vec load_some(const real *p, ptrdiff_t n) { return n >= LANES ? load(p) : load_first(p, n); }
+INLINE void store_some(real *p, vec v, ptrdiff_t n) {
+    if (n >= LANES)
+        store(p, v);
+    else
+        store_first(p, v, n);
+}
+
 static void fill(real *output, ptrdiff_t count, real value) {
     for (ptrdiff_t i = 0; i < count; i++) output[i] = value;
 }
 
-/* ---- Down: rows ---- */
-
-INLINE void add_rows(const struct pyconv_taps *row, ptrdiff_t i, ptrdiff_t taps, const real *image,
-                     ptrdiff_t elements, real *line) {
+/* output[e] = the sum over `taps` taps of entry i of input[place][e], for rows of `elements`. What `ahead`
+ * elements on is read next is fetched. */
+INLINE void add_taps(const struct pyconv_taps *table, ptrdiff_t i, ptrdiff_t taps, const real *input,
+                     ptrdiff_t elements, ptrdiff_t ahead, real *output) {
     for (ptrdiff_t e = 0; e < elements; e += LANES) {
         ptrdiff_t n = min_size(LANES, elements - e);
         vec sum = {0};
         for (ptrdiff_t t = 0; t < taps; t++) {
-            const real *x = image + place_of(row, i, t) * elements + e;
-            sum += weight_of(row, i, t) * (n == LANES ? load(x) : load_first(x, n));
+            const real *x = input + place_of(table, i, t) * elements + e;
+            if (ahead) __builtin_prefetch(x + ahead);
+            sum += weight_of(table, i, t) * load_some(x, n);
         }
-        if (n == LANES)
-            store(line + e, sum);
-        else
-            store_first(line + e, sum, n);
+        store_some(output + e, sum, n);
     }
 }
+
+/* ---- Down: rows ---- */
 
 /* The sum of the input rows that output row i takes. */
 static const real *row_sum(const struct pyconv_taps *row, ptrdiff_t i, const real *image, ptrdiff_t elements,
@@ -58,9 +68,9 @@ static const real *row_sum(const struct pyconv_taps *row, ptrdiff_t i, const rea
     ptrdiff_t taps = row->count[i];
     if (taps == 1 && !row->weight) return image + place_of(row, i, 0) * elements;
     if (taps == 2)
-        add_rows(row, i, 2, image, elements, scratch);
+        add_taps(row, i, 2, image, elements, AHEAD, scratch);
     else
-        add_rows(row, i, taps, image, elements, scratch);
+        add_taps(row, i, taps, image, elements, AHEAD, scratch);
     return scratch;
 }
 
@@ -76,22 +86,6 @@ static int repeats(const struct pyconv_taps *row, ptrdiff_t i) {
 
 /* ---- Across: the columns of a line ---- */
 
-INLINE void add_pixels(const struct pyconv_taps *column, ptrdiff_t j, ptrdiff_t taps, const real *line,
-                       ptrdiff_t channels, real *output) {
-    for (ptrdiff_t c = 0; c < channels; c += LANES) {
-        ptrdiff_t n = min_size(LANES, channels - c);
-        vec sum = {0};
-        for (ptrdiff_t t = 0; t < taps; t++) {
-            const real *x = line + place_of(column, j, t) * channels + c;
-            sum += weight_of(column, j, t) * (n == LANES ? load(x) : load_first(x, n));
-        }
-        if (n == LANES)
-            store(output + c, sum);
-        else
-            store_first(output + c, sum, n);
-    }
-}
-
 static void across_channels(const struct job *job, const real *line, real *output) {
     const struct pyconv_taps *column = &job->sizes.column;
     ptrdiff_t channels = job->sizes.channels;
@@ -103,11 +97,11 @@ static void across_channels(const struct job *job, const real *line, real *outpu
         else if (taps == 1 && !column->weight)
             copy_elements(line + place_of(column, j, 0) * channels, run * channels, output);
         else if (taps == 2)
-            add_pixels(column, j, 2, line, channels, output);
+            add_taps(column, j, 2, line, channels, 0, output);
         else if (taps == 4)
-            add_pixels(column, j, 4, line, channels, output);
+            add_taps(column, j, 4, line, channels, 0, output);
         else
-            add_pixels(column, j, taps, line, channels, output);
+            add_taps(column, j, taps, line, channels, 0, output);
     }
 }
 
@@ -160,6 +154,35 @@ static void across_plane(const struct job *job, const real *line, real *output) 
     for (; j < column->size; j++) output[j] = one_pixel(job, j, line);
 }
 
+/* ---- Both at once: two taps by two, which images that don't grow use once ---- */
+
+static int takes_squares(const struct pyconv_resample *sizes) {
+    const struct pyconv_taps *row = &sizes->row, *column = &sizes->column;
+    if (sizes->channels < LANES || !row->weight || !column->weight || column->size > sizes->width) return 0;
+    for (ptrdiff_t j = 0; j < column->size; j++)
+        if (column->count[j] != 2) return 0;
+    return 1;
+}
+
+static void add_squares(const struct job *job, ptrdiff_t i, const real *image, real *output) {
+    const struct pyconv_taps *row = &job->sizes.row, *column = &job->sizes.column;
+    ptrdiff_t channels = job->sizes.channels, line = job->sizes.width * channels;
+    const real *above = image + place_of(row, i, 0) * line, *below = image + place_of(row, i, 1) * line;
+    real a = weight_of(row, i, 0), b = weight_of(row, i, 1);
+    for (ptrdiff_t j = 0; j < column->size; j++, output += channels) {
+        ptrdiff_t left = place_of(column, j, 0) * channels, right = place_of(column, j, 1) * channels;
+        real c = weight_of(column, j, 0), d = weight_of(column, j, 1);
+        for (ptrdiff_t e = 0; e < channels; e += LANES) {
+            ptrdiff_t n = min_size(LANES, channels - e);
+            vec first = a * load_some(above + left + e, n) + b * load_some(below + left + e, n);
+            vec second = a * load_some(above + right + e, n) + b * load_some(below + right + e, n);
+            __builtin_prefetch(above + right + e + AHEAD);
+            __builtin_prefetch(below + right + e + AHEAD);
+            store_some(output + e, c * first + d * second, n);
+        }
+    }
+}
+
 /* ---- A task is a run of rows ---- */
 
 static void run_rows(const void *context, ptrdiff_t task, void *scratch) {
@@ -168,6 +191,7 @@ static void run_rows(const void *context, ptrdiff_t task, void *scratch) {
     const struct pyconv_taps *down = &sizes->row;
     ptrdiff_t channels = sizes->channels, out_elements = sizes->column.size * channels;
     ptrdiff_t begin = task * job->rows_per_task;
+    int squares = takes_squares(sizes);
     ptrdiff_t end = min_size(begin + job->rows_per_task, sizes->images * down->size);
     for (ptrdiff_t row = begin; row < end; row++) {
         ptrdiff_t i = row % down->size;
@@ -177,6 +201,8 @@ static void run_rows(const void *context, ptrdiff_t task, void *scratch) {
             fill(output, out_elements, (real)sizes->value);
         } else if (row > begin && i > 0 && repeats(down, i)) {
             copy_elements(output - out_elements, out_elements, output);
+        } else if (squares && down->count[i] == 2) {
+            add_squares(job, i, image, output);
         } else {
             const real *line = row_sum(down, i, image, sizes->width * channels, scratch);
             if (channels == 1)
