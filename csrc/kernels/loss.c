@@ -6,8 +6,9 @@
  *     loss = (1 - t) w_y (-log p_y) + t / C sum_c w_c (-log p_c)
  *     d loss / d x_c = p_c ((1 - t) w_y + t W / C) - (1 - t) w_y [c = y] - t w_c / C
  *
- * so that loss and gradient need one exponential per logit. Rows whose class is `ignore_index` count as 0.
- * The other losses are sums over elements: each task adds up its own, and these are added in order.
+ * so that loss and gradient need one exponential per logit. Rows of few classes are transposed, so that a
+ * lane has a row, and no lane idles. Rows whose class is `ignore_index` count as 0. The other losses are sums
+ * over elements: each task adds up its own, and these are added in order.
  */
 #include "parallel.h"
 #include "pyconv.h"
@@ -15,6 +16,7 @@
 #include "vmath.h"
 
 #define CHUNK ((ptrdiff_t)16384)
+#define FEW_CLASSES ((ptrdiff_t)32) /* a multiple of LANES */
 #define NANOSECONDS_PER_ELEMENT 1.0
 
 struct cross_entropy {
@@ -37,10 +39,8 @@ INLINE void store_row(real *y, vec v, ptrdiff_t n) {
     else
         store_first(y, v, n);
 }
-/* The vector at x, of a row with n more elements; -infinity behind its end */
-INLINE vec load_logits(const real *x, ptrdiff_t n) {
-    return n >= LANES ? load(x) : first_lanes(load_first(x, n), n, splat((real)-__builtin_inf()));
-}
+/* v, of a row with n more elements; `rest` behind its end */
+INLINE vec or_rest(vec v, ptrdiff_t n, vec rest) { return n >= LANES ? v : first_lanes(v, n, rest); }
 
 /* sum_c w_c (m - x_c) */
 static real smooth_sum(ptrdiff_t n, const real *x, real m, const real *weight) {
@@ -75,12 +75,13 @@ static void cross_entropy_row(const struct cross_entropy *job, ptrdiff_t row) {
         if (grad) memset(grad, 0, (size_t)n * sizeof(real));
         return;
     }
-    vec peak = load_logits(x, n), sum = {0};
-    for (ptrdiff_t i = LANES; i < n; i += LANES) peak = larger(load_logits(x + i, n - i), peak);
+    vec lowest = splat((real)-__builtin_inf()), peak = lowest, sum = {0};
+    for (ptrdiff_t i = 0; i < n; i += LANES)
+        peak = larger(or_rest(load_row(x + i, n - i), n - i, lowest), peak);
     real m = largest_lane(peak);
     for (ptrdiff_t i = 0; i < n; i += LANES) {
-        vec e = vec_exp(load_logits(x + i, n - i) - m);
-        sum += e;
+        vec e = vec_exp(or_rest(load_row(x + i, n - i) - m, n - i, (vec){0})); /* e^-infinity takes 100 ns */
+        sum += or_rest(e, n - i, (vec){0});
         if (grad) store_row(grad + i, e, n - i);
     }
     real total = sum_lanes(sum);
@@ -112,7 +113,7 @@ struct lanes {
 };
 
 static struct lanes load_targets(const struct cross_entropy *job, ptrdiff_t row, const real *x,
-                                 ptrdiff_t width) {
+                                 ptrdiff_t stride, ptrdiff_t width) {
     real picked[LANES] = {0}, of_class[LANES] = {0}, scale[LANES] = {0};
     integer kept[LANES] = {0};
     struct lanes lanes = {.y = {0}};
@@ -120,7 +121,7 @@ static struct lanes load_targets(const struct cross_entropy *job, ptrdiff_t row,
         if (job->target[row + i] == job->ignore_index) continue;
         ptrdiff_t y = lanes.y[i] = (ptrdiff_t)job->target[row + i];
         kept[i] = -1;
-        picked[i] = x[y * job->inner + i];
+        picked[i] = x[y * stride + i];
         of_class[i] = (1 - job->smoothing) * (job->weight ? job->weight[y] : 1);
         scale[i] = job->row_scale ? job->row_scale[row + i] : job->scale;
     }
@@ -131,15 +132,12 @@ static struct lanes load_targets(const struct cross_entropy *job, ptrdiff_t row,
     return lanes;
 }
 
-/* The rows `column` .. `column + width`, LANES at most, of an image */
-static void cross_entropy_columns(const struct cross_entropy *job, ptrdiff_t image, ptrdiff_t column,
-                                  ptrdiff_t width) {
-    ptrdiff_t n = job->classes, stride = job->inner, offset = image * n * stride + column;
-    ptrdiff_t row = image * stride + column;
-    const real *x = job->input + offset;
-    real *grad = job->grad_input ? job->grad_input + offset : NULL;
+/* `width` rows, LANES at most, from `row` on: their classes are at x, `stride` apart, and so in grad. */
+static void cross_entropy_columns(const struct cross_entropy *job, ptrdiff_t row, ptrdiff_t width,
+                                  ptrdiff_t stride, const real *x, real *grad) {
+    ptrdiff_t n = job->classes;
     real of_all = job->smoothing / (real)n;
-    struct lanes lanes = load_targets(job, row, x, width);
+    struct lanes lanes = load_targets(job, row, x, stride, width);
     vec m = splat((real)-__builtin_inf()), sum = {0}, smooth = {0};
     for (ptrdiff_t c = 0; c < n; c++) m = larger(load_row(x + c * stride, width), m);
     for (ptrdiff_t c = 0; c < n; c++) {
@@ -169,8 +167,47 @@ static void run_columns(const void *context, ptrdiff_t task, void *scratch) {
     const struct cross_entropy *job = context;
     ptrdiff_t image = task / job->blocks, block = task % job->blocks;
     ptrdiff_t begin = job->inner * block / job->blocks, end = job->inner * (block + 1) / job->blocks;
-    for (ptrdiff_t column = begin; column < end; column += LANES)
-        cross_entropy_columns(job, image, column, end - column);
+    for (ptrdiff_t column = begin; column < end; column += LANES) {
+        ptrdiff_t at = image * job->classes * job->inner + column;
+        cross_entropy_columns(job, image * job->inner + column, end - column, job->inner, job->input + at,
+                              job->grad_input ? job->grad_input + at : NULL);
+    }
+}
+
+/* ---- Rows of few classes: LANES of them are transposed, and a lane is for each ---- */
+
+/* to[j][i] = from[i][j], i < rows <= LANES, j < columns; to has LANES columns, and rows up to a multiple. */
+static void transpose_few(const real *from, ptrdiff_t rows, ptrdiff_t columns, real *to) {
+    for (ptrdiff_t j = 0; j < columns; j += LANES) {
+        vec square[LANES] = {{0}};
+        UNROLL for (int i = 0; i < LANES; i++) if (i < rows) square[i] =
+            load_row(from + i * columns + j, columns - j);
+        transpose_lanes(square);
+        UNROLL for (int i = 0; i < LANES; i++) store(to + (j + i) * LANES, square[i]);
+    }
+}
+
+/* The reverse. */
+static void transpose_back(const real *from, ptrdiff_t rows, ptrdiff_t columns, real *to) {
+    for (ptrdiff_t j = 0; j < columns; j += LANES) {
+        vec square[LANES];
+        UNROLL for (int i = 0; i < LANES; i++) square[i] = load(from + (j + i) * LANES);
+        transpose_lanes(square);
+        UNROLL for (int i = 0; i < LANES; i++) if (i < rows)
+            store_row(to + i * columns + j, square[i], columns - j);
+    }
+}
+
+static void run_tiles(const void *context, ptrdiff_t task, void *scratch) {
+    const struct cross_entropy *job = context;
+    ptrdiff_t n = job->classes, end = min_size((task + 1) * job->rows_per_task, job->rows);
+    real *x = scratch, *grad = job->grad_input ? x + FEW_CLASSES * LANES : NULL;
+    for (ptrdiff_t row = task * job->rows_per_task; row < end; row += LANES) {
+        ptrdiff_t rows = min_size(LANES, end - row);
+        transpose_few(job->input + row * n, rows, n, x);
+        cross_entropy_columns(job, row, rows, LANES, x, grad);
+        if (grad) transpose_back(grad, rows, n, job->grad_input + row * n);
+    }
 }
 
 static int cross_entropy(ptrdiff_t outer, ptrdiff_t classes, ptrdiff_t inner, const void *input,
@@ -196,6 +233,11 @@ static int cross_entropy(ptrdiff_t outer, ptrdiff_t classes, ptrdiff_t inner, co
         job.weight_sum = (real)sum;
     }
     double nanoseconds = (double)job.rows * (double)classes * NANOSECONDS_PER_ELEMENT;
+    if (inner == 1 && classes <= FEW_CLASSES) {
+        job.rows_per_task = ceil_div(job.rows_per_task, LANES) * LANES;
+        return parallel_run(ceil_div(outer, job.rows_per_task), nanoseconds,
+                            2 * FEW_CLASSES * LANES * sizeof(real), run_tiles, &job);
+    }
     if (inner == 1)
         return parallel_run(ceil_div(outer, job.rows_per_task), nanoseconds, 0, run_cross_entropy, &job);
     job.blocks = max_size(1, ceil_div(inner, max_size(64, CHUNK / max_size(1, classes))));

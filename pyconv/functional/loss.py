@@ -19,8 +19,6 @@ from pyconv.functional._arrays import (
 )
 from pyconv.functional.softmax import log_softmax
 
-MANY_CLASSES = 64  # of fewer, vectors are better filled with pixels, even for the price of two conversions
-
 # ---- What every loss checks ------------------------------------------------------------------------
 
 
@@ -234,8 +232,7 @@ def _cross_entropy(input, target, weight, smoothing, ignore_index, reduction, gr
     if target.dtype.kind == "f":
         return _soft_cross_entropy(input, target, weight, smoothing, reduction, grad_output)
     total = _total_weight(target, weight, ignore_index) if reduction == "mean" else 1.0
-    last = input.ndim == 4 and wants_channels_last(input)
-    in_rows = input.ndim <= 2 or (last and input.shape[1] >= MANY_CLASSES)
+    in_rows = input.ndim <= 2 or (input.ndim == 4 and wants_channels_last(input))
     if in_rows:
         x = _rows(input)
         view = (*x.shape, 1)
@@ -255,8 +252,6 @@ def _cross_entropy(input, target, weight, smoothing, ignore_index, reduction, gr
     _kernels.cross_entropy(*view, x, target, weight, int(ignore_index), smoothing, row_scale, scale, losses, grad_view)
     if losses is not None:
         losses = _reduced(losses, reduction, total, _losses_shape(input))
-    if gradient is not None and last and not in_rows:
-        gradient = channels_last(gradient)
     return losses, gradient
 
 
