@@ -186,10 +186,11 @@ INLINE vec load_at(const real *p, const int32_t *index) {
 }
 #endif
 
-/* p[(index[l] - first) * stride + l] += x[l] for the lanes with first <= index[l] < first + count; returns
- * whether there were others. (count * stride < 2^31) */
+/* p[(index[l] - first) * stride + l] += x[l], or = x[l] with `assign`, for the lanes with first <= index[l]
+ * < first + count; returns whether there were others. (count * stride < 2^31) */
 #if defined(__AVX512F__) && REAL_IS_FLOAT
-INLINE int add_at(real *p, const int64_t *index, int64_t first, ptrdiff_t count, ptrdiff_t stride, vec x) {
+INLINE int add_at(real *p, const int64_t *index, int64_t first, ptrdiff_t count, ptrdiff_t stride, int assign,
+                  vec x) {
     __m512i base = _mm512_set1_epi64(first);
     __m256i low = _mm512_cvtusepi64_epi32(_mm512_sub_epi64(_mm512_loadu_si512(index), base));
     __m256i high = _mm512_cvtusepi64_epi32(_mm512_sub_epi64(_mm512_loadu_si512(index + 8), base));
@@ -197,29 +198,33 @@ INLINE int add_at(real *p, const int64_t *index, int64_t first, ptrdiff_t count,
     __mmask16 inside = _mm512_cmplt_epu32_mask(at, _mm512_set1_epi32((int)count));
     at = _mm512_add_epi32(_mm512_mullo_epi32(at, _mm512_set1_epi32((int)stride)),
                           _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
-    __m512 sum = _mm512_add_ps(_mm512_mask_i32gather_ps(_mm512_setzero_ps(), inside, at, p, 4), (__m512)x);
-    _mm512_mask_i32scatter_ps(p, inside, at, sum, 4);
+    if (!assign) x += (vec)_mm512_mask_i32gather_ps(_mm512_setzero_ps(), inside, at, p, 4);
+    _mm512_mask_i32scatter_ps(p, inside, at, (__m512)x, 4);
     return inside != 0xffff;
 }
 #elif defined(__AVX512F__)
-INLINE int add_at(real *p, const int64_t *index, int64_t first, ptrdiff_t count, ptrdiff_t stride, vec x) {
+INLINE int add_at(real *p, const int64_t *index, int64_t first, ptrdiff_t count, ptrdiff_t stride, int assign,
+                  vec x) {
     __m512i at = _mm512_sub_epi64(_mm512_loadu_si512(index), _mm512_set1_epi64(first));
     __mmask8 inside = _mm512_cmplt_epu64_mask(at, _mm512_set1_epi64(count));
     at = _mm512_add_epi64(_mm512_mullo_epi64(at, _mm512_set1_epi64(stride)),
                           _mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7));
-    __m512d sum = _mm512_add_pd(_mm512_mask_i64gather_pd(_mm512_setzero_pd(), inside, at, p, 8), (__m512d)x);
-    _mm512_mask_i64scatter_pd(p, inside, at, sum, 8);
+    if (!assign) x += (vec)_mm512_mask_i64gather_pd(_mm512_setzero_pd(), inside, at, p, 8);
+    _mm512_mask_i64scatter_pd(p, inside, at, (__m512d)x, 8);
     return inside != 0xff;
 }
 #else
-INLINE int add_at(real *p, const int64_t *index, int64_t first, ptrdiff_t count, ptrdiff_t stride, vec x) {
+INLINE int add_at(real *p, const int64_t *index, int64_t first, ptrdiff_t count, ptrdiff_t stride, int assign,
+                  vec x) {
     int outside = 0;
     for (int l = 0; l < LANES; l++) {
         uint64_t at = (uint64_t)(index[l] - first);
-        if (at < (uint64_t)count)
-            p[(ptrdiff_t)at * stride + l] += x[l];
-        else
+        if (at >= (uint64_t)count)
             outside = 1;
+        else if (assign)
+            p[(ptrdiff_t)at * stride + l] = x[l];
+        else
+            p[(ptrdiff_t)at * stride + l] += x[l];
     }
     return outside;
 }

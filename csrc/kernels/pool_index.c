@@ -46,9 +46,8 @@ INLINE int scatter_pixels(const real *pooled, const int64_t *indices, ptrdiff_t 
     int outside = 0;
     for (ptrdiff_t i = 0; i < count; i++, pooled += channels, indices += channels) {
         ptrdiff_t c = 0;
-        if (!assign && channels >= LANES) /* neighbouring channels never add to the same element */
-            for (; c + LANES <= channels; c += LANES)
-                outside |= add_at(unpooled + c, indices + c, first, band, channels, load(pooled + c));
+        for (; c + LANES <= channels; c += LANES) /* neighbouring channels never meet in one element */
+            outside |= add_at(unpooled + c, indices + c, first, band, channels, assign, load(pooled + c));
         for (; c < channels; c++) {
             uint64_t pixel = (uint64_t)(indices[c] - first);
             if (pixel >= (uint64_t)band) {
@@ -66,11 +65,11 @@ static int scatter_any(const struct pool_index *job, ptrdiff_t image, ptrdiff_t 
                        ptrdiff_t first, ptrdiff_t band) {
     ptrdiff_t channels = job->channels, at = (image * job->count + begin) * channels;
     real *to = job->to + (image * job->plane + first) * channels;
-    if (job->assign)
-        return scatter_pixels(job->from + at, job->indices + at, end - begin, channels, first, band, 1, to);
-    if (channels == 1)
-        return scatter_pixels(job->from + at, job->indices + at, end - begin, 1, first, band, 0, to);
-    return scatter_pixels(job->from + at, job->indices + at, end - begin, channels, first, band, 0, to);
+#define SCATTER(channels, assign)                                                                            \
+    scatter_pixels(job->from + at, job->indices + at, end - begin, channels, first, band, assign, to)
+    if (channels == 1) return job->assign ? SCATTER(1, 1) : SCATTER(1, 0);
+    return job->assign ? SCATTER(channels, 1) : SCATTER(channels, 0);
+#undef SCATTER
 }
 
 static void run_images(const void *context, ptrdiff_t task, void *scratch) {
