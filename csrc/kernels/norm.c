@@ -449,12 +449,6 @@ static int run_passes(struct job *job, int slots, ptrdiff_t streams) {
     return status;
 }
 
-/* norm with the statistics that normalize_groups writes */
-static struct pyconv_norm with_groups(struct pyconv_norm norm, const struct pyconv_group_norm *groups) {
-    norm.mean = groups->mean, norm.scale = groups->scale, norm.bias = groups->shift;
-    return norm;
-}
-
 static void set_statistics(const struct job *job, ptrdiff_t entry) {
     ptrdiff_t channels = job->norm->channels, groups = job->groups->groups;
     entry_moments(job, entry, job->groups->mean + entry * channels, job->groups->scale + entry * channels);

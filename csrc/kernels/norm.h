@@ -37,6 +37,12 @@ int VARIANT(element_sums)(const struct pyconv_norm *norm, const void *g, const v
 #define UNITS 8
 #define UNIT_BYTES ((ptrdiff_t)512 << 10)
 
+/* norm with the statistics that normalize_groups writes */
+INLINE struct pyconv_norm with_groups(struct pyconv_norm norm, const struct pyconv_group_norm *groups) {
+    norm.mean = groups->mean, norm.scale = groups->scale, norm.bias = groups->shift;
+    return norm;
+}
+
 /* mean and scale hold the mean of each channel and the sum of squared distances from it: make of these what
  * the group has. */
 INLINE void finish_group(const struct pyconv_group_norm *groups, ptrdiff_t unit, ptrdiff_t size,

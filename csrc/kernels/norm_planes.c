@@ -370,12 +370,6 @@ static int run_passes(struct job *job, const struct passes *passes, ptrdiff_t st
     return status;
 }
 
-/* norm with the statistics that normalize_groups writes */
-static struct pyconv_norm with_groups(struct pyconv_norm norm, const struct pyconv_group_norm *groups) {
-    norm.mean = groups->mean, norm.scale = groups->scale, norm.bias = groups->shift;
-    return norm;
-}
-
 static void set_statistics(const struct job *job, ptrdiff_t unit) {
     ptrdiff_t planes = unit_planes(job);
     for (ptrdiff_t plane = unit * planes; plane < (unit + 1) * planes; plane++)
