@@ -301,10 +301,11 @@ def nll_loss(input, target, weight=None, size_average=None, ignore_index=-100, r
         losses = np.zeros(x.shape[0], x.dtype)
     else:
         kept = target != ignore_index
-        classes = np.where(kept, target, 0)
-        picked = x[np.arange(x.shape[0]), classes]
-        weighted = -picked if weight is None else -picked * weight[classes]
-        losses = np.where(kept, weighted, x.dtype.type(0))
+        classes = target * kept  # 0 where ignored
+        losses = -x.take(classes + np.arange(0, x.size, x.shape[1]))
+        if weight is not None:
+            losses *= weight[classes]
+        losses[~kept] = 0
     total = _total_weight(target, weight, ignore_index) if reduction == "mean" else 1.0
     return _reduced(losses, reduction, total, _losses_shape(input))
 
