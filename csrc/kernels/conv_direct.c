@@ -294,6 +294,7 @@ static void run_block(const struct direct *d, const struct reduction *r, const s
                              .relu = c->epilogue.relu,
                              .lanes = block.lanes,
                              .height = c->src_height,
+                             .fetch = d->elements >= 2 * LANES,
                              .stream = ceil_div(LANES * width / LINE, tiles)};
     gather_function *const *kind = d->steps     ? gather_steps
                                    : ahead      ? gather_ahead

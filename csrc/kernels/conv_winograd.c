@@ -45,6 +45,10 @@ struct winograd {
     const real *zeros;                /* `pitch` of them: what lies outside of the image */
 };
 
+static ptrdiff_t group_begin(const struct winograd *w, ptrdiff_t group) {
+    return w->tiling.tiles * group / w->groups;
+}
+
 /* ---- U: the filters ---- */
 
 /* One filter tap by tap, g[t], for the channels of one vector: LANES filters (`count` of them real) that
@@ -108,35 +112,7 @@ static void make_group(const struct winograd *w, ptrdiff_t first, ptrdiff_t tile
     for (ptrdiff_t t = 0; t < tiles; t++) make_tile(w, first + t, v + t * w->pitch);
 }
 
-/* ---- M: the products ---- */
-
-#define PRODUCT(m, vectors) tile_product(m, vectors, x, pitch, depth, weight, out, BLOCK, add)
-
-static void product_2(ptrdiff_t size, const real *x, ptrdiff_t pitch, ptrdiff_t depth, const real *weight,
-                      real *out, int add) {
-    DISPATCH_TILE(size, PRODUCT, 2)
-}
-
-static void product_1(ptrdiff_t size, const real *x, ptrdiff_t pitch, ptrdiff_t depth, const real *weight,
-                      real *out, int add) {
-    DISPATCH_TILE(size, PRODUCT, 1)
-}
-
-/* M (+)= V U over `depth` channels; += where `add` */
-static void multiply(const struct winograd *w, ptrdiff_t tiles, ptrdiff_t filters, const real *v,
-                     const real *u, ptrdiff_t depth, real *m, int add) {
-    ptrdiff_t parts = ceil_div(tiles, TILE);
-    for (ptrdiff_t p = 0; p < AREA; p++, v += w->v_plane, u += w->u_plane, m += w->m_plane)
-        for (ptrdiff_t part = 0; part < parts; part++) {
-            ptrdiff_t t = tiles * part / parts, size = tiles * (part + 1) / parts - t;
-            if (filters > LANES)
-                product_2(size, v + t * w->pitch, w->pitch, depth, u, m + t * BLOCK, add);
-            else
-                product_1(size, v + t * w->pitch, w->pitch, depth, u, m + t * BLOCK, add);
-        }
-}
-
-/* ---- The output tiles ---- */
+/* ---- Where the output goes ---- */
 
 /* Where a tile's outputs go, and how many of them there are. */
 struct output_place {
@@ -153,6 +129,57 @@ static struct output_place place_output(const struct winograd *w, ptrdiff_t tile
     to.columns = min_size(w->outputs, ceil_div(c->dst_width - at.x, w->tiling.dilation_width));
     return to;
 }
+
+/* Fetch the lines that one block of a tile will be written to: they, and the residual, come from memory while
+ * M is made. (INLINE: GCC takes a function that only fetches for one that does nothing, and drops its calls.)
+ */
+INLINE void fetch_output(const struct winograd *w, ptrdiff_t tile, ptrdiff_t block) {
+    struct output_place to = place_output(w, tile);
+    const real *dst = w->c->dst + to.offset + block * BLOCK, *residual = w->c->epilogue.residual;
+    if (residual) residual += to.offset + block * BLOCK;
+    for (ptrdiff_t i = 0; i < to.rows; i++)
+        for (ptrdiff_t j = 0; j < to.columns; j++)
+            for (int v = 0; v < BLOCK; v += LANES) {
+                ptrdiff_t at = i * to.row + j * to.column + v;
+                __builtin_prefetch(dst + at, 1, 2);
+                if (residual) __builtin_prefetch(residual + at, 0, 2);
+            }
+}
+
+/* ---- M: the products ---- */
+
+#define PRODUCT(m, vectors) tile_product(m, vectors, x, pitch, depth, weight, out, BLOCK, add)
+
+static void product_2(ptrdiff_t size, const real *x, ptrdiff_t pitch, ptrdiff_t depth, const real *weight,
+                      real *out, int add) {
+    DISPATCH_TILE(size, PRODUCT, 2)
+}
+
+static void product_1(ptrdiff_t size, const real *x, ptrdiff_t pitch, ptrdiff_t depth, const real *weight,
+                      real *out, int add) {
+    DISPATCH_TILE(size, PRODUCT, 1)
+}
+
+/* M (+)= V U of `group` and `block` over `depth` channels: += after the first ones; with the last ones the
+ * output is fetched. */
+static void multiply(const struct winograd *w, ptrdiff_t group, ptrdiff_t block, const real *v, const real *u,
+                     ptrdiff_t depth, real *m, int add, int last) {
+    ptrdiff_t first = group_begin(w, group), tiles = group_begin(w, group + 1) - first;
+    ptrdiff_t filters = w->c->dst_channels - block * BLOCK, parts = ceil_div(tiles, TILE);
+    for (ptrdiff_t p = 0; p < AREA; p++, v += w->v_plane, u += w->u_plane, m += w->m_plane) {
+        for (ptrdiff_t t = tiles * p / AREA; last && t < tiles * (p + 1) / AREA; t++)
+            fetch_output(w, first + t, block);
+        for (ptrdiff_t part = 0; part < parts; part++) {
+            ptrdiff_t t = tiles * part / parts, size = tiles * (part + 1) / parts - t;
+            if (filters > LANES)
+                product_2(size, v + t * w->pitch, w->pitch, depth, u, m + t * BLOCK, add);
+            else
+                product_1(size, v + t * w->pitch, w->pitch, depth, u, m + t * BLOCK, add);
+        }
+    }
+}
+
+/* ---- The output tiles ---- */
 
 INLINE void put_tile(const int outputs, const struct winograd *w, const struct output_place *to,
                      ptrdiff_t channel, ptrdiff_t lanes, const real *m) {
@@ -193,10 +220,6 @@ static void put_group(const struct winograd *w, ptrdiff_t first, ptrdiff_t tiles
 
 /* ---- Tasks ---- */
 
-static ptrdiff_t group_begin(const struct winograd *w, ptrdiff_t group) {
-    return w->tiling.tiles * group / w->groups;
-}
-
 static void share_filters(const void *context, ptrdiff_t block, void *scratch) {
     (void)scratch;
     const struct winograd *w = context;
@@ -215,16 +238,14 @@ static void run_block(const void *context, ptrdiff_t task, void *scratch) {
     const struct winograd *w = context;
     ptrdiff_t block = task % w->blocks, share = task / w->blocks, channels = w->c->src_channels;
     ptrdiff_t begin = w->groups * share / w->shares, end = w->groups * (share + 1) / w->shares;
-    ptrdiff_t filters = w->c->dst_channels - block * BLOCK, chunks = ceil_div(channels, CHUNK);
+    ptrdiff_t chunks = ceil_div(channels, CHUNK);
     real *u = scratch, *m = u + w->u_elements;
     for (ptrdiff_t chunk = 0; chunk < chunks; chunk++) {
         ptrdiff_t c0 = channels * chunk / chunks, c1 = channels * (chunk + 1) / chunks;
         make_filters(w, block, c0, c1, u);
-        for (ptrdiff_t group = begin; group < end; group++) {
-            ptrdiff_t tiles = group_begin(w, group + 1) - group_begin(w, group);
-            multiply(w, tiles, filters, w->shared + group * w->v_elements + c0, u, c1 - c0,
-                     m + (group - begin) * AREA * w->m_plane, chunk > 0);
-        }
+        for (ptrdiff_t group = begin; group < end; group++)
+            multiply(w, group, block, w->shared + group * w->v_elements + c0, u, c1 - c0,
+                     m + (group - begin) * AREA * w->m_plane, chunk > 0, chunk == chunks - 1);
     }
     for (ptrdiff_t group = begin; group < end; group++) {
         ptrdiff_t first = group_begin(w, group), tiles = group_begin(w, group + 1) - first;
@@ -239,8 +260,7 @@ static void run_group(const void *context, ptrdiff_t group, void *scratch) {
     ptrdiff_t first = group_begin(w, group), tiles = group_begin(w, group + 1) - first;
     make_group(w, first, tiles, v);
     for (ptrdiff_t block = 0; block < w->blocks; block++) {
-        multiply(w, tiles, w->c->dst_channels - block * BLOCK, v, w->u + block * w->u_elements,
-                 w->c->src_channels, m, 0);
+        multiply(w, group, block, v, w->u + block * w->u_elements, w->c->src_channels, m, 0, 1);
         put_group(w, first, tiles, block, m);
     }
 }

@@ -64,6 +64,7 @@ struct destination {
      * cache lines with every LANES of its own products. */
     const real *next;
     ptrdiff_t stream;
+    int fetch; /* the destination early: sums take longer than its way from memory */
 };
 
 #define LINE (64 / (ptrdiff_t)sizeof(real)) /* elements of a cache line */
@@ -79,6 +80,9 @@ INLINE void tile_gather(const int pixels, const int vectors, const int indexed, 
         UNROLL for (int m = 0; m < pixels; m++) sum[m][v] = start;
     }
     const ptrdiff_t row = vectors * LANES; /* of weights */
+    if (to->last && to->fetch)
+        UNROLL for (int m = 0; m < pixels; m++) UNROLL for (int v = 0; v < vectors; v++)
+            __builtin_prefetch(to->dst + dst_offset[m] + v * LANES, 1, 2);
     ptrdiff_t runs = indexed ? 1 : chunk->runs;
     const real *next = to->next;
     w += chunk->first * row;

@@ -12,8 +12,8 @@
  *     M[p][i][t][k] = sum over r, q, c of V[p][i + r][t + q][c] * U[p][r][q][c][k]
  *     output[i][4 t + o][k] = sum over p of A^T[o][p] * M[p][i][t][k]
  *
- * For each of the points M is a direct convolution of V. A kernel that is higher than wide, or dilated across,
- * has its lines along y. In two directions seven points are too inexact (3e-6).
+ * For each of the points M is a direct convolution of V. A kernel that is higher than wide, or dilated
+ * across, has its lines along y. In two directions seven points are too inexact (3e-6).
  */
 #ifndef PYCONV_WINOGRAD_LINE_H
 #define PYCONV_WINOGRAD_LINE_H
