@@ -52,23 +52,18 @@ struct direct {
     ptrdiff_t most_runs;      /* and chunks */
 };
 
-/* A block of filters: `vectors` of them from `vector` on, within its group. */
+/* A block of filters of one group. */
 struct block {
-    ptrdiff_t group, vector, vectors;
-    ptrdiff_t filters, lanes; /* that exist in all, and in the last vector */
+    ptrdiff_t group;
+    struct filters filters;
 };
 
 static struct block find_block(const struct direct *d, ptrdiff_t index) {
-    ptrdiff_t b = index % d->blocks;
-    struct block k = {.group = index / d->blocks, .vector = d->vectors * b / d->blocks};
-    k.vectors = d->vectors * (b + 1) / d->blocks - k.vector;
-    k.filters = min_size(k.vectors * LANES, d->c->dst_channels - k.vector * LANES);
-    k.lanes = k.filters - (k.vectors - 1) * LANES;
-    return k;
+    return (struct block){index / d->blocks, filter_block(d->c->dst_channels, index % d->blocks)};
 }
 
 static const real *packed_block(const struct direct *d, const struct block *k) {
-    return d->packed + (k->group * d->vectors + k->vector) * LANES * d->elements;
+    return d->packed + (k->group * d->vectors + k->filters.vector) * LANES * d->elements;
 }
 
 /* ---- Packing: weight[k][c][tap] to [block][tap][c][vector] ---- */
@@ -98,12 +93,13 @@ static void pack_block(const void *context, ptrdiff_t task, void *scratch) {
     const struct direct *d = context;
     const struct correlation *c = d->c;
     const struct block block = find_block(d, task);
-    ptrdiff_t area = weight_area(c), *place = scratch, width = block.vectors * LANES;
-    const real *weight = c->weight + block.group * c->weight_group + block.vector * LANES * c->weight_dst;
+    ptrdiff_t area = weight_area(c), *place = scratch, width = block.filters.vectors * LANES;
+    const real *weight =
+        c->weight + block.group * c->weight_group + block.filters.vector * LANES * c->weight_dst;
     for (ptrdiff_t i = 0; i < area; i++) place[i] = -1;
     for (ptrdiff_t t = 0; t < c->taps; t++) place[c->tap[t].index] = t;
     for (ptrdiff_t v = 0; v < width; v += LANES) {
-        ptrdiff_t filters = min_size(LANES, block.filters - v);
+        ptrdiff_t filters = min_size(LANES, block.filters.count - v);
         const real *from = weight + v * c->weight_dst;
         real *packed = (real *)packed_block(d, &block) + v;
         if (c->weight_src == area && area * c->src_channels > 1) {
@@ -284,15 +280,16 @@ static void run_block(const struct direct *d, const struct reduction *r, const s
                       ptrdiff_t index, int ahead) {
     const struct correlation *c = d->c;
     const struct block block = find_block(d, index);
-    ptrdiff_t channel = block.group * c->dst_channels + block.vector * LANES, width = block.vectors * LANES;
-    ptrdiff_t tiles = ceil_div(band->pixels, block.vectors == WIDEST ? WIDE_TILE : TILE);
+    const struct filters f = block.filters;
+    ptrdiff_t channel = block.group * c->dst_channels + f.vector * LANES, width = f.vectors * LANES;
+    ptrdiff_t tiles = ceil_div(band->pixels, tile_rows(f.vectors));
     const real *weight = packed_block(d, &block), *residual = c->epilogue.residual;
     const real *src = band->src + (block.group - band->first_group) * c->src_channels;
     struct destination to = {.dst = c->dst + channel,
                              .residual = residual ? residual + channel : NULL,
-                             .bias = d->bias + (block.group * d->vectors + block.vector) * LANES,
+                             .bias = d->bias + (block.group * d->vectors + f.vector) * LANES,
                              .relu = c->epilogue.relu,
-                             .lanes = block.lanes,
+                             .lanes = f.lanes,
                              .height = c->src_height,
                              .fetch = d->elements >= 2 * LANES,
                              .stream = ceil_div(LANES * width / LINE, tiles)};
@@ -300,7 +297,7 @@ static void run_block(const struct direct *d, const struct reduction *r, const s
                                    : ahead      ? gather_ahead
                                    : d->streams ? gather_stream
                                                 : gather_runs;
-    gather_function *gather = kind[block.vectors - 1];
+    gather_function *gather = kind[f.vectors - 1];
     ptrdiff_t distance = TILE * c->step_width * c->groups * c->src_channels;
     for (ptrdiff_t i = 0; i < r->chunks; i++) {
         const struct chunk *chunk = r->chunk + i;
@@ -385,7 +382,7 @@ static void plan(struct direct *d) {
     const struct correlation *c = d->c;
     ptrdiff_t channels = c->groups * c->src_channels, total = c->dst_height * c->dst_width;
     d->vectors = ceil_div(c->dst_channels, LANES);
-    d->blocks = ceil_div(d->vectors, WIDEST);
+    d->blocks = filter_blocks(c->dst_channels);
     d->elements = c->taps * c->src_channels;
     d->padded = c->y_min < 0 || c->x_min < 0 ||
                 (c->dst_height - 1) * c->step_height + c->y_max >= c->src_height ||
@@ -476,10 +473,10 @@ struct column VARIANT(direct_column)(const struct correlation *c, real *prepared
     struct direct d = {.c = c, .packed = prepared};
     plan(&d);
     ptrdiff_t b = 0;
-    while (b + 1 < d.blocks && find_block(&d, b + 1).vector <= vector) b++;
+    while (b + 1 < d.blocks && find_block(&d, b + 1).filters.vector <= vector) b++;
     struct block block = find_block(&d, b);
-    real *first = (real *)packed_block(&d, &block) + (vector - block.vector) * LANES;
-    return (struct column){first, block.vectors * LANES};
+    real *first = (real *)packed_block(&d, &block) + (vector - block.filters.vector) * LANES;
+    return (struct column){first, block.filters.vectors * LANES};
 }
 
 int VARIANT(prepare_direct)(const struct correlation *c, real *prepared) {

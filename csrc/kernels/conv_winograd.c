@@ -148,7 +148,7 @@ INLINE void fetch_output(const struct winograd *w, ptrdiff_t tile, ptrdiff_t blo
 
 /* ---- M: the products ---- */
 
-#define PRODUCT(m, vectors) tile_product(m, vectors, x, pitch, depth, weight, out, BLOCK, add)
+#define PRODUCT(m, vectors) tile_product(m, vectors, x, pitch, depth, weight, BLOCK, out, BLOCK, add)
 
 static void product_2(ptrdiff_t size, const real *x, ptrdiff_t pitch, ptrdiff_t depth, const real *weight,
                       real *out, int add) {
@@ -285,7 +285,7 @@ static void plan(struct winograd *w, const struct correlation *c) {
     double filters = (double)filter_bytes * (double)(ceil_div(w->tiling.tiles, most) + 1);
     double tiles = (double)w->tiling.tiles * (double)tile_bytes * (double)(w->blocks + 1);
     w->filters_outside =
-        filter_bytes > L2_FILTERS && w->tiling.tiles * tile_bytes <= MOST_SHARED && 3 * tiles < filters;
+        filter_bytes > L2_FILTERS && w->tiling.tiles * tile_bytes <= MOST_SHARED && 2.6 * tiles < filters;
     w->groups = ceil_div(w->tiling.tiles, w->filters_outside ? 2 * TILE : most);
     w->group = ceil_div(w->tiling.tiles, w->groups);
     w->shares = max_size(ceil_div(w->tiling.tiles, SHARE_TILES),

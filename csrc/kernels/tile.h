@@ -28,6 +28,27 @@
 #define BLOCK_VECTORS 2
 #define BLOCK (BLOCK_VECTORS * LANES) /* channels in one block of packed weights */
 
+/* A block of filters: `vectors` of them from `vector` on. The filters of one group are cut into as few blocks
+ * of up to WIDEST vectors as can be, of nearly equal width. */
+struct filters {
+    ptrdiff_t vector, vectors;
+    ptrdiff_t count, lanes; /* filters that exist in all, and in the last vector */
+};
+
+INLINE ptrdiff_t filter_blocks(ptrdiff_t filters) { return ceil_div(ceil_div(filters, LANES), WIDEST); }
+
+INLINE struct filters filter_block(ptrdiff_t filters, ptrdiff_t block) {
+    ptrdiff_t vectors = ceil_div(filters, LANES), blocks = filter_blocks(filters);
+    struct filters f = {.vector = vectors * block / blocks};
+    f.vectors = vectors * (block + 1) / blocks - f.vector;
+    f.count = min_size(f.vectors * LANES, filters - f.vector * LANES);
+    f.lanes = f.count - (f.vectors - 1) * LANES;
+    return f;
+}
+
+/* Rows of the tile for so many vectors. */
+INLINE ptrdiff_t tile_rows(ptrdiff_t vectors) { return vectors == WIDEST ? WIDE_TILE : TILE; }
+
 /* A reduction is done in chunks of at most this many products, which are summed by themselves and then added
  * up. So the rounding error of long sums grows with the root of CHUNK rather than of their length (relative
  * RMS 2.5e-7 instead of 6e-7 for 3x3 kernels on 128 channels); and a chunk of packed weights (24 or 36 KiB
@@ -142,24 +163,25 @@ INLINE void tile_gather(const int pixels, const int vectors, const int indexed, 
     }
 }
 
-/* Packed weights that tile_product streams are prefetched this many rows (8 KiB) ahead, one of each pair of
+/* Packed weights that tile_product streams are prefetched so many elements (8 KiB) ahead, one of each pair of
  * cache lines (the hardware fetches the other): where they come from L3, it is worth 20 %. */
-#define AHEAD 64
+#define AHEAD (8192 / (ptrdiff_t)sizeof(real))
 
-/* out[m * out_pitch + v] (+)= sum over j of x[m * pitch + j] * w[j][v], in chunks; += where `add` */
+/* out[m * out_pitch + v] (+)= sum over j of x[m * pitch + j] * w[j * w_pitch + v], in chunks; += where `add`
+ */
 INLINE void tile_product(const int rows, const int vectors, const real *x, ptrdiff_t pitch, ptrdiff_t depth,
-                         const real *w, real *out, ptrdiff_t out_pitch, int add) {
+                         const real *w, const ptrdiff_t w_pitch, real *out, ptrdiff_t out_pitch, int add) {
     const real *p[TILE];
-    UNROLL for (int m = 0; m < rows; m++) p[m] = x + m * pitch;
-    ptrdiff_t chunks = ceil_div(depth, CHUNK), j = 0;
+    UNROLL for (int m = 0; m < rows; m++) p[m] = as_pointer(x + m * pitch + depth);
+    ptrdiff_t chunks = ceil_div(depth, CHUNK), j = -depth;
     for (ptrdiff_t chunk = 0; chunk < chunks; chunk++) {
-        vec sum[TILE][BLOCK_VECTORS];
+        vec sum[TILE][WIDEST];
         UNROLL for (int m = 0; m < rows; m++) UNROLL for (int v = 0; v < vectors; v++) sum[m][v] = (vec){0};
-        for (ptrdiff_t end = depth * (chunk + 1) / chunks; j < end; j++) {
-            vec weight[BLOCK_VECTORS];
+        for (ptrdiff_t end = depth * (chunk + 1) / chunks - depth; j < end; j++) {
+            vec weight[WIDEST];
             UNROLL for (int v = 0; v < vectors; v++) weight[v] = load(w + v * LANES);
-            __builtin_prefetch(w + AHEAD * BLOCK);
-            w += BLOCK;
+            UNROLL for (int v = 0; v < vectors; v += 2) __builtin_prefetch(w + AHEAD + v * LANES);
+            w += w_pitch;
             UNROLL for (int m = 0; m < rows; m++) {
                 vec value = splat(p[m][j]);
                 UNROLL for (int v = 0; v < vectors; v++) sum[m][v] += value * weight[v];
