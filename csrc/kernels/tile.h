@@ -208,18 +208,14 @@ INLINE void tile_outer(const int rows, const int vectors, const int indexed, con
     vec sum[OUTER_TILE][BLOCK_VECTORS];
     UNROLL for (int m = 0; m < rows; m++) UNROLL for (int v = 0; v < vectors; v++) sum[m][v] = (vec){0};
     for (ptrdiff_t t = 0; t < segments; t++) {
-        const real *x = segment[t].x, *g = segment[t].g, *p[OUTER_TILE];
-        UNROLL for (int m = 0; m < rows; m++) p[m] = indexed ? x + offset[m] : x + offset[0] + m;
-        ptrdiff_t at = 0;
-        for (ptrdiff_t count = segment[t].count; count > 0; count--) {
+        const real *x = segment[t].x + (indexed ? 0 : offset[0]), *g = segment[t].g;
+        for (ptrdiff_t count = segment[t].count; count > 0; count--, x += x_step, g += g_step) {
             vec gradient[BLOCK_VECTORS];
             UNROLL for (int v = 0; v < vectors; v++) gradient[v] = load(g + v * LANES);
             UNROLL for (int m = 0; m < rows; m++) {
-                vec value = splat(p[m][at]);
+                vec value = splat(x[indexed ? offset[m] : m]);
                 UNROLL for (int v = 0; v < vectors; v++) sum[m][v] += value * gradient[v];
             }
-            at += x_step;
-            g += g_step;
         }
     }
     UNROLL for (int m = 0; m < rows; m++) UNROLL for (int v = 0; v < vectors; v++) {
