@@ -154,12 +154,6 @@ static struct source find_source(const struct direct *d, ptrdiff_t image, ptrdif
     return s;
 }
 
-static void copy_pixels(const real *from, ptrdiff_t from_pitch, ptrdiff_t pixels, ptrdiff_t channels,
-                        real *to, ptrdiff_t to_pitch) {
-    if (from_pitch == channels && to_pitch == channels) channels *= pixels, pixels = 1;
-    for (ptrdiff_t p = 0; p < pixels; p++) copy_elements(from + p * from_pitch, channels, to + p * to_pitch);
-}
-
 /* Copy the rows that destination rows before end_row read, with their padding, unless they are there. */
 static void fill_rows(const struct direct *d, struct source *s, ptrdiff_t end_row, real *scratch) {
     const struct correlation *c = d->c;

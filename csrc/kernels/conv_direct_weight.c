@@ -37,39 +37,43 @@ struct band {
     ptrdiff_t image, p0, rows;
 };
 
-/* The input rows that a band reads, with their padding; where row 0, column 0 of it lies. */
-static const real *gather_input(const struct weight_gradient *w, const struct band *band, real *scratch,
-                                ptrdiff_t *row_elements) {
-    ptrdiff_t p0 = band->p0, p1 = p0 + band->rows;
+/* The input rows that a band reads, with their padding, of the channels of some groups: where row 0, column 0
+ * lies, and elements from a row, and from a pixel, to the next. */
+struct source {
+    const real *base;
+    ptrdiff_t row, pitch;
+};
+
+static struct source gather_input(const struct weight_gradient *w, const struct band *band,
+                                  ptrdiff_t first_group, ptrdiff_t groups, real *scratch) {
     const struct pyconv_conv2d *g = &w->g;
-    ptrdiff_t pitch = g->in_channels, row = g->in_width * pitch;
-    const real *input = w->input + band->image * g->in_height * row;
-    ptrdiff_t y0 = p0 * g->stride_height - g->pad_top;
-    *row_elements = row;
-    if (!w->padded) return input + y0 * row;
-    ptrdiff_t y1 = (p1 - 1) * g->stride_height - g->pad_top + (g->kernel_height - 1) * g->dilation_height + 1;
+    ptrdiff_t row = g->in_width * g->in_channels, y0 = band->p0 * g->stride_height - g->pad_top;
+    const real *input = w->input + band->image * g->in_height * row + first_group * w->parts.channels;
+    if (!w->padded) return (struct source){input + y0 * row, row, g->in_channels};
+    ptrdiff_t y1 = (band->p0 + band->rows - 1) * g->stride_height - g->pad_top +
+                   (g->kernel_height - 1) * g->dilation_height + 1;
     struct overlap o = overlap_columns(-g->pad_left, w->width, g->in_width);
-    *row_elements = w->width * pitch;
-    for (ptrdiff_t y = y0; y < y1; y++) {
-        real *to = scratch + (y - y0) * w->width * pitch;
+    ptrdiff_t channels = groups * w->parts.channels, end_column = o.left + o.count;
+    real *to = scratch;
+    for (ptrdiff_t y = y0; y < y1; y++, to += w->width * channels) {
         if (y < 0 || y >= g->in_height) {
-            memset(to, 0, (size_t)(w->width * pitch) * sizeof(real));
+            memset(to, 0, (size_t)(w->width * channels) * sizeof(real));
             continue;
         }
-        memset(to, 0, (size_t)(o.left * pitch) * sizeof(real));
-        memcpy(to + o.left * pitch, input + y * row, (size_t)(o.count * pitch) * sizeof(real));
-        ptrdiff_t end_column = o.left + o.count;
-        memset(to + end_column * pitch, 0, (size_t)((w->width - end_column) * pitch) * sizeof(real));
+        memset(to, 0, (size_t)(o.left * channels) * sizeof(real));
+        copy_pixels(input + y * row + o.from * g->in_channels, g->in_channels, o.count, channels,
+                    to + o.left * channels, channels);
+        memset(to + end_column * channels, 0, (size_t)((w->width - end_column) * channels) * sizeof(real));
     }
-    return scratch;
+    return (struct source){scratch, w->width * channels, channels};
 }
 
-static ptrdiff_t merge_runs(const struct weight_gradient *w, ptrdiff_t row_elements, struct run *run) {
+static ptrdiff_t merge_runs(const struct weight_gradient *w, const struct source *source, struct run *run) {
     const struct pyconv_conv2d *g = &w->g;
     ptrdiff_t runs = 0;
     for (ptrdiff_t r = 0; r < g->kernel_height; r++)
         for (ptrdiff_t s = 0; s < g->kernel_width; s++) {
-            ptrdiff_t offset = r * g->dilation_height * row_elements + s * g->dilation_width * g->in_channels;
+            ptrdiff_t offset = r * g->dilation_height * source->row + s * g->dilation_width * source->pitch;
             if (s && run[runs - 1].offset + run[runs - 1].length == offset)
                 run[runs - 1].length += w->parts.channels;
             else
@@ -152,14 +156,15 @@ static void add_band(const struct weight_gradient *w, struct band *band, ptrdiff
     real *padded = scratch, *packed = padded + w->scratch_input;
     struct segment *segment = (struct segment *)(packed + w->band_rows * g->out_width * BLOCK);
     struct run *run = (struct run *)(segment + w->band_rows);
-    ptrdiff_t row_elements, x_step = g->stride_width * g->in_channels;
-    const real *input = gather_input(w, band, padded, &row_elements);
-    ptrdiff_t runs = merge_runs(w, row_elements, run);
+    ptrdiff_t first_group = begin / w->parts.blocks, end_group = (end - 1) / w->parts.blocks + 1;
+    struct source source = gather_input(w, band, first_group, end_group - first_group, padded);
+    ptrdiff_t runs = merge_runs(w, &source, run), x_step = g->stride_width * source.pitch;
     for (ptrdiff_t b = begin; b < end; b++) {
         ptrdiff_t group = b / w->parts.blocks;
         ptrdiff_t filters = pack_gradient(w, band, b, packed), segments = 0;
         for (ptrdiff_t i = 0; i < band->rows; i++) {
-            const real *x = input + group * w->parts.channels + i * g->stride_height * row_elements;
+            const real *x =
+                source.base + (group - first_group) * w->parts.channels + i * g->stride_height * source.row;
             struct segment *last = segment + segments - 1;
             if (segments && x == last->x + last->count * x_step)
                 last->count += g->out_width;

@@ -60,6 +60,13 @@ INLINE struct overlap overlap_columns(ptrdiff_t x, ptrdiff_t width, ptrdiff_t al
     return o;
 }
 
+/* `channels` of each of `pixels` pixels. */
+INLINE void copy_pixels(const real *from, ptrdiff_t from_pitch, ptrdiff_t pixels, ptrdiff_t channels,
+                        real *to, ptrdiff_t to_pitch) {
+    if (from_pitch == channels && to_pitch == channels) channels *= pixels, pixels = 1;
+    for (ptrdiff_t p = 0; p < pixels; p++) copy_elements(from + p * from_pitch, channels, to + p * to_pitch);
+}
+
 /* An image's destination rows, cut into bands: one task each, whose source rows of `row_bytes` fit `bytes`,
  * and enough of them for 16 threads to share evenly. */
 struct bands {
