@@ -8,7 +8,11 @@ from pyconv import nn
 
 
 def channels_last(array):
-    return np.ascontiguousarray(array.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    """A copy whose strides say so even with one channel, where both formats hold the same elements in order."""
+    n, c, h, w = array.shape
+    result = np.empty((n, h, w, c), array.dtype).transpose(0, 3, 1, 2)
+    result[...] = array
+    return result
 
 
 def calls(case, memory_format=channels_last):

@@ -162,7 +162,28 @@ static enum pyconv_conv_algorithm resolve(const struct pyconv_conv2d *g, enum py
     return choose_algorithm(g, pass);
 }
 
+/* A row of a destination where no tap, or no channel, contributes: 0, or the bias. */
+static void fill_row(const void *context, ptrdiff_t task, void *scratch) {
+    (void)scratch;
+    const struct correlation *c = context;
+    const real *bias = c->epilogue.bias, *residual = c->epilogue.residual;
+    ptrdiff_t row = task / c->dst_height * c->dst_image + task % c->dst_height * c->dst_row;
+    for (ptrdiff_t j = 0; j < c->dst_width; j++) {
+        ptrdiff_t at = row + j * c->dst_column;
+        for (ptrdiff_t k = 0; k < c->groups * c->dst_channels; k++) {
+            real value = (bias ? bias[k] : 0) + (residual ? residual[at + k] : 0);
+            c->dst[at + k] = c->epilogue.relu && value < 0 ? 0 : value;
+        }
+    }
+}
+
 static int correlate(const struct correlation *c, enum pyconv_conv_algorithm algorithm) {
+    if (!c->batch || !c->dst_height || !c->dst_width || !c->dst_channels) return PYCONV_OK;
+    if (!c->taps || !c->src_channels) {
+        double elements =
+            (double)(c->batch * c->dst_height * c->dst_width) * (double)(c->groups * c->dst_channels);
+        return parallel_run(c->batch * c->dst_height, elements / 4, 0, fill_row, c);
+    }
     switch (algorithm) {
     case PYCONV_CONV_DEPTHWISE: return VARIANT(correlate_depthwise)(c);
     case PYCONV_CONV_WINOGRAD: return VARIANT(correlate_winograd)(c);
@@ -218,7 +239,7 @@ static int grad_input(const struct pyconv_conv2d *g, const void *grad_output, co
         for (ptrdiff_t column = 0; column < min_size(g->stride_width, g->in_width) && status == PYCONV_OK;
              column++) {
             struct correlation c = grad_input_correlation(g, row, column, grad_output, weight, result, tap);
-            status = correlate(&c, c.taps ? algorithm : PYCONV_CONV_DIRECT);
+            status = correlate(&c, algorithm);
         }
     pyconv_free(tap, bytes);
     return status;

@@ -375,13 +375,18 @@ static ptrdiff_t odd_pitch(const struct correlation *c, ptrdiff_t channels) {
 static void plan(struct direct *d) {
     const struct correlation *c = d->c;
     ptrdiff_t channels = c->groups * c->src_channels, total = c->dst_height * c->dst_width;
+    ptrdiff_t wanted = TASKS_WANTED;
     d->vectors = ceil_div(c->dst_channels, LANES);
     d->blocks = filter_blocks(c->dst_channels);
     d->elements = c->taps * c->src_channels;
     d->padded = c->y_min < 0 || c->x_min < 0 ||
                 (c->dst_height - 1) * c->step_height + c->y_max >= c->src_height ||
                 (c->dst_width - 1) * c->step_width + c->x_max >= c->src_width;
-    d->pitch = odd_pitch(c, channels);
+    /* Where rows are copied a task does one group, unless that is a short piece of every pixel: then the taps
+     * of a kernel row are one run. */
+    int alone = d->padded && c->groups > 1 && c->src_channels >= 2 * LANES;
+    if (alone) wanted = ceil_div(wanted, c->groups);
+    d->pitch = odd_pitch(c, alone ? c->src_channels : channels);
     d->ahead = c->taps == 1 && !d->padded && d->pitch == channels;
     d->width = (c->dst_width - 1) * c->step_width + c->x_max - c->x_min + 1;
     ptrdiff_t pixel_bytes = d->pitch * (ptrdiff_t)sizeof(real);
@@ -391,7 +396,7 @@ static void plan(struct direct *d) {
         ptrdiff_t rows = SOURCE_BYTES / (d->width * pixel_bytes) - (c->y_max - c->y_min);
         d->pixels = max_size(rows / c->step_height, 1) * c->dst_width;
     }
-    ptrdiff_t even = ceil_div(total, ceil_div(TASKS_WANTED, c->batch)); /* pixels: enough tasks */
+    ptrdiff_t even = ceil_div(total, ceil_div(wanted, c->batch)); /* pixels: enough tasks */
     d->pixels = min_size(d->pixels, max_size(even, BAND_PIXELS));
     d->pixels = ceil_div(d->pixels, TILE) * TILE;
     d->chunks = ceil_div(total, d->pixels);
@@ -401,30 +406,16 @@ static void plan(struct direct *d) {
     d->packs_late = once && c->taps > 1 && !c->prepared;
     d->streams = once && !d->packs_late &&
                  c->groups * d->vectors * LANES * d->elements * (ptrdiff_t)sizeof(real) > L2_BYTES;
-    d->splits = min_size(c->groups > 1 ? c->groups : d->blocks, ceil_div(TASKS_WANTED, c->batch * d->chunks));
-    if (d->padded) d->pitch = odd_pitch(c, ceil_div(c->groups, d->splits) * c->src_channels);
+    d->splits = alone
+                    ? c->groups
+                    : min_size(c->groups > 1 ? c->groups : d->blocks, ceil_div(wanted, c->batch * d->chunks));
     ptrdiff_t most_rows = min_size((d->pixels - 2) / c->dst_width + 2, c->dst_height);
     d->scratch_source =
         d->padded ? ((most_rows - 1) * c->step_height + c->y_max - c->y_min + 1) * d->width * d->pitch : 0;
     d->most_runs = c->taps + d->elements / CHUNK + 1;
     d->scratch_source = (d->scratch_source + 7) & ~(ptrdiff_t)7;
-    ptrdiff_t run = c->src_channels * (c->groups == 1 ? c->x_max - c->x_min + 1 : 1);
+    ptrdiff_t run = c->src_channels * (alone || c->groups == 1 ? c->x_max - c->x_min + 1 : 1);
     d->steps = run < SHORT_RUN && d->elements <= MOST_STEPS ? d->elements : 0;
-}
-
-/* A row of a destination where no tap, or no channel, contributes: 0, or the bias. */
-static void fill_row(const void *context, ptrdiff_t task, void *scratch) {
-    (void)scratch;
-    const struct correlation *c = context;
-    const real *bias = c->epilogue.bias, *residual = c->epilogue.residual;
-    ptrdiff_t row = task / c->dst_height * c->dst_image + task % c->dst_height * c->dst_row;
-    for (ptrdiff_t j = 0; j < c->dst_width; j++) {
-        ptrdiff_t at = row + j * c->dst_column;
-        for (ptrdiff_t k = 0; k < c->groups * c->dst_channels; k++) {
-            real value = (bias ? bias[k] : 0) + (residual ? residual[at + k] : 0);
-            c->dst[at + k] = c->epilogue.relu && value < 0 ? 0 : value;
-        }
-    }
 }
 
 static struct workspace space(const struct direct *d) {
@@ -481,12 +472,6 @@ int VARIANT(prepare_direct)(const struct correlation *c, real *prepared) {
 
 int VARIANT(correlate_direct)(const struct correlation *correlation) {
     struct correlation c = flatten(correlation);
-    if (!c.batch || !c.dst_height || !c.dst_width || !c.dst_channels) return PYCONV_OK;
-    if (!c.taps || !c.src_channels) {
-        double elements =
-            (double)(c.batch * c.dst_height * c.dst_width) * (double)(c.groups * c.dst_channels);
-        return parallel_run(c.batch * c.dst_height, elements / 4, 0, fill_row, &c);
-    }
     if (is_grouped(&c)) return VARIANT(correlate_grouped)(&c);
     if (has_few_outputs(&c)) return VARIANT(correlate_planar)(&c);
     struct direct d = {.c = &c};

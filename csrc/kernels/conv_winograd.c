@@ -342,7 +342,6 @@ int VARIANT(prepare_winograd)(const struct correlation *c, real *prepared) {
 }
 
 int VARIANT(correlate_winograd)(const struct correlation *c) {
-    if (!c->batch || !c->dst_height || !c->dst_width || !c->dst_channels) return PYCONV_OK;
     if (!has_square_tiles(c)) return VARIANT(correlate_line)(c);
     struct winograd w;
     plan(&w, c);

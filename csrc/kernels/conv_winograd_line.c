@@ -219,7 +219,6 @@ static int run_pass(struct line_pass *w, ptrdiff_t images, struct tap *tap) {
 }
 
 int VARIANT(correlate_line)(const struct correlation *c) {
-    if (!c->batch || !c->dst_height || !c->dst_width) return PYCONV_OK;
     struct tap tap[MOST_LINE_TAPS];
     struct line_pass w;
     plan(&w, c, tap);
