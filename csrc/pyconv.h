@@ -336,8 +336,9 @@ struct pyconv_conv_plan {
 struct pyconv_conv_kernels {
     int (*forward)(const struct pyconv_conv2d *, const void *input, const void *weight, const void *prepared,
                    const struct pyconv_epilogue *, void *output, enum pyconv_conv_algorithm);
+    /* residual: NULL, or what is added to grad_input */
     int (*grad_input)(const struct pyconv_conv2d *, const void *grad_output, const void *weight,
-                      void *grad_input, enum pyconv_conv_algorithm);
+                      const void *residual, void *grad_input, enum pyconv_conv_algorithm);
     int (*grad_weight)(const struct pyconv_conv2d *, const void *grad_output, const void *input,
                        void *grad_weight, void *grad_bias, enum pyconv_conv_algorithm);
     /* Lay a weight out as the forward pass reads it, once for many calls; where explain says how large. */

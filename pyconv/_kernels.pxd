@@ -212,7 +212,7 @@ cdef extern from "pyconv.h" nogil:
     struct pyconv_conv_kernels:
         int (*forward)(const pyconv_conv2d *, const void *, const void *, const void *, const pyconv_epilogue *,
                        void *, pyconv_conv_algorithm) noexcept nogil
-        int (*grad_input)(const pyconv_conv2d *, const void *, const void *, void *,
+        int (*grad_input)(const pyconv_conv2d *, const void *, const void *, const void *, void *,
                           pyconv_conv_algorithm) noexcept nogil
         int (*grad_weight)(const pyconv_conv2d *, const void *, const void *, void *, void *,
                            pyconv_conv_algorithm) noexcept nogil

@@ -71,7 +71,8 @@ def options(**choices):
     ----------
     conv_algorithm : {'auto', 'direct', 'winograd'}
         'direct' forces the plain algorithm on every convolution: slower, with smaller rounding errors.
-        'winograd' takes Winograd's wherever it can serve: float32, 3x3 or 5x5 kernels, stride 1, one group.
+        'winograd' takes Winograd's wherever it can serve: float32, stride 1, one group, kernels of 3x3 or 5x5,
+        or (along lines, for more than a vector of channels) of any other shape.
     fuse : bool
         Whether containers run neighbouring layers as one where the result is the same to rounding.
 

@@ -7,6 +7,8 @@
 #include "winograd.h"
 #include "winograd_line.h"
 
+extern const struct pyconv_join_kernels KERNELS(join);
+
 static int is_depthwise(const struct pyconv_conv2d *g) {
     return g->groups == g->in_channels && g->groups == g->out_channels && g->groups > 1;
 }
@@ -61,8 +63,8 @@ static int fits_scatter(const struct pyconv_conv2d *g) {
 #define TRANSFORM_OUTPUT 110.0 /* for LANES filters of a tile */
 #define TRANSFORM_FILTER 220.0 /* for LANES filters on one channel, the transposition included */
 #define LINE_TILE 120.0        /* for LANES channels of a tile of seven points, to or from memory */
-#define LINE_FILTER 60.0       /* for LANES filters on one channel and four taps, and */
-#define LINE_WEIGHT 330.0      /* for their gradient */
+#define LINE_FILTER 300.0      /* for LANES filters on one channel and four taps, and */
+#define LINE_WEIGHT 600.0      /* for their gradient */
 #define SCATTER_VECTOR 4.0     /* load, add, store */
 #define GATHER_STORE 3.0       /* for LANES filters of a pixel: what a tile takes besides its products */
 #define PLANAR_EFFICIENCY 0.35
@@ -95,8 +97,9 @@ static double line_cycles(const struct pyconv_conv2d *g, enum pyconv_conv_pass p
     ptrdiff_t from = back ? g->out_channels : g->in_channels, to = back ? g->in_channels : g->out_channels;
     struct lines l = lines_of(g, pass);
     double from_vectors = (double)ceil_div(from, LANES), to_vectors = (double)ceil_div(to, LANES);
-    double v_tiles = (double)(g->batch * l.v_height * l.v_width), taps = (double)(l.rows * l.groups);
-    double m_tiles = (double)(g->batch * l.m_height * l.m_width);
+    double v_tiles = (double)g->batch * (double)l.v_height * (double)l.v_width,
+           taps = (double)(l.rows * l.groups);
+    double m_tiles = (double)g->batch * (double)l.m_height * (double)l.m_width;
     double products = m_tiles * LINE_POINTS * taps * (double)from * to_vectors / 2 / GATHER_EFFICIENCY;
     return products + LINE_TILE * (v_tiles * from_vectors + m_tiles * to_vectors) +
            (pass == PYCONV_GRAD_WEIGHT ? LINE_WEIGHT : LINE_FILTER) * taps * (double)from * to_vectors;
@@ -225,12 +228,22 @@ static int prepare(const struct pyconv_conv2d *g, const void *weight, void *prep
     return status;
 }
 
+/* By an algorithm that only overwrites its result. */
+static int grad_input_alone(const struct pyconv_conv2d *g, const void *grad_output, const void *weight,
+                            const void *residual, void *result, enum pyconv_conv_algorithm algorithm) {
+    int status = algorithm == PYCONV_CONV_SCATTER
+                     ? VARIANT(grad_input_scatter)(g, grad_output, weight, result)
+                     : VARIANT(grad_input_depthwise)(g, grad_output, weight, result);
+    if (status != PYCONV_OK || !residual) return status;
+    return KERNELS(join).add(g->batch * g->in_height * g->in_width * g->in_channels, result, residual, 0,
+                             result);
+}
+
 static int grad_input(const struct pyconv_conv2d *g, const void *grad_output, const void *weight,
-                      void *result, enum pyconv_conv_algorithm algorithm) {
+                      const void *residual, void *result, enum pyconv_conv_algorithm algorithm) {
     algorithm = resolve(g, PYCONV_GRAD_INPUT, algorithm);
-    if (algorithm == PYCONV_CONV_SCATTER) return VARIANT(grad_input_scatter)(g, grad_output, weight, result);
-    if (algorithm == PYCONV_CONV_DEPTHWISE)
-        return VARIANT(grad_input_depthwise)(g, grad_output, weight, result);
+    if (algorithm == PYCONV_CONV_SCATTER || algorithm == PYCONV_CONV_DEPTHWISE)
+        return grad_input_alone(g, grad_output, weight, residual, result, algorithm);
     size_t bytes;
     struct tap *tap = alloc_taps(g, &bytes);
     if (!tap) return PYCONV_NO_MEMORY;
@@ -239,6 +252,7 @@ static int grad_input(const struct pyconv_conv2d *g, const void *grad_output, co
         for (ptrdiff_t column = 0; column < min_size(g->stride_width, g->in_width) && status == PYCONV_OK;
              column++) {
             struct correlation c = grad_input_correlation(g, row, column, grad_output, weight, result, tap);
+            if (residual) c.epilogue.residual = (const real *)residual + (c.dst - (real *)result);
             status = correlate(&c, algorithm);
         }
     pyconv_free(tap, bytes);

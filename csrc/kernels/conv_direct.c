@@ -62,8 +62,9 @@ static struct block find_block(const struct direct *d, ptrdiff_t index) {
     return (struct block){index / d->blocks, filter_block(d->c->dst_channels, index % d->blocks)};
 }
 
-static const real *packed_block(const struct direct *d, const struct block *k) {
-    return d->packed + (k->group * d->vectors + k->filters.vector) * LANES * d->elements;
+/* Where it begins in the packed weights. */
+static ptrdiff_t block_offset(const struct direct *d, const struct block *k) {
+    return (k->group * d->vectors + k->filters.vector) * LANES * d->elements;
 }
 
 /* ---- Packing: weight[k][c][tap] to [block][tap][c][vector] ---- */
@@ -101,7 +102,7 @@ static void pack_block(const void *context, ptrdiff_t task, void *scratch) {
     for (ptrdiff_t v = 0; v < width; v += LANES) {
         ptrdiff_t filters = min_size(LANES, block.filters.count - v);
         const real *from = weight + v * c->weight_dst;
-        real *packed = (real *)packed_block(d, &block) + v;
+        real *packed = (real *)d->packed + block_offset(d, &block) + v;
         if (c->weight_src == area && area * c->src_channels > 1) {
             pack_filters(c, from, filters, 0, area * c->src_channels, place, area, packed, width);
         } else if (area > 1 && 2 * c->taps > area) {
@@ -265,7 +266,8 @@ struct band {
     ptrdiff_t first_group; /* whose channels src points to */
     const real *src;
     const ptrdiff_t *src_offset, *dst_offset, *dst_row;
-    real *partial; /* [pixel][vector] */
+    real *partial;      /* [pixel][vector] */
+    const real *packed; /* the image's weights */
 };
 
 /* The band with one block of filters, in tiles of nearly equal size (no small remainder); with `ahead` the
@@ -277,7 +279,7 @@ static void run_block(const struct direct *d, const struct reduction *r, const s
     const struct filters f = block.filters;
     ptrdiff_t channel = block.group * c->dst_channels + f.vector * LANES, width = f.vectors * LANES;
     ptrdiff_t tiles = ceil_div(band->pixels, tile_rows(f.vectors));
-    const real *weight = packed_block(d, &block), *residual = c->epilogue.residual;
+    const real *weight = band->packed + block_offset(d, &block), *residual = c->epilogue.residual;
     const real *src = band->src + (block.group - band->first_group) * c->src_channels;
     struct destination to = {.dst = c->dst + channel,
                              .residual = residual ? residual + channel : NULL,
@@ -338,11 +340,12 @@ static void run_direct(const void *context, ptrdiff_t task, void *scratch) {
         }
     }
 
+    const real *packed = d->packed + (c->images_each ? image / c->images_each * c->prepared_pitch : 0);
     ptrdiff_t bands = ceil_div(pixels, BAND_PIXELS);
     for (ptrdiff_t i = 0; i < bands; i++) {
         ptrdiff_t p0 = pixels * i / bands, p1 = pixels * (i + 1) / bands;
         struct band band = {p1 - p0,         group,        source.base, src_offset + p0,
-                            dst_offset + p0, dst_row + p0, partial};
+                            dst_offset + p0, dst_row + p0, partial,     packed};
         if (d->padded) fill_rows(d, &source, (begin + p1 - 1) / c->dst_width + 1, rows);
         for (ptrdiff_t b = first; b < last; b++) {
             if (d->packs_late) pack_block(d, b, place);
@@ -353,13 +356,14 @@ static void run_direct(const void *context, ptrdiff_t task, void *scratch) {
 
 /* ---- The whole correlation ---- */
 
-/* A 1x1 convolution without stride or padding sees its pixels as one list, across rows and images. */
+/* A 1x1 convolution without stride or padding, and of one weight, sees its pixels as one list, across rows
+ * and images. */
 static struct correlation flatten(const struct correlation *c) {
     struct correlation flat = *c;
     ptrdiff_t pitch = c->groups * c->src_channels, to = c->groups * c->dst_channels;
     if (c->taps == 1 && c->tap[0].y == 0 && c->tap[0].x == 0 && c->step_height == 1 && c->step_width == 1 &&
         c->src_height == c->dst_height && c->src_width == c->dst_width && c->dst_column == to &&
-        c->dst_row == c->dst_width * to && pitch > 0) {
+        c->dst_row == c->dst_width * to && pitch > 0 && !c->images_each) {
         flat.src_width = flat.dst_width = c->batch * c->src_height * c->src_width;
         flat.batch = flat.src_height = flat.dst_height = 1;
     }
@@ -455,12 +459,12 @@ ptrdiff_t VARIANT(direct_prepared)(const struct correlation *correlation) {
 }
 
 struct column VARIANT(direct_column)(const struct correlation *c, real *prepared, ptrdiff_t vector) {
-    struct direct d = {.c = c, .packed = prepared};
+    struct direct d = {.c = c};
     plan(&d);
     ptrdiff_t b = 0;
     while (b + 1 < d.blocks && find_block(&d, b + 1).filters.vector <= vector) b++;
     struct block block = find_block(&d, b);
-    real *first = (real *)packed_block(&d, &block) + (vector - block.filters.vector) * LANES;
+    real *first = prepared + block_offset(&d, &block) + (vector - block.filters.vector) * LANES;
     return (struct column){first, block.filters.vectors * LANES};
 }
 

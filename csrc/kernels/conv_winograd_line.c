@@ -13,7 +13,7 @@ struct line_pass {
     ptrdiff_t first; /* image of the pass */
     real *u, *v, *m, *zeros;
     ptrdiff_t u_plane, v_plane, m_plane; /* elements from one point to the next */
-    struct correlation inner;            /* M from V and U, of one point: its geometry */
+    struct correlation inner;            /* M from V and U */
 };
 
 /* ---- U, as the direct kernel reads it ---- */
@@ -124,7 +124,7 @@ static struct correlation inner_correlation(const struct line_pass *w, ptrdiff_t
     for (ptrdiff_t t = 0; t < l->kernel_height * l->kernel_width; t++)
         tap[t] = (struct tap){t / l->kernel_width * y_step, t % l->kernel_width * x_step, t};
     return (struct correlation){
-        .batch = images,
+        .batch = LINE_POINTS * images,
         .groups = 1,
         .src = w->v,
         .src_height = l->v_height,
@@ -147,20 +147,28 @@ static struct correlation inner_correlation(const struct line_pass *w, ptrdiff_t
         .x_max = (l->kernel_width - 1) * x_step,
         .weight_dst = l->kernel_height * l->kernel_width,
         .weight_src = l->kernel_height * l->kernel_width,
-        .prepared = w->u, /* of point 0, as src and dst */
+        .prepared = w->u,
+        .images_each = images,
+        .prepared_pitch = w->u_plane,
     };
+}
+
+/* The points' planes lie side by side: for the direct kernel, seven times the images. */
+static void set_planes(struct line_pass *w, ptrdiff_t images) {
+    const struct lines *l = &w->lines;
+    w->v_plane = images * l->v_height * l->v_width * w->c->src_channels;
+    w->m_plane = images * l->m_height * l->m_width * w->c->dst_channels;
 }
 
 /* Everything but the addresses. */
 static void plan(struct line_pass *w, const struct correlation *c, struct tap *tap) {
-    w->c = c;
+    *w = (struct line_pass){.c = c};
     struct lines *l = &w->lines;
     *l = cut_lines(c->batch, c->dst_height, c->dst_width, kernel_height(c), kernel_width(c),
                    c->dilation_height, c->dilation_width, c->src_channels + c->dst_channels);
     w->inner = inner_correlation(w, l->images, tap);
     w->u_plane = VARIANT(direct_prepared)(&w->inner);
-    w->v_plane = l->images * l->v_height * l->v_width * c->src_channels;
-    w->m_plane = l->images * l->m_height * l->m_width * c->dst_channels;
+    set_planes(w, l->images);
 }
 
 static size_t shared_bytes(const struct line_pass *w) {
@@ -206,14 +214,11 @@ int VARIANT(prepare_line)(const struct correlation *c, real *prepared) {
 
 /* The images of one pass. */
 static int run_pass(struct line_pass *w, ptrdiff_t images, struct tap *tap) {
+    set_planes(w, images);
+    w->inner = inner_correlation(w, images, tap);
     int status =
         parallel_run(images * w->lines.v_height, (double)(LINE_POINTS * w->v_plane) / 8, 0, make_row, w);
-    for (ptrdiff_t p = 0; p < LINE_POINTS && status == PYCONV_OK; p++) {
-        struct correlation product = inner_correlation(w, images, tap);
-        product.src += p * w->v_plane, product.dst += p * w->m_plane;
-        product.prepared = w->u + p * w->u_plane;
-        status = VARIANT(correlate_direct)(&product);
-    }
+    if (status == PYCONV_OK) status = VARIANT(correlate_direct)(&w->inner);
     if (status != PYCONV_OK) return status;
     return parallel_run(images * w->lines.m_height, (double)(LINE_POINTS * w->m_plane) / 8, 0, put_row, w);
 }

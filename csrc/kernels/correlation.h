@@ -33,6 +33,9 @@ struct correlation {
     /* weight[k * weight_dst + c * weight_src + tap.index + group * weight_group] */
     const real *weight;
     const real *prepared; /* the same as the algorithm reads it, or NULL */
+    /* So many images share a prepared weight; that of the next ones lies prepared_pitch further. 0: all do.
+     */
+    ptrdiff_t images_each, prepared_pitch;
     ptrdiff_t weight_dst, weight_src, weight_group;
     struct pyconv_epilogue epilogue;
 };

@@ -189,7 +189,7 @@ static int grad_input(ptrdiff_t rows, ptrdiff_t in, ptrdiff_t out, const void *g
                       const void *weight, void *result) {
     if (rows > FEW_ROWS && out) {
         struct pyconv_conv2d g = convolution(rows, in, out);
-        return KERNELS(conv).grad_input(&g, grad_output, weight, result, PYCONV_CONV_DIRECT);
+        return KERNELS(conv).grad_input(&g, grad_output, weight, NULL, result, PYCONV_CONV_DIRECT);
     }
     struct linear l = {.rows = rows,
                        .in = in,

@@ -86,7 +86,7 @@ struct lines {
 };
 
 #define PASS_BYTES ((ptrdiff_t)16 << 20)
-#define MOST_PASS_BYTES ((ptrdiff_t)48 << 20) /* of one image: larger ones are not worth the memory */
+#define MOST_PASS_BYTES ((ptrdiff_t)28 << 20) /* of one image: larger ones are not worth the memory */
 
 INLINE struct lines cut_lines(ptrdiff_t batch, ptrdiff_t height, ptrdiff_t width, ptrdiff_t kernel_height,
                               ptrdiff_t kernel_width, ptrdiff_t dilation_height, ptrdiff_t dilation_width,
@@ -100,7 +100,8 @@ INLINE struct lines cut_lines(ptrdiff_t batch, ptrdiff_t height, ptrdiff_t width
     l.m_width = l.vertical ? width : ceil_div(width, LINE_OUTPUTS);
     l.v_height = l.m_height + (l.kernel_height - 1) * (l.vertical ? 1 : dilation_height);
     l.v_width = l.m_width + (l.kernel_width - 1) * (l.vertical ? dilation_width : 1);
-    double bytes = (double)(l.v_height * l.v_width) * (double)(LINE_POINTS * channels) * sizeof(real);
+    double bytes =
+        (double)l.v_height * (double)l.v_width * (double)(LINE_POINTS * channels) * sizeof(real) + 1;
     l.images = bytes > MOST_PASS_BYTES ? 0 : min_size(max_size((ptrdiff_t)(PASS_BYTES / bytes), 1), batch);
     return l;
 }

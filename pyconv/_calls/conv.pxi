@@ -69,14 +69,16 @@ cdef class Conv2d:
             status = table.conv.forward(&self.geometry, x, w, p, &epilogue, y, <pyconv_conv_algorithm>algorithm)
         check(status)
 
-    def grad_input(self, grad_output, weight, int algorithm, result):
+    def grad_input(self, grad_output, weight, residual, int algorithm, result):
+        """result = the gradient of the input, + residual unless that is None."""
         cdef const pyconv_kernels_table *table = kernels(weight)
         cdef const void *g = data(grad_output)
         cdef const void *w = data(weight)
+        cdef const void *r = data_or_null(residual)
         cdef void *y = output(result)
         cdef int status
         with nogil:
-            status = table.conv.grad_input(&self.geometry, g, w, y, <pyconv_conv_algorithm>algorithm)
+            status = table.conv.grad_input(&self.geometry, g, w, r, y, <pyconv_conv_algorithm>algorithm)
         check(status)
 
     def grad_weight(self, grad_output, input, int algorithm, grad_weight, grad_bias):

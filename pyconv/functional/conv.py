@@ -230,14 +230,24 @@ def conv2d_backward(grad_output, input, weight, stride=1, padding=0, dilation=1,
     >>> grad_bias
     array([4.])
     """
+    return _convolve_backward(grad_output, input, weight, stride, padding, dilation, groups, needs)
+
+
+def _convolve_backward(grad_output, input, weight, stride, padding, dilation, groups, needs, residual=None):
+    """conv2d_backward(...), with `residual`, of the input's shape, added to the gradient of the input."""
     op = "conv2d_backward"
     check_array(op, "input", input, (3, 4))
     check_array(op, "weight", weight, 4, input.dtype)
     check_array(op, "grad_output", grad_output, input.ndim, input.dtype)
     needs = needed(op, needs)
+    if residual is not None:
+        check_array(op, "residual", residual, input.ndim, input.dtype)
+        if residual.shape != input.shape:
+            raise ValueError(f"{op}: residual must have input's shape, {input.shape}; got {residual.shape}")
     if input.ndim == 3:
-        grad_input, grad_weight, grad_bias = conv2d_backward(
-            grad_output[None], input[None], weight, stride, padding, dilation, groups, needs=needs
+        residual = None if residual is None else residual[None]
+        grad_input, grad_weight, grad_bias = _convolve_backward(
+            grad_output[None], input[None], weight, stride, padding, dilation, groups, needs, residual
         )
         return None if grad_input is None else grad_input[0], grad_weight, grad_bias
     geometry, shape = _plan(op, input.shape, weight.shape, stride, padding, dilation, groups)
@@ -247,7 +257,8 @@ def conv2d_backward(grad_output, input, weight, stride=1, padding=0, dilation=1,
     grad_input = grad_weight = grad_bias = None
     if needs[0]:
         grad_input = _kernels.empty(input.shape, input.dtype, True)
-        geometry.grad_input(g, contiguous(weight), _algorithm(), grad_input)
+        added = None if residual is None else channels_last(residual)
+        geometry.grad_input(g, contiguous(weight), added, _algorithm(), grad_input)
         grad_input = in_format_of(grad_input, input)
     if needs[1] or needs[2]:
         grad_weight = _kernels.empty(weight.shape, weight.dtype) if needs[1] else None
@@ -403,7 +414,7 @@ def conv_transpose2d(input, weight, bias=None, stride=1, padding=0, output_paddi
     bias = _bias(op, bias, shape, input.dtype)
     output = _kernels.empty(shape, input.dtype, True)
     x = channels_last(_with_zeros(input, zeros))
-    geometry.grad_input(x, contiguous(weight), _algorithm(), output)
+    geometry.grad_input(x, contiguous(weight), None, _algorithm(), output)
     if bias is not None:
         output += bias.reshape(1, -1, 1, 1)
     return in_format_of(output, input)

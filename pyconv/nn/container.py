@@ -151,6 +151,15 @@ class Sequential(_List):
             module._forget()
         return None
 
+    def _backward_onto(self, grad_output, residual):
+        """backward(grad_output) + residual: a convolution at the front adds it as it stores its gradient."""
+        (chain,) = self._take()
+        for module in reversed(chain[1:]):
+            grad_output = module.backward(grad_output)
+        if chain and fuse.adds_residual(chain[0]) and current_options().fuse:
+            return chain[0].backward(grad_output, residual)
+        return F.add(chain[0].backward(grad_output) if chain else grad_output, residual)
+
 
 def _branch_backward(branch, grad_output, needs_input_grad):
     """The gradient of a branch's input; None where it is not wanted, and no work where nothing is."""
@@ -235,6 +244,8 @@ class Residual(Module):
             grad_shortcut = grad_output
         if self.shortcut is not None:
             grad_shortcut = _branch_backward(self.shortcut, grad_shortcut, wanted)
+        if wanted and type(body) is Sequential and body.needs_input_grad:
+            return body._backward_onto(grad_output, grad_shortcut)
         grad_main = _branch_backward(body, grad_output, wanted)
         return F.add(grad_main, grad_shortcut) if wanted else None
 

@@ -7,7 +7,7 @@ import numpy as np
 from pyconv import functional as F
 from pyconv import random
 from pyconv.functional._arguments import count
-from pyconv.functional.conv import _convolve
+from pyconv.functional.conv import _convolve, _convolve_backward
 from pyconv.nn.module import Module, Parameter
 
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
@@ -141,12 +141,14 @@ class Conv2d(_ConvNd):
         self._save(input.shape, remake or x, padding, output if relu else None)
         return output
 
-    def backward(self, grad_output):
+    def backward(self, grad_output, residual=None):
+        """The gradient of the input; `residual` is added to it in the same pass."""
         input_shape, x, padding, rectified = self._take()
         x = x() if callable(x) else x
         if rectified is not None:
             grad_output = F.relu_backward(grad_output, rectified)
-        grad_input, grad_weight, grad_bias = F.conv2d_backward(
+        padded = self.padding_mode != "zeros"
+        grad_input, grad_weight, grad_bias = _convolve_backward(
             grad_output,
             x,
             self.weight.data,
@@ -154,12 +156,15 @@ class Conv2d(_ConvNd):
             padding,
             self.dilation,
             self.groups,
-            needs=self._needs(self.weight, self.bias),
+            self._needs(self.weight, self.bias),
+            None if padded else residual,
         )
         self._accumulate(self.weight, grad_weight)
         self._accumulate(self.bias, grad_bias)
-        if grad_input is not None and self.padding_mode != "zeros":
+        if grad_input is not None and padded:
             grad_input = F.pad_backward(grad_input, input_shape, self._margins(), mode=self.padding_mode)
+            if residual is not None:
+                grad_input = F.add(grad_input, residual)
         return grad_input
 
 

@@ -132,6 +132,11 @@ def fused(chain):
     return chain
 
 
+def adds_residual(module):
+    """Whether a module's backward takes what is to be added to the gradient of its input."""
+    return type(module) is Conv2d
+
+
 def split_residual(main, activation):
     """The layers of a residual's main branch without the last, and that one, if it can add the shortcut
     and rectify as it stores its result: a batch norm, or a convolution that has it folded in. Else None."""

@@ -147,7 +147,7 @@ def test_scattered_gradient_is_exact(geometry, isa, dtype, rng):
     kernels, output_shape = _plan("test", shape, weight_shape, *options)
     weight, grad_output = integers(rng, weight_shape, dtype), channels_last(integers(rng, output_shape, dtype))
     grad_input = _kernels.empty(shape, dtype, True)
-    kernels.grad_input(grad_output, weight, _kernels.CONV_ALGORITHMS["scatter"], grad_input)
+    kernels.grad_input(grad_output, weight, None, _kernels.CONV_ALGORITHMS["scatter"], grad_input)
     x, bias = np.zeros(shape, dtype), np.zeros(weight_shape[0], dtype)
     expected = torch_passes(x, weight, bias, grad_output, *options)[1]
     assert_close(grad_input, expected.astype(dtype), rtol=0)
@@ -319,7 +319,7 @@ def test_nothing_outside_of_the_results_is_written(case, algorithm, isa, rng):
     results = [guarded(s) for s in ((n, p, q, k), (shape[0], *shape[2:], shape[1]), weight_shape, (k,))]
     output, grad_input, grad_weight, grad_bias = (inside for _, inside in results)
     kernels.forward(x, weight, None, None, None, False, chosen, output)
-    kernels.grad_input(grad_output, weight, chosen, grad_input)
+    kernels.grad_input(grad_output, weight, None, chosen, grad_input)
     kernels.grad_weight(grad_output, x, chosen, grad_weight, grad_bias)
     for memory, inside in results:
         assert (memory[:32] == 7.5).all() and (memory[-32:] == 7.5).all()

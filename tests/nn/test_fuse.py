@@ -100,6 +100,43 @@ def test_relu_and_max_pooling_in_one_pass(options, channels, dtype, isa, rng):
         assert_close(results["input"], expected["input"], 1e-6 if dtype == np.float32 else 1e-14)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    "front",
+    [
+        lambda dtype: nn.Conv2d(20, 20, 3, padding=1, dtype=dtype),  # Winograd's in float32, else direct
+        lambda dtype: nn.Conv2d(20, 20, 1, dtype=dtype),
+        lambda dtype: nn.Conv2d(20, 20, (1, 7), padding=(0, 3), dtype=dtype),
+        lambda dtype: nn.Conv2d(20, 20, 3, padding=1, groups=20, dtype=dtype),  # depthwise
+        lambda dtype: nn.Conv2d(20, 20, 3, padding=1, groups=5, dtype=dtype),
+        lambda dtype: nn.Conv2d(20, 20, 3, padding=1, padding_mode="reflect", dtype=dtype),
+        lambda dtype: nn.Sequential(nn.Conv2d(20, 3, 1, dtype=dtype), nn.Conv2d(3, 20, 7, padding=3, dtype=dtype)),
+        lambda dtype: nn.Sequential(),
+    ],
+)
+def test_a_residuals_gradients_are_added_where_they_are_made(front, dtype, isa, rng):
+    """To the same bits: a convolution adds the shortcut's gradient to the sum that it would have stored."""
+    block = nn.Residual(nn.Sequential(front(dtype), nn.Tanh()))
+    batch = rng.standard_normal((2, 20, 9, 11)).astype(dtype)
+    for x in (batch, batch[0]):
+        gradients = []
+        for fuse_layers in (True, False):
+            with pyconv.options(fuse=fuse_layers):
+                gradients.append(block.backward(block(x)))
+        assert gradients[0].tobytes() == gradients[1].tobytes()
+
+
+def test_gradients_of_strided_and_scattered_convolutions_are_added_to(isa, rng):
+    """Pixels that no tap reaches have the other branch's gradient alone."""
+    for channels, kernel, stride in ((20, 1, 2), (20, 3, 2), (3, 7, 2), (18, 2, 3)):
+        conv = nn.Conv2d(channels, 24, kernel, stride)
+        x = rng.standard_normal((2, channels, 11, 13)).astype(np.float32)
+        grad_output = np.ones_like(conv(x))
+        grad_input = conv.backward(grad_output)
+        conv(x)
+        assert conv.backward(grad_output, x).tobytes() == (grad_input + x).tobytes()
+
+
 def test_which_layers_run_as_one():
     model = NETWORKS["conv-relu-pool"]()
     assert kinds(fuse.fused(model)) == ["Conv2d", "MaxPool2d+", "Conv2d+"]
