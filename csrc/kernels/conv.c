@@ -28,8 +28,16 @@ static int fits_lines(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass)
            g->in_channels > LANES && g->out_channels > LANES;
 }
 
+/* 3 x 3 kernels with a stride of 2, see conv_winograd_strided.c */
+static int is_strided(const struct pyconv_conv2d *g) {
+    return g->stride_height == 2 && g->stride_width == 2 && g->kernel_height == 3 && g->kernel_width == 3 &&
+           g->dilation_height == 1 && g->dilation_width == 1;
+}
+
 static int fits_winograd(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass) {
-    return REAL_IS_FLOAT && g->groups == 1 && g->stride_height == 1 && g->stride_width == 1 &&
+    if (!REAL_IS_FLOAT || g->groups > 1) return 0;
+    if (is_strided(g)) return pass != PYCONV_GRAD_WEIGHT;
+    return g->stride_height == 1 && g->stride_width == 1 &&
            (is_square(g->kernel_height, g->kernel_width) || fits_lines(g, pass));
 }
 
@@ -62,6 +70,7 @@ static int fits_scatter(const struct pyconv_conv2d *g) {
 #define TRANSFORM_INPUT 130.0  /* cycles for LANES channels of a tile */
 #define TRANSFORM_OUTPUT 110.0 /* for LANES filters of a tile */
 #define TRANSFORM_FILTER 220.0 /* for LANES filters on one channel, the transposition included */
+#define STRIDED_TILE 300.0     /* for LANES channels or filters of a tile of 81 planes */
 #define LINE_TILE 120.0        /* for LANES channels of a tile of seven points, to or from memory */
 #define LINE_FILTER 300.0      /* for LANES filters on one channel and four taps, and */
 #define LINE_WEIGHT 600.0      /* for their gradient */
@@ -70,6 +79,8 @@ static int fits_scatter(const struct pyconv_conv2d *g) {
 #define PLANAR_EFFICIENCY 0.35
 #define PLANAR_STORE 0.8  /* for each output */
 #define PRODUCT_STORE 8.0 /* the same of Winograd's products, as so many more channels */
+#define L2_BYTES 1.9e6
+#define L3_BYTES 16.0 /* a cycle */
 
 static double direct_cycles(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass) {
     double pixels = (double)(g->batch * g->out_height * g->out_width),
@@ -105,24 +116,35 @@ static double line_cycles(const struct pyconv_conv2d *g, enum pyconv_conv_pass p
            (pass == PYCONV_GRAD_WEIGHT ? LINE_WEIGHT : LINE_FILTER) * taps * (double)from * to_vectors;
 }
 
+/* What exceeds L2 comes from L3: transformed filters for every group of tiles; and a group's tiles for every
+ * block of filters. */
+static double travel_cycles(double tiles, double planes, ptrdiff_t from, ptrdiff_t to) {
+    double filter_bytes = AREA * (double)from * (double)to * sizeof(real);
+    double tile_bytes = planes * (double)from * sizeof(real);
+    double filters = filter_bytes > L2_BYTES ? (filter_bytes - L2_BYTES) * tiles / TILE : 0;
+    return (filters + (tile_bytes * TILE > L2_BYTES ? 3 * tile_bytes * tiles * (double)to / BLOCK : 0)) /
+           L3_BYTES;
+}
+
 static double winograd_cycles(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass) {
-    if (!is_square(g->kernel_height, g->kernel_width)) return line_cycles(g, pass);
-    ptrdiff_t outputs = 7 - g->kernel_height, from = g->in_channels, to = g->out_channels;
-    ptrdiff_t height = g->out_height, width = g->out_width;
-    if (pass == PYCONV_GRAD_INPUT)
-        from = g->out_channels, to = g->in_channels, height = g->in_height, width = g->in_width;
-    struct tiling tiling = cut_tiles(outputs, g->batch, height, width, g->dilation_height, g->dilation_width);
-    double tiles = (double)tiling.tiles;
+    int back = pass == PYCONV_GRAD_INPUT, strided = is_strided(g);
+    if (!strided && !is_square(g->kernel_height, g->kernel_width)) return line_cycles(g, pass);
+    ptrdiff_t from = back ? g->out_channels : g->in_channels, to = back ? g->in_channels : g->out_channels;
+    ptrdiff_t height = back ? ceil_div(g->in_height, g->stride_height) : g->out_height,
+              width = back ? ceil_div(g->in_width, g->stride_width) : g->out_width;
+    struct tiling tiling =
+        cut_tiles(7 - g->kernel_height, g->batch, height, width, g->dilation_height, g->dilation_width);
+    double tiles = (double)tiling.tiles, planes = strided ? 81 : AREA;
     double from_vectors = (double)ceil_div(from, LANES), to_vectors = (double)ceil_div(to, LANES);
-    double products = 36 * tiles * ((double)from + PRODUCT_STORE) * to_vectors / 2 / PRODUCT_EFFICIENCY;
+    double products = planes * tiles * ((double)from + PRODUCT_STORE) * to_vectors / 2 / PRODUCT_EFFICIENCY;
+    double filters = (double)from * to_vectors * TRANSFORM_FILTER;
     if (pass ==
-        PYCONV_GRAD_WEIGHT) { /* tiles are made again for every 64 channels or filters of the other side */
-        double made =
-            tiles * (from_vectors * ceil_div(to, 64) + to_vectors * ceil_div(from, 64)) * TRANSFORM_INPUT;
-        return products + made + (double)from * to_vectors * TRANSFORM_FILTER;
-    }
-    return products + tiles * (from_vectors * TRANSFORM_INPUT + to_vectors * TRANSFORM_OUTPUT) +
-           (double)from * to_vectors * TRANSFORM_FILTER;
+        PYCONV_GRAD_WEIGHT) /* tiles are made again for every 64 channels or filters of the other side */
+        return products + filters +
+               tiles * (from_vectors * ceil_div(to, 64) + to_vectors * ceil_div(from, 64)) * TRANSFORM_INPUT;
+    double made = strided ? STRIDED_TILE * (from_vectors + to_vectors)
+                          : TRANSFORM_INPUT * from_vectors + TRANSFORM_OUTPUT * to_vectors;
+    return products + filters + tiles * made + travel_cycles(tiles, planes, from, to);
 }
 
 static double cycles(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass,
@@ -248,6 +270,13 @@ static int grad_input(const struct pyconv_conv2d *g, const void *grad_output, co
     struct tap *tap = alloc_taps(g, &bytes);
     if (!tap) return PYCONV_NO_MEMORY;
     int status = PYCONV_OK;
+    if (algorithm == PYCONV_CONV_WINOGRAD && is_strided(g)) {
+        struct correlation c = spread_correlation(g, grad_output, weight, result, tap);
+        c.epilogue.residual = residual;
+        status = correlate(&c, algorithm);
+        pyconv_free(tap, bytes);
+        return status;
+    }
     for (ptrdiff_t row = 0; row < min_size(g->stride_height, g->in_height) && status == PYCONV_OK; row++)
         for (ptrdiff_t column = 0; column < min_size(g->stride_width, g->in_width) && status == PYCONV_OK;
              column++) {
@@ -359,6 +388,9 @@ static int explain(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass,
         add_correlation(&c, algorithm, &bytes);
         if (algorithm == PYCONV_CONV_WINOGRAD) prepared = VARIANT(winograd_prepared)(&c);
         if (algorithm == PYCONV_CONV_DIRECT) prepared = VARIANT(direct_prepared)(&c);
+    } else if (algorithm == PYCONV_CONV_WINOGRAD && is_strided(g)) {
+        struct correlation c = spread_correlation(g, NULL, NULL, NULL, tap);
+        add_correlation(&c, algorithm, &bytes);
     } else {
         ptrdiff_t rows = min_size(g->stride_height, g->in_height),
                   columns = min_size(g->stride_width, g->in_width);

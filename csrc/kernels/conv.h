@@ -83,7 +83,7 @@ int VARIANT(grad_input_depthwise)(const struct pyconv_conv2d *, const real *grad
 int VARIANT(grad_weight_depthwise)(const struct pyconv_conv2d *, const real *grad_output, const real *input,
                                    real *grad_weight);
 
-/* conv_winograd.c: 3x3 or 5x5 taps, dense, step 1, one group. */
+/* conv_winograd.c: step 1, or 3x3 taps of step or spread 2; one group. */
 int VARIANT(correlate_winograd)(const struct correlation *);
 struct workspace VARIANT(correlate_winograd_workspace)(const struct correlation *);
 /* Elements of the transformed filters, 0 where they are not worth their memory; the transformation. */

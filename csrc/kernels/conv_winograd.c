@@ -1,152 +1,70 @@
-/* Winograd's convolution: 3x3 kernels as F(4x4, 3x3), 5x5 as F(2x2, 5x5), stride 1, one group.
+/* Winograd's convolutions: in which order tiles and filters meet (conv_winograd.h has the equation).
  *
- *     V[p][t][c] = the 6x6 input tile t, transformed    (B^T d B)
- *     U[p][c][k] = the filter, transformed              (G g G^T)
- *     M[p][t][k] = sum over c of V[p][t][c] * U[p][c][k]   for each of the 36 points p
- *     output tile t = M transformed back (A^T M A), + bias, + residual, max(., 0)
- *
- * 36 multiplications serve 16 outputs of 9 taps: 4 times less arithmetic (5x5: 4 outputs of 25, 2.8 times).
  * Everything is fused over a group of tiles and a block of filters, so that intermediate tiles never leave
  * L2. Two orders, by what would travel from L3 again and again otherwise:
  *
  *     tiles outside: U is made once for all, a task makes its group's V (2 * TILE tiles of 64 channels: 36 *
- *         28 * 80 * 4 = 315 KiB) and takes the blocks of filters in turn (M of one: 36 * 28 * 32 * 4 = 126
- * KiB); filters outside, where U exceeds L2 and the tiles are few: V is made once for all, a task makes U for
+ *         24 * 80 * 4 = 270 KiB) and takes the blocks of filters in turn (M of one: 36 * 24 * 32 * 4 = 108
+ *         KiB);
+ *     filters outside, where U exceeds L2 and the tiles are few: V is made once for all, a task makes U for
  *         one block, CHUNK channels at a time (36 * 128 * 32 * 4 = 576 KiB), and takes the groups in turn; U,
  *         37 MB for 512 x 512 filters, never exists as a whole.
  */
-#include "conv.h"
-#include "correlation.h"
+#include "conv_winograd.h"
 #include "parallel.h"
-#include "tile.h"
-#include "winograd.h"
+#include "winograd_line.h"
 
-#define GROUP_BYTES ((ptrdiff_t)1200 << 10) /* of V that a task may keep in L2 */
+#define GROUP_BYTES                                                                                          \
+    ((ptrdiff_t)640 << 10) /* of V that a task keeps in L2, beside M and what passes by of U */
 #define MOST_TILES (2 * TILE)
-#define L2_FILTERS ((ptrdiff_t)2 << 20)   /* a smaller U stays in L2 and L3 anyway */
-#define MOST_SHARED ((ptrdiff_t)24 << 20) /* of V made for all */
-#define SHARE_TILES 128                   /* of M that a task keeps: 36 * 128 * 32 * 4 = 576 KiB */
+#define L2_FILTERS ((ptrdiff_t)2 << 20)    /* a smaller U stays in L2 and L3 anyway */
+#define MOST_SHARED ((ptrdiff_t)24 << 20)  /* of V made for all */
+#define SHARE_BYTES ((ptrdiff_t)576 << 10) /* of M that a task keeps: 128 tiles of 36 planes */
 #define TASKS_WANTED 16
-#define LARGEST_OUTPUT 4 /* outputs of a tile in one direction */
-
-struct winograd {
-    const struct correlation *c;
-    int taps, outputs; /* of a tile, in one direction: 3 and 4, or 5 and 2 */
-    struct tiling tiling;
-    ptrdiff_t groups, group;  /* of tiles; the tiles of the largest */
-    ptrdiff_t blocks, shares; /* of filters; filters outside: of the groups */
-    int filters_outside;
-    ptrdiff_t pitch; /* elements from one tile of V[p] to the next, and */
-    ptrdiff_t v_plane, u_plane,
-        m_plane; /* from one point to the next: all odd in cache lines, against L1's sets */
-    ptrdiff_t v_elements, u_elements; /* of one group; of one block */
-    real *shared;                     /* V of all groups, or U of all blocks unless it is prepared */
-    const real *u;                    /* U of all blocks, or NULL: filters outside */
-    const real *zeros;                /* `pitch` of them: what lies outside of the image */
-};
 
 static ptrdiff_t group_begin(const struct winograd *w, ptrdiff_t group) {
     return w->tiling.tiles * group / w->groups;
 }
 
-/* ---- U: the filters ---- */
-
-/* One filter tap by tap, g[t], for the channels of one vector: LANES filters (`count` of them real) that
- * lie weight_dst apart, their taps side by side, are read as rows and transposed. */
-INLINE void read_filters(const int taps, const struct correlation *c, const real *from, ptrdiff_t count,
-                         vec *g) {
-    vec by_index[2 * LANES + 25];
-    const int area = taps * taps;
-    for (int part = 0; part < area; part += LANES) {
-        vec *row = by_index + part;
-        const ptrdiff_t here = min_size(LANES, area - part);
-        for (ptrdiff_t k = 0; k < LANES; k++)
-            row[k] = k < count ? load_first(from + k * c->weight_dst + part, here) : (vec){0};
-        transpose_lanes(row);
-    }
-    for (int t = 0; t < area; t++) g[t] = by_index[c->tap[t].index];
-}
-
-/* u[p][channel - begin][BLOCK] for the channels [begin, end) */
-INLINE void transform_filters(const int taps, const struct winograd *w, ptrdiff_t block, ptrdiff_t begin,
-                              ptrdiff_t end, real *u) {
+/* U of a block: u[q][channel - begin][BLOCK] for the channels [begin, end) */
+static void make_filters(const struct winograd *w, ptrdiff_t block, ptrdiff_t begin, ptrdiff_t end, real *u) {
     const struct correlation *c = w->c;
     ptrdiff_t first = block * BLOCK, count = min_size(BLOCK, c->dst_channels - first);
     for (ptrdiff_t v = 0; v < count; v += LANES)
         for (ptrdiff_t i = begin; i < end; i++) {
-            vec g[25];
-            read_filters(taps, c, c->weight + (first + v) * c->weight_dst + i * c->weight_src, count - v, g);
-            transform_filter_tile(taps, g, u + (i - begin) * BLOCK + v, w->u_plane);
+            const real *from = c->weight + (first + v) * c->weight_dst + i * c->weight_src;
+            vec g[MOST_TAPS];
+            if (c->taps == 9)
+                read_filters(9, c, from, count - v, g);
+            else
+                read_filters(25, c, from, count - v, g);
+            w->kind->transform_filter(g, u + (i - begin) * BLOCK + v, w->u_plane);
         }
 }
 
-static void make_filters(const struct winograd *w, ptrdiff_t block, ptrdiff_t begin, ptrdiff_t end, real *u) {
-    if (w->taps == 3)
-        transform_filters(3, w, block, begin, end, u);
-    else
-        transform_filters(5, w, block, begin, end, u);
-}
-
-/* ---- V: the input tiles ---- */
-
-static void make_tile(const struct winograd *w, ptrdiff_t tile, real *v) {
-    const struct correlation *c = w->c;
-    struct tile_place at = place_tile(&w->tiling, tile);
-    ptrdiff_t channels = c->src_channels;
-    const real *from[AREA];
-    find_pixels(POINTS, &w->tiling, c->src + at.image * c->src_height * c->src_width * channels,
-                c->src_height, c->src_width, channels, at.y + c->y_min, at.x + c->x_min, w->zeros, from);
-    const ptrdiff_t next = w->outputs * w->tiling.dilation_width * channels; /* the tile to the right */
-    for (ptrdiff_t k = 0; k < channels; k += LANES) {
-        for (int i = 0; i < POINTS; i++)
-            for (int j = POINTS - w->outputs; j < POINTS; j++)
-                __builtin_prefetch(from[i * POINTS + j] + next + k);
-        if (k + LANES <= channels)
-            transform_input_tile(from, k, LANES, v + k, w->v_plane);
-        else
-            transform_input_tile(from, k, channels - k, v + k, w->v_plane);
-    }
-}
-
 static void make_group(const struct winograd *w, ptrdiff_t first, ptrdiff_t tiles, real *v) {
-    for (ptrdiff_t t = 0; t < tiles; t++) make_tile(w, first + t, v + t * w->pitch);
+    for (ptrdiff_t t = 0; t < tiles; t++) w->kind->make_tile(w, first + t, v + t * w->pitch);
 }
 
-/* ---- Where the output goes ---- */
-
-/* Where a tile's outputs go, and how many of them there are. */
-struct output_place {
-    ptrdiff_t offset, row, column, rows, columns;
-};
-
-static struct output_place place_output(const struct winograd *w, ptrdiff_t tile) {
-    const struct correlation *c = w->c;
-    struct tile_place at = place_tile(&w->tiling, tile);
-    struct output_place to = {.row = w->tiling.dilation_height * c->dst_row,
-                              .column = w->tiling.dilation_width * c->dst_column};
-    to.offset = at.image * c->dst_image + at.y * c->dst_row + at.x * c->dst_column;
-    to.rows = min_size(w->outputs, ceil_div(c->dst_height - at.y, w->tiling.dilation_height));
-    to.columns = min_size(w->outputs, ceil_div(c->dst_width - at.x, w->tiling.dilation_width));
-    return to;
-}
+/* ---- M: the products ---- */
 
 /* Fetch the lines that one block of a tile will be written to: they, and the residual, come from memory while
  * M is made. (INLINE: GCC takes a function that only fetches for one that does nothing, and drops its calls.)
  */
 INLINE void fetch_output(const struct winograd *w, ptrdiff_t tile, ptrdiff_t block) {
-    struct output_place to = place_output(w, tile);
-    const real *dst = w->c->dst + to.offset + block * BLOCK, *residual = w->c->epilogue.residual;
-    if (residual) residual += to.offset + block * BLOCK;
-    for (ptrdiff_t i = 0; i < to.rows; i++)
-        for (ptrdiff_t j = 0; j < to.columns; j++)
-            for (int v = 0; v < BLOCK; v += LANES) {
-                ptrdiff_t at = i * to.row + j * to.column + v;
-                __builtin_prefetch(dst + at, 1, 2);
-                if (residual) __builtin_prefetch(residual + at, 0, 2);
-            }
+    for (int residue = 0; residue < w->kind->residues; residue++) {
+        struct output_place to = w->kind->place_output(w, tile, residue);
+        const real *dst = w->c->dst + to.offset + block * BLOCK, *residual = w->c->epilogue.residual;
+        if (residual) residual += to.offset + block * BLOCK;
+        for (ptrdiff_t i = 0; i < to.rows; i++)
+            for (ptrdiff_t j = 0; j < to.columns; j++)
+                for (int v = 0; v < BLOCK; v += LANES) {
+                    ptrdiff_t at = i * to.row + j * to.column + v;
+                    __builtin_prefetch(dst + at, 1, 2);
+                    if (residual) __builtin_prefetch(residual + at, 0, 2);
+                }
+    }
 }
-
-/* ---- M: the products ---- */
 
 #define PRODUCT(m, vectors) tile_product(m, vectors, x, pitch, depth, weight, BLOCK, out, BLOCK, add)
 
@@ -166,55 +84,56 @@ static void multiply(const struct winograd *w, ptrdiff_t group, ptrdiff_t block,
                      ptrdiff_t depth, real *m, int add, int last) {
     ptrdiff_t first = group_begin(w, group), tiles = group_begin(w, group + 1) - first;
     ptrdiff_t filters = w->c->dst_channels - block * BLOCK, parts = ceil_div(tiles, TILE);
-    for (ptrdiff_t p = 0; p < AREA; p++, v += w->v_plane, u += w->u_plane, m += w->m_plane) {
-        for (ptrdiff_t t = tiles * p / AREA; last && t < tiles * (p + 1) / AREA; t++)
+    const int planes = w->kind->planes;
+    for (int p = 0; p < planes; p++, v += w->v_plane, m += w->m_plane) {
+        const real *weight = u + w->kind->matrix(p) * w->u_plane;
+        for (ptrdiff_t t = tiles * p / planes; last && t < tiles * (p + 1) / planes; t++)
             fetch_output(w, first + t, block);
         for (ptrdiff_t part = 0; part < parts; part++) {
             ptrdiff_t t = tiles * part / parts, size = tiles * (part + 1) / parts - t;
             if (filters > LANES)
-                product_2(size, v + t * w->pitch, w->pitch, depth, u, m + t * BLOCK, add);
+                product_2(size, v + t * w->pitch, w->pitch, depth, weight, m + t * BLOCK, add);
             else
-                product_1(size, v + t * w->pitch, w->pitch, depth, u, m + t * BLOCK, add);
+                product_1(size, v + t * w->pitch, w->pitch, depth, weight, m + t * BLOCK, add);
         }
     }
 }
 
 /* ---- The output tiles ---- */
 
-INLINE void put_tile(const int outputs, const struct winograd *w, const struct output_place *to,
-                     ptrdiff_t channel, ptrdiff_t lanes, const real *m) {
+/* One vector of filters of the tile, from m[plane][BLOCK] on. */
+INLINE void put_vector(const struct winograd *w, const struct output_place *place, ptrdiff_t channel,
+                       ptrdiff_t lanes, const real *m) {
     const struct correlation *c = w->c;
-    vec out[LARGEST_OUTPUT * LARGEST_OUTPUT];
-    transform_output_tile(outputs, m, w->m_plane, out);
-
+    const int outputs = w->kind->outputs;
     const real *bias = c->epilogue.bias, *residual = c->epilogue.residual;
-    vec add = bias ? load_first(bias + channel, lanes) : (vec){0};
-    for (ptrdiff_t i = 0; i < to->rows; i++)
-        for (ptrdiff_t j = 0; j < to->columns; j++) {
-            ptrdiff_t at = to->offset + i * to->row + j * to->column + channel;
-            vec value = out[i * outputs + j] + add;
-            if (residual) value += load_first(residual + at, lanes);
-            if (c->epilogue.relu) value = choose(value < 0, (vec){0}, value);
-            if (lanes == LANES)
-                store(c->dst + at, value);
-            else
-                store_first(c->dst + at, value, lanes);
-        }
+    vec all[MOST_OUTPUTS], add = bias ? load_first(bias + channel, lanes) : (vec){0};
+    w->kind->transform_output(m, w->m_plane, all);
+    for (int residue = 0; residue < w->kind->residues; residue++, place++) {
+        const vec *out = all + residue * outputs * outputs;
+        for (ptrdiff_t i = 0; i < place->rows; i++)
+            for (ptrdiff_t j = 0; j < place->columns; j++) {
+                ptrdiff_t at = place->offset + i * place->row + j * place->column + channel;
+                vec value = out[i * outputs + j] + add;
+                if (residual) value += load_first(residual + at, lanes);
+                if (c->epilogue.relu) value = choose(value < 0, (vec){0}, value);
+                if (lanes == LANES)
+                    store(c->dst + at, value);
+                else
+                    store_first(c->dst + at, value, lanes);
+            }
+    }
 }
 
 static void put_group(const struct winograd *w, ptrdiff_t first, ptrdiff_t tiles, ptrdiff_t block,
                       const real *m) {
     ptrdiff_t begin = block * BLOCK, end = min_size(begin + BLOCK, w->c->dst_channels);
     for (ptrdiff_t t = 0; t < tiles; t++) {
-        struct output_place to = place_output(w, first + t);
-        for (ptrdiff_t k = begin; k < end; k += LANES) {
-            const real *from = m + t * BLOCK + (k - begin);
-            ptrdiff_t lanes = min_size(LANES, end - k);
-            if (w->outputs == 4)
-                put_tile(4, w, &to, k, lanes, from);
-            else
-                put_tile(2, w, &to, k, lanes, from);
-        }
+        struct output_place place[MOST_RESIDUES];
+        for (int residue = 0; residue < w->kind->residues; residue++)
+            place[residue] = w->kind->place_output(w, first + t, residue);
+        for (ptrdiff_t k = begin; k < end; k += LANES)
+            put_vector(w, place, k, min_size(LANES, end - k), m + t * BLOCK + (k - begin));
     }
 }
 
@@ -245,11 +164,11 @@ static void run_block(const void *context, ptrdiff_t task, void *scratch) {
         make_filters(w, block, c0, c1, u);
         for (ptrdiff_t group = begin; group < end; group++)
             multiply(w, group, block, w->shared + group * w->v_elements + c0, u, c1 - c0,
-                     m + (group - begin) * AREA * w->m_plane, chunk > 0, chunk == chunks - 1);
+                     m + (group - begin) * w->kind->planes * w->m_plane, chunk > 0, chunk == chunks - 1);
     }
     for (ptrdiff_t group = begin; group < end; group++) {
         ptrdiff_t first = group_begin(w, group), tiles = group_begin(w, group + 1) - first;
-        put_group(w, first, tiles, block, m + (group - begin) * AREA * w->m_plane);
+        put_group(w, first, tiles, block, m + (group - begin) * w->kind->planes * w->m_plane);
     }
 }
 
@@ -265,16 +184,15 @@ static void run_group(const void *context, ptrdiff_t group, void *scratch) {
     }
 }
 
-static void plan(struct winograd *w, const struct correlation *c) {
+static void plan(struct winograd *w, const struct winograd_kind *kind, const struct correlation *c) {
     w->c = c;
-    w->taps = (int)kernel_height(c);
-    w->outputs = POINTS + 1 - w->taps;
-    w->tiling =
-        cut_tiles(w->outputs, c->batch, c->dst_height, c->dst_width, c->dilation_height, c->dilation_width);
+    w->kind = kind;
+    w->tiling = kind->cut(c);
     w->blocks = ceil_div(c->dst_channels, BLOCK);
     w->pitch = ceil_div(c->src_channels, LANES) * LANES + LANES;
-    ptrdiff_t tile_bytes = AREA * w->pitch * (ptrdiff_t)sizeof(real);
-    ptrdiff_t filter_bytes = AREA * c->src_channels * w->blocks * BLOCK * (ptrdiff_t)sizeof(real);
+    const ptrdiff_t size = sizeof(real), planes = kind->planes;
+    ptrdiff_t tile_bytes = planes * w->pitch * size;
+    ptrdiff_t filter_bytes = AREA * c->src_channels * w->blocks * BLOCK * size;
     /* Groups: as many whole register tiles as L2 holds, but enough groups for the threads; of nearly equal
      * size. */
     ptrdiff_t fit = GROUP_BYTES / tile_bytes / TILE * TILE,
@@ -288,7 +206,7 @@ static void plan(struct winograd *w, const struct correlation *c) {
         filter_bytes > L2_FILTERS && w->tiling.tiles * tile_bytes <= MOST_SHARED && 2.6 * tiles < filters;
     w->groups = ceil_div(w->tiling.tiles, w->filters_outside ? 2 * TILE : most);
     w->group = ceil_div(w->tiling.tiles, w->groups);
-    w->shares = max_size(ceil_div(w->tiling.tiles, SHARE_TILES),
+    w->shares = max_size(ceil_div(w->tiling.tiles, SHARE_BYTES / (planes * BLOCK * size)),
                          min_size(ceil_div(TASKS_WANTED, w->blocks), w->tiling.tiles / 64));
     w->shares = max_size(min_size(w->shares, w->groups), 1);
 
@@ -296,28 +214,17 @@ static void plan(struct winograd *w, const struct correlation *c) {
     w->v_plane = w->group * w->pitch + (w->group % 2 ? 0 : LANES);
     w->m_plane = w->group * BLOCK + LANES;
     w->u_elements = AREA * w->u_plane;
-    w->v_elements = AREA * w->v_plane;
+    w->v_elements = planes * w->v_plane;
 }
 
 static struct workspace space(const struct winograd *w) {
     ptrdiff_t shared = w->filters_outside ? w->groups * w->v_elements
                        : w->c->prepared   ? 0
                                           : w->blocks * w->u_elements;
-    ptrdiff_t scratch = w->filters_outside
-                            ? w->u_elements + ceil_div(w->groups, w->shares) * AREA * w->m_plane
-                            : w->v_elements + AREA * w->m_plane;
+    ptrdiff_t m_elements = w->kind->planes * w->m_plane;
+    ptrdiff_t scratch = w->filters_outside ? w->u_elements + ceil_div(w->groups, w->shares) * m_elements
+                                           : w->v_elements + m_elements;
     return (struct workspace){(size_t)(shared + w->pitch) * sizeof(real), (size_t)scratch * sizeof(real)};
-}
-
-static int has_square_tiles(const struct correlation *c) {
-    return is_square(kernel_height(c), kernel_width(c));
-}
-
-struct workspace VARIANT(correlate_winograd_workspace)(const struct correlation *c) {
-    if (!has_square_tiles(c)) return VARIANT(correlate_line_workspace)(c);
-    struct winograd w;
-    plan(&w, c);
-    return space(&w);
 }
 
 /* Nanoseconds to transform all filters. */
@@ -325,33 +232,16 @@ static double filters_cost(const struct winograd *w) {
     return (double)(w->blocks * w->c->src_channels) * AREA * BLOCK * 0.2;
 }
 
-/* Where the filters are outside, reading the prepared U costs more than making it. */
-ptrdiff_t VARIANT(winograd_prepared)(const struct correlation *c) {
-    if (!has_square_tiles(c)) return VARIANT(line_prepared)(c);
+static int run(const struct winograd_kind *kind, const struct correlation *c) {
     struct winograd w;
-    plan(&w, c);
-    return w.filters_outside ? 0 : w.blocks * w.u_elements;
-}
-
-int VARIANT(prepare_winograd)(const struct correlation *c, real *prepared) {
-    if (!has_square_tiles(c)) return VARIANT(prepare_line)(c, prepared);
-    struct winograd w;
-    plan(&w, c);
-    w.u = prepared;
-    return parallel_run(w.blocks, filters_cost(&w), 0, share_filters, &w);
-}
-
-int VARIANT(correlate_winograd)(const struct correlation *c) {
-    if (!has_square_tiles(c)) return VARIANT(correlate_line)(c);
-    struct winograd w;
-    plan(&w, c);
+    plan(&w, kind, c);
     struct workspace bytes = space(&w);
     if (!(w.shared = pyconv_alloc(bytes.shared))) return PYCONV_NO_MEMORY;
     w.zeros = w.shared + bytes.shared / sizeof(real) - w.pitch;
     memset((real *)w.zeros, 0, (size_t)w.pitch * sizeof(real));
 
-    double tiles = (double)w.tiling.tiles * (double)(AREA * w.pitch) * 0.2;
-    double products = (double)(w.blocks * BLOCK) * (double)w.tiling.tiles * AREA * (double)c->src_channels;
+    double elements = (double)w.tiling.tiles * kind->planes, tiles = elements * (double)w.pitch * 0.2;
+    double products = elements * (double)(w.blocks * BLOCK) * (double)c->src_channels;
     products /= MULTIPLY_ADDS_PER_NANOSECOND;
     int status;
     if (w.filters_outside) {
@@ -367,4 +257,44 @@ int VARIANT(correlate_winograd)(const struct correlation *c) {
     }
     pyconv_free(w.shared, bytes.shared);
     return status;
+}
+
+/* ---- By the kernel: NULL: along lines ---- */
+
+static const struct winograd_kind *kind_of(const struct correlation *c) {
+    if (c->step_height == 2) return &VARIANT(winograd_strided);
+    if (c->spread == 2) return &VARIANT(winograd_spread);
+    if (!is_square(kernel_height(c), kernel_width(c))) return NULL;
+    return c->taps == 9 ? &VARIANT(winograd_3x3) : &VARIANT(winograd_5x5);
+}
+
+struct workspace VARIANT(correlate_winograd_workspace)(const struct correlation *c) {
+    const struct winograd_kind *kind = kind_of(c);
+    if (!kind) return VARIANT(correlate_line_workspace)(c);
+    struct winograd w;
+    plan(&w, kind, c);
+    return space(&w);
+}
+
+/* Where the filters are outside, reading the prepared U costs more than making it. */
+ptrdiff_t VARIANT(winograd_prepared)(const struct correlation *c) {
+    const struct winograd_kind *kind = kind_of(c);
+    if (!kind) return VARIANT(line_prepared)(c);
+    struct winograd w;
+    plan(&w, kind, c);
+    return w.filters_outside ? 0 : w.blocks * w.u_elements;
+}
+
+int VARIANT(prepare_winograd)(const struct correlation *c, real *prepared) {
+    const struct winograd_kind *kind = kind_of(c);
+    if (!kind) return VARIANT(prepare_line)(c, prepared);
+    struct winograd w;
+    plan(&w, kind, c);
+    w.u = prepared;
+    return parallel_run(w.blocks, filters_cost(&w), 0, share_filters, &w);
+}
+
+int VARIANT(correlate_winograd)(const struct correlation *c) {
+    const struct winograd_kind *kind = kind_of(c);
+    return kind ? run(kind, c) : VARIANT(correlate_line)(c);
 }

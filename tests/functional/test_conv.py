@@ -206,6 +206,24 @@ def test_winograd_with_dilation(dilation, size, kernel, isa, rng):
         assert_close(a, e.astype(np.float32), rtol=1e-5, err_msg=name)
 
 
+@pytest.mark.parametrize("size", [(1, 1), (3, 8), (7, 9), (8, 15), (17, 26)])
+@pytest.mark.parametrize("padding", [0, 1, (2, 3), (1, 0)])
+@pytest.mark.parametrize("channels, filters", [(1, 1), (15, 33), (33, 16), (70, 65)])
+def test_winograd_with_a_stride(size, padding, channels, filters, isa, rng):
+    x = rng.standard_normal((3, channels, *size)).astype(np.float32)
+    weight = rng.standard_normal((filters, channels, 3, 3)).astype(np.float32)
+    bias = rng.standard_normal(filters).astype(np.float32)
+    options = (2, 2 if size == (1, 1) else padding, 1, 1)
+    grad_output = rng.standard_normal(torch_passes(x, weight, bias, None, *options)).astype(np.float32)
+    expected = torch_passes(x, weight, bias, grad_output, *options)
+    with pyconv.options(conv_algorithm="winograd"):
+        plans = pyconv.explain_conv2d(x.shape, weight.shape, *options)
+        assert plans["forward"].algorithm == plans["grad_input"].algorithm == "winograd"
+        actual = [F.conv2d(x, weight, bias, *options), *F.conv2d_backward(grad_output, x, weight, *options)]
+    for name, a, e in zip(("output", "grad_input", "grad_weight"), actual, expected):
+        assert_close(a, e.astype(np.float32), rtol=1e-5, err_msg=name)
+
+
 @pytest.mark.parametrize("kernel", [(1, 3), (1, 7), (3, 4), (7, 7), (11, 5)])
 @pytest.mark.parametrize("size", [(1, 3), (3, 4), (8, 5), (9, 13)])
 @pytest.mark.parametrize("channels, filters", [(17, 17), (32, 33), (31, 49), (65, 100)])
@@ -258,24 +276,30 @@ def test_winograd_around_group_edges(tiles, isa, rng):
 @pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
 @pytest.mark.parametrize("mean", ["zero", "far from zero"])
 @pytest.mark.parametrize(
-    "shape, filters, kernel",
-    [((4, 128, 14, 14), 128, 3), ((4, 512, 7, 7), 512, 3), ((4, 64, 14, 14), 32, 5), ((6, 64, 14, 14), 32, 5)],
+    "shape, filters, kernel, stride",
+    [
+        ((4, 128, 14, 14), 128, 3, 1),
+        ((4, 512, 7, 7), 512, 3, 1),
+        ((4, 64, 14, 14), 32, 5, 1),
+        ((6, 64, 14, 14), 32, 5, 1),
+        ((4, 128, 28, 28), 128, 3, 2),
+    ],
 )
-def test_accuracy(scale, mean, shape, filters, kernel, rng):
+def test_accuracy(scale, mean, shape, filters, kernel, stride, rng):
     x = rng.standard_normal(shape).astype(np.float32)
     x = (np.maximum(x, 0) if mean == "far from zero" else x) * np.float32(scale)
     weight = rng.standard_normal((filters, shape[1], kernel, kernel)).astype(np.float32)
-    grad_output = rng.standard_normal((shape[0], filters, *shape[2:])).astype(np.float32)
+    grad_output = rng.standard_normal((shape[0], filters, *(n // stride for n in shape[2:]))).astype(np.float32)
     padding = kernel // 2
     bias = np.zeros(filters, np.float32)
-    expected = torch_passes(x, weight, bias, grad_output, 1, padding, 1, 1)
+    expected = torch_passes(x, weight, bias, grad_output, stride, padding, 1, 1)
     tensors = [to_torch(a, requires_grad=True) for a in (x, weight)]
-    torch.nn.functional.conv2d(*tensors, None, 1, padding).backward(to_torch(grad_output))
+    torch.nn.functional.conv2d(*tensors, None, stride, padding).backward(to_torch(grad_output))
     torch_error = relative_rms(tensors[1].grad.numpy(), expected[2])
     for algorithm, bound in (("auto", 1.5e-6), ("winograd", 1.5e-6), ("direct", 3e-7)):
         with pyconv.options(conv_algorithm=algorithm):
-            output = F.conv2d(x, weight, None, 1, padding)
-            grad_input, grad_weight, _ = F.conv2d_backward(grad_output, x, weight, 1, padding)
+            output = F.conv2d(x, weight, None, stride, padding)
+            grad_input, grad_weight, _ = F.conv2d_backward(grad_output, x, weight, stride, padding)
         assert relative_rms(output, expected[0]) < bound
         assert relative_rms(grad_input, expected[1]) < bound
         assert relative_rms(grad_weight, expected[2]) < (8e-7 if algorithm == "winograd" else 1.5 * torch_error)
@@ -298,6 +322,7 @@ CASES = [
     ((2, 36, 9, 14), (40, 36, 7, 7), 1, 3, 1, 1),
     ((2, 24, 12, 9), (32, 24, 4, 2), 1, 1, 1, 1),
     ((2, 48, 7, 14), (48, 16, 3, 3), 1, 1, 1, 3),
+    ((2, 36, 15, 18), (40, 36, 3, 3), 2, 1, 1, 1),
 ]
 
 
@@ -326,7 +351,7 @@ def test_nothing_outside_of_the_results_is_written(case, algorithm, isa, rng):
         assert not (inside == 7.5).any()
 
 
-@pytest.mark.parametrize("case", [*CASES, ((4, 64, 28, 28), (96, 64, 3, 3), 1, 1, 1, 1)])
+@pytest.mark.parametrize("case", [*CASES, *(((4, 64, 28, 28), (96, 64, 3, 3), stride, 1, 1, 1) for stride in (1, 2))])
 def test_any_number_of_threads_gives_the_same_bits(case, threads, rng):
     shape, weight_shape, *options = case
     x, weight = rng.random(shape, np.float32), rng.random(weight_shape, np.float32)

@@ -1,0 +1,79 @@
+/* Winograd's convolutions in two directions, whatever their tiles are (a `winograd_kind`).
+ *
+ *     V[p][t][c] = the input's tile t, transformed
+ *     U[q][c][k] = the filter, transformed: AREA matrices
+ *     M[p][t][k] = sum over c of V[p][t][c] * U[matrix(p)][c][k]   for each of a tile's planes p
+ *     the output's tile t = M transformed back, + bias, + residual, max(., 0)
+ *
+ * conv_winograd.c decides in which order this is done and does the products; conv_winograd_square.c makes the
+ * tiles of 3x3 and 5x5 kernels of stride 1, conv_winograd_strided.c those of 3x3 kernels of stride 2.
+ */
+#ifndef PYCONV_CONV_WINOGRAD_H
+#define PYCONV_CONV_WINOGRAD_H
+
+#include "conv.h"
+#include "correlation.h"
+#include "tile.h"
+#include "winograd.h"
+
+#define MOST_TAPS 25
+#define MOST_RESIDUES 4
+#define MOST_OUTPUTS 64 /* of a tile */
+
+struct winograd;
+
+/* Where a tile's outputs go, or those of one residue of the stride, and how many of them there are. */
+struct output_place {
+    ptrdiff_t offset, row, column, rows, columns;
+};
+
+struct winograd_kind {
+    int outputs;  /* of a tile, or of one residue of it, in one direction */
+    int residues; /* of the stride: sets of outputs x outputs */
+    int planes;
+    int (*matrix)(int plane); /* ascending with the planes */
+    struct tiling (*cut)(const struct correlation *);
+    /* All taps of LANES filters on one channel, to the AREA matrices; one tile of all channels; one vector of
+     * filters of one tile, out: [residue][outputs][outputs]. `plane`: elements between the matrices, or
+     * planes. */
+    void (*transform_filter)(const vec *g, real *to, ptrdiff_t plane);
+    void (*make_tile)(const struct winograd *, ptrdiff_t tile, real *v);
+    struct output_place (*place_output)(const struct winograd *, ptrdiff_t tile, int residue);
+    void (*transform_output)(const real *m, ptrdiff_t plane, vec *out);
+};
+
+extern const struct winograd_kind VARIANT(winograd_3x3), VARIANT(winograd_5x5), VARIANT(winograd_strided),
+    VARIANT(winograd_spread);
+
+struct winograd {
+    const struct correlation *c;
+    const struct winograd_kind *kind;
+    struct tiling tiling;
+    ptrdiff_t groups, group;  /* of tiles; the tiles of the largest */
+    ptrdiff_t blocks, shares; /* of filters; of the latter, or with filters outside of the groups */
+    int filters_outside;
+    ptrdiff_t pitch; /* elements from one tile of V[p] to the next, and */
+    ptrdiff_t v_plane, u_plane,
+        m_plane; /* from one plane to the next: all odd in cache lines, against L1's sets */
+    ptrdiff_t v_elements, u_elements; /* of one group; of one block */
+    real *shared;                     /* V of all groups, or U of all blocks unless it is prepared */
+    const real *u;                    /* U of all blocks, or NULL: filters outside */
+    const real *zeros;                /* `pitch` of them: what lies outside of the image */
+};
+
+/* One filter tap by tap, g[t], for the channels of one vector: LANES filters (`count` of them real) that
+ * lie weight_dst apart, their taps side by side, are read as rows and transposed. */
+INLINE void read_filters(const int area, const struct correlation *c, const real *from, ptrdiff_t count,
+                         vec *g) {
+    vec by_index[2 * LANES + MOST_TAPS];
+    for (int part = 0; part < area; part += LANES) {
+        vec *row = by_index + part;
+        const ptrdiff_t here = min_size(LANES, area - part);
+        for (ptrdiff_t k = 0; k < LANES; k++)
+            row[k] = k < count ? load_first(from + k * c->weight_dst + part, here) : (vec){0};
+        transpose_lanes(row);
+    }
+    for (int t = 0; t < area; t++) g[t] = by_index[c->tap[t].index];
+}
+
+#endif
