@@ -79,8 +79,13 @@ static int fits_scatter(const struct pyconv_conv2d *g) {
 #define PLANAR_EFFICIENCY 0.35
 #define PLANAR_STORE 0.8  /* for each output */
 #define PRODUCT_STORE 8.0 /* the same of Winograd's products, as so many more channels */
+#define PACK_FILTERS                                                                                         \
+    24.0 /* for LANES filters on one channel and tap; where each residue of a stride packs its own: */
+#define PACK_RESIDUES 50.0
 #define L2_BYTES 1.9e6
 #define L3_BYTES 16.0 /* a cycle */
+
+static double beyond_l2(double bytes) { return bytes > L2_BYTES ? bytes - L2_BYTES : 0; }
 
 static double direct_cycles(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass) {
     double pixels = (double)(g->batch * g->out_height * g->out_width),
@@ -92,7 +97,13 @@ static double direct_cycles(const struct pyconv_conv2d *g, enum pyconv_conv_pass
     if (pass != PYCONV_GRAD_WEIGHT && is_planar(g->groups, step, (ptrdiff_t)taps, from, to, width))
         return pixels * (double)to * (taps * (double)from / LANES / 2 / PLANAR_EFFICIENCY + PLANAR_STORE);
     double vectors = pixels * (double)(g->groups * ceil_div(to, LANES));
-    return vectors * (taps * (double)from / 2 / GATHER_EFFICIENCY + GATHER_STORE);
+    double products = vectors * (taps * (double)from / 2 / GATHER_EFFICIENCY + GATHER_STORE);
+    if (pass == PYCONV_GRAD_WEIGHT) return products;
+    double weights = taps * (double)from * (double)(g->groups * ceil_div(to, LANES)),
+           bytes = weights * VECTOR_BYTES;
+    double packed =
+        weights * (pass == PYCONV_GRAD_INPUT && g->stride_width > 1 ? PACK_RESIDUES : PACK_FILTERS);
+    return products + packed + (double)g->batch * beyond_l2(bytes) / L3_BYTES;
 }
 
 static double scatter_cycles(const struct pyconv_conv2d *g) {
@@ -120,10 +131,9 @@ static double line_cycles(const struct pyconv_conv2d *g, enum pyconv_conv_pass p
  * block of filters. */
 static double travel_cycles(double tiles, double planes, ptrdiff_t from, ptrdiff_t to) {
     double filter_bytes = AREA * (double)from * (double)to * sizeof(real);
-    double tile_bytes = planes * (double)from * sizeof(real);
-    double filters = filter_bytes > L2_BYTES ? (filter_bytes - L2_BYTES) * tiles / TILE : 0;
-    return (filters + (tile_bytes * TILE > L2_BYTES ? 3 * tile_bytes * tiles * (double)to / BLOCK : 0)) /
-           L3_BYTES;
+    double tile_bytes = planes * (double)from * sizeof(real), group = tiles < TILE ? tiles : TILE;
+    double again = beyond_l2(tile_bytes * group) > 0 ? 3 * tile_bytes * tiles * (double)to / BLOCK : 0;
+    return (beyond_l2(filter_bytes) * tiles / TILE + again) / L3_BYTES;
 }
 
 static double winograd_cycles(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass) {
@@ -172,7 +182,8 @@ static enum pyconv_conv_algorithm choose_algorithm(const struct pyconv_conv2d *g
     if (is_depthwise(g)) return PYCONV_CONV_DEPTHWISE;
     enum pyconv_conv_algorithm best = PYCONV_CONV_DIRECT;
     double least = direct_cycles(g, pass);
-    if (pass == PYCONV_GRAD_INPUT && fits_scatter(g) && scatter_cycles(g) < least)
+    /* LANES channels and more fill vectors without it */
+    if (pass == PYCONV_GRAD_INPUT && fits_scatter(g) && g->in_channels < LANES && scatter_cycles(g) < least)
         best = PYCONV_CONV_SCATTER, least = scatter_cycles(g);
     if (fits_winograd(g, pass) && winograd_is_exact_enough(g, pass) && winograd_cycles(g, pass) < least)
         best = PYCONV_CONV_WINOGRAD;
@@ -183,6 +194,8 @@ static enum pyconv_conv_algorithm choose_algorithm(const struct pyconv_conv2d *g
 static enum pyconv_conv_algorithm resolve(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass,
                                           enum pyconv_conv_algorithm asked) {
     if (asked == PYCONV_CONV_WINOGRAD && fits_winograd(g, pass)) return PYCONV_CONV_WINOGRAD;
+    if (asked == PYCONV_CONV_SCATTER && pass == PYCONV_GRAD_INPUT && fits_scatter(g))
+        return PYCONV_CONV_SCATTER;
     if (asked == PYCONV_CONV_DIRECT) return is_depthwise(g) ? PYCONV_CONV_DEPTHWISE : PYCONV_CONV_DIRECT;
     return choose_algorithm(g, pass);
 }

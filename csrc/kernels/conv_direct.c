@@ -312,8 +312,8 @@ static void run_block(const struct direct *d, const struct reduction *r, const s
 static void run_direct(const void *context, ptrdiff_t task, void *scratch) {
     const struct direct *d = context;
     const struct correlation *c = d->c;
-    ptrdiff_t split = task % d->splits, chunk = task / d->splits % d->chunks,
-              image = task / d->splits / d->chunks;
+    ptrdiff_t chunk = task % d->chunks, image = task / d->chunks % c->batch,
+              split = task / d->chunks / c->batch; /* outermost: its weights stay in L2 */
     ptrdiff_t begin = chunk * d->pixels, end = min_size(begin + d->pixels, c->dst_height * c->dst_width);
     ptrdiff_t pixels = end - begin;
 
