@@ -1,34 +1,30 @@
 /* Linear layers: y = x W^T + b, with x [rows][in], W [out][in], y [rows][out].
  *
- * Many rows are a 1x1 convolution. With few rows the weights are used too seldom to be worth packing: they
- * are streamed once, and the limit is memory (or the call itself, in small layers).
+ * Many rows are a 1x1 convolution, fewer are products of their own (linear_rows.c). With so few that weights
+ * are used too seldom for anything to be copied, they are streamed once, and the limit is memory (or the call
+ * itself, in small layers):
  *   forward      tiles of TILE_ROWS x TILE_OUT dot products, 16 accumulators + 4 rows of W + 1 of x;
  *   grad_input   strips of STRIP vectors of columns: 16 accumulators + 4 of W + 1 of grad_output;
  *   grad_weight  TILE_OUT rows of W at a time: 4 accumulators + 1 of x + 4 of grad_output.
  */
+#include "linear.h"
 #include "parallel.h"
 #include "pyconv.h"
-#include "simd.h"
 
 extern const struct pyconv_conv_kernels KERNELS(conv);
 
-/* Up to this many rows streaming the weights is faster than packing them; for the gradient of the weight,
- * that writing it at once is faster than summing partial ones (measured at 400 x 120 to 4096 x 4096). */
-#define FEW_ROWS ((ptrdiff_t)16)
-#define FEW_ROWS_WEIGHT ((ptrdiff_t)64)
+/* Rows that are few, and many (measured at 400 x 120 to 4096 x 4096). grad_input reads its weights once for
+ * each TILE_ROWS rows, which L2 bears and memory does not. */
+#define FEW_FORWARD ((ptrdiff_t)8)
+#define FEW_GRAD_INPUT(bytes) ((ptrdiff_t)((bytes) <= 1 << 20 ? 16 : 4))
+#define FEW_GRAD_WEIGHT ((ptrdiff_t)4)
+#define MANY ((ptrdiff_t)256)
 #define TILE_ROWS (VECTOR_REGISTERS == 32 ? 4 : 2)
 #define TILE_OUT 4
 #define STRIP 4
 #define OUT_TASK ((ptrdiff_t)16)                    /* rows of W in a task of forward and grad_weight */
 #define STRIP_TASK ((ptrdiff_t)4)                   /* strips in a task of grad_input */
 #define NANOSECONDS(bytes) ((double)(bytes) / 10.0) /* a core streams about 10 bytes a nanosecond */
-
-struct linear {
-    ptrdiff_t rows, in, out;
-    const real *input, *weight, *bias, *grad_output;
-    real *output, *grad_input, *grad_weight, *grad_bias;
-    int relu;
-};
 
 /* ---- Forward ---- */
 
@@ -150,7 +146,7 @@ static void run_grad_weight(const void *context, ptrdiff_t task, void *scratch) 
     }
 }
 
-/* ---- Few rows, or a convolution ---- */
+/* ---- Few rows, some, or many ---- */
 
 static struct pyconv_conv2d convolution(ptrdiff_t rows, ptrdiff_t in, ptrdiff_t out) {
     struct pyconv_conv2d g = {.batch = 1, .groups = 1, .in_height = 1, .out_height = 1};
@@ -162,14 +158,15 @@ static struct pyconv_conv2d convolution(ptrdiff_t rows, ptrdiff_t in, ptrdiff_t 
     return g;
 }
 
+static double weight_bytes(const struct linear *l) { return (double)l->in * (double)l->out * sizeof(real); }
+
 static double cost(const struct linear *l) {
-    double weights = (double)l->in * (double)l->out * sizeof(real);
-    return NANOSECONDS(weights) * (double)ceil_div(l->rows, TILE_ROWS);
+    return NANOSECONDS(weight_bytes(l)) * (double)ceil_div(l->rows, TILE_ROWS);
 }
 
 static int forward(ptrdiff_t rows, ptrdiff_t in, ptrdiff_t out, const void *input, const void *weight,
                    const void *bias, int relu, void *output) {
-    if (rows > FEW_ROWS && in) {
+    if (rows > MANY && in) {
         struct pyconv_conv2d g = convolution(rows, in, out);
         struct pyconv_epilogue epilogue = {.bias = bias, .relu = relu};
         return KERNELS(conv).forward(&g, input, weight, NULL, &epilogue, output, PYCONV_CONV_DIRECT);
@@ -182,12 +179,13 @@ static int forward(ptrdiff_t rows, ptrdiff_t in, ptrdiff_t out, const void *inpu
                        .bias = bias,
                        .output = output,
                        .relu = relu};
+    if (rows > FEW_FORWARD && in && out) return VARIANT(linear_forward)(&l);
     return parallel_run(ceil_div(out, OUT_TASK), cost(&l), 0, run_forward, &l);
 }
 
 static int grad_input(ptrdiff_t rows, ptrdiff_t in, ptrdiff_t out, const void *grad_output,
                       const void *weight, void *result) {
-    if (rows > FEW_ROWS && out) {
+    if (rows > MANY && out) {
         struct pyconv_conv2d g = convolution(rows, in, out);
         return KERNELS(conv).grad_input(&g, grad_output, weight, NULL, result, PYCONV_CONV_DIRECT);
     }
@@ -197,12 +195,13 @@ static int grad_input(ptrdiff_t rows, ptrdiff_t in, ptrdiff_t out, const void *g
                        .grad_output = grad_output,
                        .weight = weight,
                        .grad_input = result};
+    if (rows > FEW_GRAD_INPUT(weight_bytes(&l)) && in && out) return VARIANT(linear_grad_input)(&l);
     return parallel_run(ceil_div(in, STRIP_TASK * STRIP * LANES), cost(&l), 0, run_grad_input, &l);
 }
 
 static int grad_weight(ptrdiff_t rows, ptrdiff_t in, ptrdiff_t out, const void *grad_output,
                        const void *input, void *weight_result, void *bias_result) {
-    if (rows > FEW_ROWS_WEIGHT) {
+    if (rows > MANY) {
         struct pyconv_conv2d g = convolution(rows, in, out);
         return KERNELS(conv).grad_weight(&g, grad_output, input, weight_result, bias_result,
                                          PYCONV_CONV_DIRECT);
@@ -214,6 +213,7 @@ static int grad_weight(ptrdiff_t rows, ptrdiff_t in, ptrdiff_t out, const void *
                        .input = input,
                        .grad_weight = weight_result,
                        .grad_bias = bias_result};
+    if (rows > FEW_GRAD_WEIGHT && in && out) return VARIANT(linear_grad_weight)(&l);
     return parallel_run(ceil_div(out, OUT_TASK), cost(&l), 0, run_grad_weight, &l);
 }
 

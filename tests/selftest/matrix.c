@@ -91,6 +91,12 @@ void test_matrix(void) {
     check_linear(0, 5, 4);
     check_linear(70, 300, 20);
     check_linear(2, 20, 600);
+    for (int i = 0; i < 4; i++) { /* products of their own: chunks, panels copied or not, many blocks */
+        static const ptrdiff_t batches[] = {9, 33, 64, 130};
+        check_linear(batches[i], 300, 130);
+        check_linear(batches[i], 130, 300);
+    }
+    check_linear(300, 40, 30);
     check_transpose(0, 3, 4);
     check_transpose(1, 300, 400); /* cut both ways */
     check_transpose(1, 5, 9000);
