@@ -73,7 +73,7 @@ static int fits_scatter(const struct pyconv_conv2d *g) {
 #define STRIDED_TILE 300.0     /* for LANES channels or filters of a tile of 81 planes */
 #define LINE_TILE 120.0        /* for LANES channels of a tile of seven points, to or from memory */
 #define LINE_FILTER 300.0      /* for LANES filters on one channel and four taps, and */
-#define LINE_WEIGHT 600.0      /* for their gradient */
+#define LINE_WEIGHT 200.0      /* for their gradient */
 #define SCATTER_VECTOR 4.0     /* load, add, store */
 #define GATHER_STORE 3.0       /* for LANES filters of a pixel: what a tile takes besides its products */
 #define PLANAR_EFFICIENCY 0.35

@@ -38,32 +38,44 @@ struct workspace VARIANT(grad_weight_planar_workspace)(const struct correlation 
 /* conv_grouped_weight.c: of the forward pass's correlation */
 int VARIANT(grad_weight_grouped)(const struct correlation *, const real *grad_output, real *grad_weight);
 struct workspace VARIANT(grad_weight_grouped_workspace)(const struct correlation *);
-/* Partial sums of a weight's gradient, each over a share of the pixels:
- * [part][group][block][tap][channel][BLOCK]. At most PARTS_BYTES in all, unless a single part is larger. */
+/* Partial sums of a weight's gradient, each over a share of the pixels, or of several weights' at once:
+ * [set][part][group][block][tap][channel][BLOCK]. At most PARTS_BYTES in all, unless single parts are larger.
+ */
 struct weight_parts {
-    ptrdiff_t count, groups, blocks; /* blocks to a group */
-    ptrdiff_t channels, filters;     /* of one group */
-    ptrdiff_t area;                  /* taps */
+    ptrdiff_t sets, count, groups, blocks; /* blocks to a group */
+    ptrdiff_t channels, filters;           /* of one group */
+    ptrdiff_t area;                        /* taps */
     ptrdiff_t block_elements, part_elements;
     real *sums;
 };
 
 #define PARTS_BYTES ((ptrdiff_t)32 << 20)
 
-INLINE struct weight_parts weight_parts(const struct pyconv_conv2d *g, ptrdiff_t count) {
-    struct weight_parts p = {.groups = g->groups};
+INLINE struct weight_parts weight_parts(const struct pyconv_conv2d *g, ptrdiff_t sets, ptrdiff_t count) {
+    struct weight_parts p = {.sets = sets, .groups = g->groups};
     p.channels = g->in_channels / g->groups;
     p.filters = g->out_channels / g->groups;
     p.area = g->kernel_height * g->kernel_width;
     p.blocks = ceil_div(p.filters, BLOCK);
     p.block_elements = p.area * p.channels * BLOCK;
     p.part_elements = p.groups * p.blocks * p.block_elements;
-    p.count = max_size(min_size(count, PARTS_BYTES / (p.part_elements * (ptrdiff_t)sizeof(real))), 1);
+    p.count = max_size(min_size(count, PARTS_BYTES / (sets * p.part_elements * (ptrdiff_t)sizeof(real))), 1);
     return p;
 }
 
-/* conv_direct_weight.c: grad_weight = the sum of the parts in ascending order */
+INLINE size_t weight_parts_bytes(const struct weight_parts *p) {
+    return (size_t)(p->sets * p->count * p->part_elements) * sizeof(real);
+}
+
+/* conv_direct_weight.c: grad_weight = the sum of the parts of one set in ascending order */
 int VARIANT(sum_weight_parts)(const struct weight_parts *, real *grad_weight);
+/* What the images add to the parts, or, where these are fresh, begin them with: for each set as many as the
+ * geometry's batch, one set after another. */
+struct weight_parts VARIANT(plan_weight_parts)(const struct pyconv_conv2d *, ptrdiff_t sets);
+int VARIANT(add_weight_parts)(const struct pyconv_conv2d *, const real *grad_output, const real *input,
+                              const struct weight_parts *, int fresh);
+struct workspace VARIANT(add_weight_parts_workspace)(const struct pyconv_conv2d *,
+                                                     const struct weight_parts *);
 int VARIANT(grad_weight_direct)(const struct pyconv_conv2d *, const real *grad_output, const real *input,
                                 real *grad_weight);
 struct workspace VARIANT(grad_weight_direct_workspace)(const struct pyconv_conv2d *);

@@ -25,6 +25,7 @@ struct weight_gradient {
     struct pyconv_conv2d g;
     const real *grad_output, *input;
     struct weight_parts parts;
+    int fresh;                      /* the parts begin at zero */
     ptrdiff_t band_rows, bands;     /* output rows to a band, bands to an image */
     ptrdiff_t shares, splits;       /* blocks of filters, which the tasks of one part divide; by how many */
     int padded;                     /* some tap reads outside of the image */
@@ -178,15 +179,17 @@ static void add_band(const struct weight_gradient *w, struct band *band, ptrdiff
 static void run_part(const void *context, ptrdiff_t task, void *scratch) {
     const struct weight_gradient *w = context;
     const struct pyconv_conv2d *g = &w->g;
-    ptrdiff_t split = task % w->splits, part = task / w->splits;
+    ptrdiff_t split = task % w->splits, part = task / w->splits % w->parts.count,
+              set = task / w->splits / w->parts.count;
     ptrdiff_t begin = w->shares * split / w->splits, end = w->shares * (split + 1) / w->splits;
-    real *sums = w->parts.sums + part * w->parts.part_elements;
-    memset(sums + begin * w->parts.block_elements, 0,
-           (size_t)((end - begin) * w->parts.block_elements) * sizeof(real));
+    real *sums = w->parts.sums + (set * w->parts.count + part) * w->parts.part_elements;
+    if (w->fresh)
+        memset(sums + begin * w->parts.block_elements, 0,
+               (size_t)((end - begin) * w->parts.block_elements) * sizeof(real));
     ptrdiff_t bands = g->batch * w->bands;
     for (ptrdiff_t i = bands * part / w->parts.count; i < bands * (part + 1) / w->parts.count; i++) {
         ptrdiff_t p0 = i % w->bands * w->band_rows;
-        struct band band = {i / w->bands, p0, min_size(w->band_rows, g->out_height - p0)};
+        struct band band = {set * g->batch + i / w->bands, p0, min_size(w->band_rows, g->out_height - p0)};
         add_band(w, &band, begin, end, sums, scratch);
     }
 }
@@ -239,8 +242,23 @@ int VARIANT(sum_weight_parts)(const struct weight_parts *parts, real *grad_weigh
 
 /* ---- The whole gradient ---- */
 
+static void plan_bands(struct weight_gradient *w) {
+    w->band_rows = min_size(max_size(BAND_PIXELS / w->g.out_width, 1), w->g.out_height);
+    w->bands = ceil_div(w->g.out_height, w->band_rows);
+}
+
+struct weight_parts VARIANT(plan_weight_parts)(const struct pyconv_conv2d *g, ptrdiff_t sets) {
+    struct weight_gradient w = {.g = *g};
+    plan_bands(&w);
+    ptrdiff_t pixels = g->batch * g->out_height * g->out_width;
+    return weight_parts(g, sets,
+                        min_size(min_size(MOST_PARTS, g->batch * w.bands), ceil_div(pixels, PART_PIXELS)));
+}
+
+/* All but the parts, which are given. */
 static void plan(struct weight_gradient *w) {
     struct pyconv_conv2d *g = &w->g;
+    plan_bands(w);
     ptrdiff_t area = g->kernel_height * g->kernel_width;
     ptrdiff_t used_height =
         (g->out_height - 1) * g->stride_height + (g->kernel_height - 1) * g->dilation_height + 1;
@@ -252,13 +270,8 @@ static void plan(struct weight_gradient *w) {
         g->in_channels / g->groups * (g->groups == 1 && g->dilation_width == 1 ? g->kernel_width : 1);
     w->indexed =
         run < 2 * OUTER_TILE && run % OUTER_TILE && area * (g->in_channels / g->groups) <= MOST_INDEXED;
-    w->band_rows = min_size(max_size(BAND_PIXELS / g->out_width, 1), g->out_height);
-    w->bands = ceil_div(g->out_height, w->band_rows);
-    ptrdiff_t pixels = g->batch * g->out_height * g->out_width;
-    ptrdiff_t parts = min_size(min_size(MOST_PARTS, g->batch * w->bands), ceil_div(pixels, PART_PIXELS));
-    w->parts = weight_parts(g, parts);
     w->shares = g->groups * w->parts.blocks;
-    w->splits = min_size(w->shares, ceil_div(TASKS_WANTED, w->parts.count));
+    w->splits = min_size(w->shares, ceil_div(TASKS_WANTED, w->parts.sets * w->parts.count));
     ptrdiff_t rows = (w->band_rows - 1) * g->stride_height + (g->kernel_height - 1) * g->dilation_height + 1;
     w->scratch_input = w->padded ? ((rows * w->width * g->in_channels) + 15) & ~(ptrdiff_t)15 : 0;
 }
@@ -266,10 +279,28 @@ static void plan(struct weight_gradient *w) {
 static struct workspace space(const struct weight_gradient *w) {
     ptrdiff_t area = w->g.kernel_height * w->g.kernel_width;
     return (struct workspace){
-        (size_t)(w->parts.count * w->parts.part_elements) * sizeof(real),
+        weight_parts_bytes(&w->parts),
         (size_t)(w->scratch_input + w->band_rows * w->g.out_width * BLOCK) * sizeof(real) +
             (size_t)w->band_rows * sizeof(struct segment) + (size_t)area * sizeof(struct run),
     };
+}
+
+struct workspace VARIANT(add_weight_parts_workspace)(const struct pyconv_conv2d *g,
+                                                     const struct weight_parts *parts) {
+    struct weight_gradient w = {.g = *g, .parts = *parts};
+    plan(&w);
+    return space(&w);
+}
+
+int VARIANT(add_weight_parts)(const struct pyconv_conv2d *g, const real *grad_output, const real *input,
+                              const struct weight_parts *parts, int fresh) {
+    struct weight_gradient w = {
+        .g = *g, .grad_output = grad_output, .input = input, .parts = *parts, .fresh = fresh};
+    plan(&w);
+    double work =
+        (double)(parts->sets * g->batch * g->out_height * g->out_width) * (double)parts->part_elements;
+    return parallel_run(parts->sets * parts->count * w.splits, work / MULTIPLY_ADDS_PER_NANOSECOND,
+                        space(&w).scratch, run_part, &w);
 }
 
 static int is_pointwise(const struct pyconv_conv2d *g) {
@@ -280,30 +311,24 @@ static int is_pointwise(const struct pyconv_conv2d *g) {
 
 struct workspace VARIANT(grad_weight_direct_workspace)(const struct pyconv_conv2d *g) {
     if (is_pointwise(g)) return VARIANT(grad_weight_pointwise_workspace)(g);
-    struct weight_gradient w = {.g = *g};
-    plan(&w);
-    return space(&w);
+    struct weight_parts parts = VARIANT(plan_weight_parts)(g, 1);
+    return VARIANT(add_weight_parts_workspace)(g, &parts);
 }
 
-int VARIANT(grad_weight_direct)(const struct pyconv_conv2d *geometry, const real *grad_output,
-                                const real *input, real *grad_weight) {
-    const struct pyconv_conv2d *g = geometry;
-    ptrdiff_t area = g->kernel_height * g->kernel_width,
-              elements = g->out_channels * (g->in_channels / g->groups) * area;
+int VARIANT(grad_weight_direct)(const struct pyconv_conv2d *g, const real *grad_output, const real *input,
+                                real *grad_weight) {
+    ptrdiff_t elements = g->out_channels * (g->in_channels / g->groups) * g->kernel_height * g->kernel_width;
     if (!elements) return PYCONV_OK;
     if (!g->batch || !g->out_height || !g->out_width) {
         memset(grad_weight, 0, (size_t)elements * sizeof(real));
         return PYCONV_OK;
     }
     if (is_pointwise(g)) return VARIANT(grad_weight_pointwise)(g, grad_output, input, grad_weight);
-    struct weight_gradient w = {.g = *g, .grad_output = grad_output, .input = input};
-    plan(&w);
-    struct workspace bytes = space(&w);
-    if (!(w.parts.sums = pyconv_alloc(bytes.shared))) return PYCONV_NO_MEMORY;
-    double work = (double)(g->batch * g->out_height * g->out_width) * (double)w.parts.part_elements;
-    int status = parallel_run(w.parts.count * w.splits, work / MULTIPLY_ADDS_PER_NANOSECOND, bytes.scratch,
-                              run_part, &w);
-    if (status == PYCONV_OK) status = VARIANT(sum_weight_parts)(&w.parts, grad_weight);
-    pyconv_free(w.parts.sums, bytes.shared);
+    struct weight_parts parts = VARIANT(plan_weight_parts)(g, 1);
+    size_t bytes = weight_parts_bytes(&parts);
+    if (!(parts.sums = pyconv_alloc(bytes))) return PYCONV_NO_MEMORY;
+    int status = VARIANT(add_weight_parts)(g, grad_output, input, &parts, 1);
+    if (status == PYCONV_OK) status = VARIANT(sum_weight_parts)(&parts, grad_weight);
+    pyconv_free(parts.sums, bytes);
     return status;
 }

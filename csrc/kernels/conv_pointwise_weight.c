@@ -141,7 +141,7 @@ static void split(struct pointwise *w, ptrdiff_t wanted) {
 static void plan(struct pointwise *w, const struct pyconv_conv2d *g) {
     w->g = g;
     w->pixels = g->batch * g->out_height * g->out_width;
-    w->parts = weight_parts(g, min_size(MOST_PARTS, ceil_div(w->pixels, PART_PIXELS)));
+    w->parts = weight_parts(g, 1, min_size(MOST_PARTS, ceil_div(w->pixels, PART_PIXELS)));
     w->panels = ceil_div(w->parts.channels, PANEL);
     w->channel_splits = w->filter_splits = 1;
     split(w, ceil_div(TASKS_WANTED, w->parts.count * w->parts.groups));

@@ -157,7 +157,7 @@ static void plan(struct winograd_weight *w) {
     w->m_plane = w->channels * w->filters + LANES;
     ptrdiff_t parts = ceil_div(TASKS_WANTED, w->channel_blocks * w->filter_blocks);
     parts = max_size(min_size(parts, w->tiling.tiles / TILES), 1);
-    w->parts = weight_parts(g, parts);
+    w->parts = weight_parts(g, 1, parts);
 }
 
 static struct workspace space(const struct winograd_weight *w) {
