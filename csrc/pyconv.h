@@ -79,7 +79,7 @@ struct pyconv_channel_kernels {
                           const void *input, const void *weight, void *grad_input, void *grad_weight);
 };
 
-/* ---- Losses: loss.c -------------------------------------------------------------------------------- */
+/* ---- Losses: loss.c, loss_class.c ------------------------------------------------------------------- */
 
 /* x: input, t: target, a: the parameter */
 enum pyconv_pointwise_loss {
@@ -91,12 +91,22 @@ enum pyconv_pointwise_loss {
 };
 
 struct pyconv_loss_kernels {
+    /* The first of target[rows] that is neither in [0, classes) nor ignore_index, or -1; then total is the
+     * sum of weight[class] (1 where NULL) of those not ignored */
+    ptrdiff_t (*check_classes)(ptrdiff_t rows, ptrdiff_t classes, const int64_t *target, const void *weight,
+                               int64_t ignore_index, double *total);
     /* input[outer][classes][inner], target[outer][inner] in [0, classes) or ignore_index, weight[classes] or
-     * NULL; loss[outer][inner] or NULL; grad_input as input or NULL, the gradient of the sum of
-     * row_scale[outer][inner] times loss, or scale times loss where row_scale is NULL */
+     * NULL; loss[outer][inner] and their sum, or NULL; grad_input as input or NULL, the gradient of the sum
+     * of row_scale[outer][inner] times loss, or scale times loss where row_scale is NULL */
     int (*cross_entropy)(ptrdiff_t outer, ptrdiff_t classes, ptrdiff_t inner, const void *input,
                          const int64_t *target, const void *weight, int64_t ignore_index, double smoothing,
-                         const void *row_scale, double scale, void *loss, void *grad_input);
+                         const void *row_scale, double scale, void *loss, double *sum, void *grad_input);
+    /* The same of minus the input that target picks */
+    int (*nll)(ptrdiff_t outer, ptrdiff_t classes, ptrdiff_t inner, const void *input, const int64_t *target,
+               const void *weight, int64_t ignore_index, void *loss, double *sum);
+    int (*nll_backward)(ptrdiff_t outer, ptrdiff_t classes, ptrdiff_t inner, const int64_t *target,
+                        const void *weight, int64_t ignore_index, const void *row_scale, double scale,
+                        void *grad_input);
     /* losses[count] or NULL, and their sum */
     int (*pointwise_loss)(enum pyconv_pointwise_loss op, ptrdiff_t count, const void *input,
                           const void *target, double a, void *losses, double *sum);

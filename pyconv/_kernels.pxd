@@ -43,8 +43,14 @@ cdef extern from "pyconv.h" nogil:
         PYCONV_BCE_WITH_LOGITS_LOSS
 
     struct pyconv_loss_kernels:
+        ptrdiff_t (*check_classes)(ptrdiff_t, ptrdiff_t, const int64_t *, const void *, int64_t,
+                                   double *) noexcept nogil
         int (*cross_entropy)(ptrdiff_t, ptrdiff_t, ptrdiff_t, const void *, const int64_t *, const void *, int64_t,
-                             double, const void *, double, void *, void *) noexcept nogil
+                             double, const void *, double, void *, double *, void *) noexcept nogil
+        int (*nll)(ptrdiff_t, ptrdiff_t, ptrdiff_t, const void *, const int64_t *, const void *, int64_t, void *,
+                   double *) noexcept nogil
+        int (*nll_backward)(ptrdiff_t, ptrdiff_t, ptrdiff_t, const int64_t *, const void *, int64_t, const void *,
+                            double, void *) noexcept nogil
         int (*pointwise_loss)(pyconv_pointwise_loss, ptrdiff_t, const void *, const void *, double, void *,
                               double *) noexcept nogil
         int (*pointwise_loss_backward)(pyconv_pointwise_loss, ptrdiff_t, const void *, double, const void *,

@@ -8,11 +8,12 @@
  *
  * so that loss and gradient need one exponential per logit. Rows of few classes are transposed, so that a
  * lane has a row, and no lane idles. Rows whose class is `ignore_index` count as 0. The other losses are sums
- * over elements: each task adds up its own, and these are added in order.
+ * over elements: each task adds up its own, and these are added in order. loss_class.c has what else there is
+ * for classes.
  */
+#include "loss.h"
 #include "parallel.h"
 #include "pyconv.h"
-#include "simd.h"
 #include "vmath.h"
 
 #define CHUNK ((ptrdiff_t)16384)
@@ -210,9 +211,23 @@ static void run_tiles(const void *context, ptrdiff_t task, void *scratch) {
     }
 }
 
+static int run_rows(struct cross_entropy *job) {
+    ptrdiff_t outer = job->rows / job->inner;
+    double nanoseconds = (double)job->rows * (double)job->classes * NANOSECONDS_PER_ELEMENT;
+    if (job->inner == 1 && job->classes <= FEW_CLASSES) {
+        job->rows_per_task = ceil_div(job->rows_per_task, LANES) * LANES;
+        return parallel_run(ceil_div(outer, job->rows_per_task), nanoseconds,
+                            2 * FEW_CLASSES * LANES * sizeof(real), run_tiles, job);
+    }
+    if (job->inner == 1)
+        return parallel_run(ceil_div(outer, job->rows_per_task), nanoseconds, 0, run_cross_entropy, job);
+    job->blocks = max_size(1, ceil_div(job->inner, max_size(64, CHUNK / max_size(1, job->classes))));
+    return parallel_run(outer * job->blocks, nanoseconds, 0, run_columns, job);
+}
+
 static int cross_entropy(ptrdiff_t outer, ptrdiff_t classes, ptrdiff_t inner, const void *input,
                          const int64_t *target, const void *weight, int64_t ignore_index, double smoothing,
-                         const void *row_scale, double scale, void *loss, void *grad_input) {
+                         const void *row_scale, double scale, void *loss, double *sum, void *grad_input) {
     struct cross_entropy job = {.rows = outer * inner,
                                 .classes = classes,
                                 .rows_per_task = max_size(1, CHUNK / max_size(1, classes)),
@@ -232,16 +247,12 @@ static int cross_entropy(ptrdiff_t outer, ptrdiff_t classes, ptrdiff_t inner, co
         for (ptrdiff_t i = 0; i < classes; i++) sum += (double)job.weight[i];
         job.weight_sum = (real)sum;
     }
-    double nanoseconds = (double)job.rows * (double)classes * NANOSECONDS_PER_ELEMENT;
-    if (inner == 1 && classes <= FEW_CLASSES) {
-        job.rows_per_task = ceil_div(job.rows_per_task, LANES) * LANES;
-        return parallel_run(ceil_div(outer, job.rows_per_task), nanoseconds,
-                            2 * FEW_CLASSES * LANES * sizeof(real), run_tiles, &job);
-    }
-    if (inner == 1)
-        return parallel_run(ceil_div(outer, job.rows_per_task), nanoseconds, 0, run_cross_entropy, &job);
-    job.blocks = max_size(1, ceil_div(inner, max_size(64, CHUNK / max_size(1, classes))));
-    return parallel_run(outer * job.blocks, nanoseconds, 0, run_columns, &job);
+    size_t bytes = (size_t)job.rows * sizeof(real);
+    if (sum && !loss && !(job.loss = pyconv_alloc(bytes))) return PYCONV_NO_MEMORY;
+    int status = job.rows ? run_rows(&job) : PYCONV_OK;
+    if (sum) *sum = VARIANT(sum_losses)(job.rows, job.loss);
+    if (sum && !loss) pyconv_free(job.loss, bytes);
+    return status;
 }
 
 /* ---- Losses that are a function of two numbers ---- */
@@ -352,4 +363,6 @@ static int pointwise_loss_backward(enum pyconv_pointwise_loss op, ptrdiff_t coun
     return parallel_run(ceil_div(count, CHUNK), nanoseconds, 0, run_gradient, &job);
 }
 
-const struct pyconv_loss_kernels KERNELS(loss) = {cross_entropy, pointwise_loss, pointwise_loss_backward};
+const struct pyconv_loss_kernels KERNELS(loss) = {VARIANT(check_classes), cross_entropy,
+                                                  VARIANT(nll),           VARIANT(nll_backward),
+                                                  pointwise_loss,         pointwise_loss_backward};

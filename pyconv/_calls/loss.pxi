@@ -36,11 +36,27 @@ POINTWISE_LOSS = {
 }
 
 
+def check_classes(ptrdiff_t classes, target, dtype, weight, int64_t ignore_index):
+    """The first index of the flat int64 target that is no class, or -1, and the sum of the others' weights."""
+    cdef const pyconv_kernels_table *table = kernels_of(dtype)
+    cdef ptrdiff_t rows = target.size, wrong
+    cdef double total = 0
+    cdef const void *t = data(target)
+    cdef const void *w = data_or_null(weight)
+    with nogil:
+        wrong = table.loss.check_classes(rows, classes, <const int64_t *>t, w, ignore_index, &total)
+    return wrong, total
+
+
 def cross_entropy(ptrdiff_t outer, ptrdiff_t classes, ptrdiff_t inner, input, target, weight,
-                  int64_t ignore_index, double smoothing, row_scale, double scale, loss, grad_input):
-    """Losses of input [outer][classes][inner] with int64 target, and their gradient; either may be None."""
+                  int64_t ignore_index, double smoothing, bint summed, row_scale, double scale, loss, grad_input):
+    """Losses of input [outer][classes][inner] with int64 target, and their gradient; either may be None.
+
+    Returns the losses' sum where `summed`.
+    """
     cdef const pyconv_kernels_table *table = kernels(input)
     cdef int status
+    cdef double total = 0
     cdef const void *x = data(input)
     cdef const void *t = data(target)
     cdef const void *w = data_or_null(weight)
@@ -49,7 +65,37 @@ def cross_entropy(ptrdiff_t outer, ptrdiff_t classes, ptrdiff_t inner, input, ta
     cdef void *g = output_or_null(grad_input)
     with nogil:
         status = table.loss.cross_entropy(outer, classes, inner, x, <const int64_t *>t, w, ignore_index, smoothing,
-                                          s, scale, y, g)
+                                          s, scale, y, &total if summed else NULL, g)
+    check(status)
+    return total
+
+
+def nll(ptrdiff_t outer, ptrdiff_t classes, ptrdiff_t inner, input, target, weight, int64_t ignore_index, loss):
+    """Losses of input [outer][classes][inner] with int64 target, which are written unless None; their sum."""
+    cdef const pyconv_kernels_table *table = kernels(input)
+    cdef int status
+    cdef double total = 0
+    cdef const void *x = data(input)
+    cdef const void *t = data(target)
+    cdef const void *w = data_or_null(weight)
+    cdef void *y = output_or_null(loss)
+    with nogil:
+        status = table.loss.nll(outer, classes, inner, x, <const int64_t *>t, w, ignore_index, y, &total)
+    check(status)
+    return total
+
+
+def nll_backward(ptrdiff_t outer, ptrdiff_t classes, ptrdiff_t inner, target, weight, int64_t ignore_index,
+                 row_scale, double scale, grad_input):
+    """The gradient of the sum of row_scale (or scale, where it is None) times losses."""
+    cdef const pyconv_kernels_table *table = kernels(grad_input)
+    cdef int status
+    cdef const void *t = data(target)
+    cdef const void *w = data_or_null(weight)
+    cdef const void *s = data_or_null(row_scale)
+    cdef void *g = output(grad_input)
+    with nogil:
+        status = table.loss.nll_backward(outer, classes, inner, <const int64_t *>t, w, ignore_index, s, scale, g)
     check(status)
 
 

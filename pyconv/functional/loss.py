@@ -14,6 +14,7 @@ from pyconv.functional._arrays import (
     channels_last,
     check_array,
     contiguous,
+    empty_like,
     in_format_of,
     wants_channels_last,
 )
@@ -78,8 +79,8 @@ def _losses_shape(input):
     return input.shape[:1] + input.shape[2:] if input.ndim > 1 else ()
 
 
-def _check_classes(op, target, input, ignore_index):
-    """`target` as a flat int64 array of class indices, checked."""
+def _check_classes(op, target, input, weight, ignore_index):
+    """Class indices as an int64 array, checked; and the mean's divisor, the weights of all that count."""
     classes, shape = _class_count(op, input), _losses_shape(input)
     if not -(2**63) <= integer(op, "ignore_index", ignore_index) < 2**63:
         raise ValueError(f"{op}: ignore_index must fit into int64; got {ignore_index}")
@@ -90,15 +91,34 @@ def _check_classes(op, target, input, ignore_index):
         raise TypeError(f"{op}: target must have an integer dtype for class indices; got {target.dtype}")
     if target.shape != shape:
         raise ValueError(f"{op}: target must have shape {shape} for input of shape {input.shape}; got {target.shape}")
-    if target.size and (target.min() < 0 or target.max() >= classes):
-        wrong = np.flatnonzero(((target < 0) | (target >= classes)) & (target != ignore_index))
-        if wrong.size:
-            place = tuple(map(int, np.unravel_index(wrong[0], shape))) if shape else ()
-            raise ValueError(
-                f"{op}: target must be class indices from 0 to {classes - 1}, or ignore_index="
-                f"{ignore_index}; got {target.ravel()[wrong[0]]} at {place}"
-            )
-    return np.ascontiguousarray(target, np.int64).ravel()
+    indices = np.ascontiguousarray(target, np.int64)
+    if target.dtype.kind == "u":
+        indices = np.where(indices < 0, classes + (ignore_index == classes), indices)  # those from 2**63 on
+    wrong, total = _kernels.check_classes(classes, indices, input.dtype, weight, ignore_index)
+    if wrong >= 0:
+        place = tuple(map(int, np.unravel_index(wrong, shape))) if shape else ()
+        raise ValueError(
+            f"{op}: target must be class indices from 0 to {classes - 1}, or ignore_index="
+            f"{ignore_index}; got {target[place]} at {place}"
+        )
+    return indices, total
+
+
+def _extents(input):
+    """How the kernels see what `_dense` returns: [outer][classes][inner]."""
+    if input.ndim == 2:
+        return *input.shape, 1
+    if input.ndim == 1:
+        return 1, input.shape[0], 1
+    if input.ndim == 4 and wants_channels_last(input):
+        n, c, h, w = input.shape
+        return n * h * w, c, 1
+    return *input.shape[:2], math.prod(input.shape[2:])
+
+
+def _dense(input):
+    """`input`, dense in the memory format that its result has."""
+    return channels_last(input) if input.ndim == 4 and wants_channels_last(input) else contiguous(input)
 
 
 def _rows(array):
@@ -131,20 +151,18 @@ def _from_rows(whole, input):
     return in_format_of(whole, input) if input.ndim == 4 else contiguous(whole)
 
 
-def _total_weight(target, weight, ignore_index):
-    """The divisor of the mean: the sum over the rows that are not ignored of their weights."""
-    kept = target != ignore_index
-    return np.count_nonzero(kept) if weight is None else float(weight[target[kept]].sum(dtype=np.float64))
+def _scalar(value, reduction, total, dtype):
+    """The sum of all losses as what the caller gets."""
+    if reduction == "mean":
+        value = _divide(value, total) if total else np.nan  # PyTorch's 0 / 0, with label smoothing as well
+    return dtype.type(value)
 
 
 def _reduced(losses, reduction, total, shape):
     """Losses of the rows as what the caller gets."""
     if reduction == "none":
         return losses.reshape(shape)[()]
-    value = float(losses.sum(dtype=np.float64))
-    if reduction == "mean":
-        value = _divide(value, total) if total else np.nan  # PyTorch's 0 / 0, with label smoothing as well
-    return losses.dtype.type(value)
+    return _scalar(float(losses.sum(dtype=np.float64)), reduction, total, losses.dtype)
 
 
 def cross_entropy(
@@ -217,42 +235,41 @@ def _cross_entropy_with_gradient(input, target, weight, ignore_index, reduction,
 
 
 def _cross_entropy_args(op, input, target, weight, ignore_index, label_smoothing):
+    """(target, the divisor of the mean, weight, label_smoothing), checked."""
     classes = _class_count(op, input)
     if not 0 <= number(op, "label_smoothing", label_smoothing) <= 1:
         raise ValueError(f"{op}: label_smoothing must be between 0 and 1; got {label_smoothing}")
+    weight = _check_weight(op, weight, classes, input.dtype)
     if isinstance(target, np.ndarray) and target.shape == input.shape and target.dtype.kind == "f":
         check_array(op, "target", target, dtype=input.dtype)  # probabilities
+        total = target.size // classes if classes else 0
     else:
-        target = _check_classes(op, target, input, ignore_index)
-    return target, _check_weight(op, weight, classes, input.dtype), float(label_smoothing)
+        target, total = _check_classes(op, target, input, weight, ignore_index)
+    return target, total, weight, float(label_smoothing)
 
 
-def _cross_entropy(input, target, weight, smoothing, ignore_index, reduction, grad_output, both=False):
+def _cross_entropy(input, target, total, weight, smoothing, ignore_index, reduction, grad_output, both=False):
     """(loss, gradient): the loss where grad_output is None or `both`, the gradient where it is not None."""
     if target.dtype.kind == "f":
         return _soft_cross_entropy(input, target, weight, smoothing, reduction, grad_output)
-    total = _total_weight(target, weight, ignore_index) if reduction == "mean" else 1.0
-    in_rows = input.ndim <= 2 or (input.ndim == 4 and wants_channels_last(input))
-    if in_rows:
-        x = _rows(input)
-        view = (*x.shape, 1)
-    else:
-        x = contiguous(input)
-        view = (*x.shape[:2], math.prod(x.shape[2:]))
-    losses = gradient = grad_view = row_scale = None
-    scale = 1.0
+    x = _dense(input)
+    losses = gradient = row_scale = None
+    scale, summed = 1.0, False
     if grad_output is None or both:
-        losses = _kernels.empty((target.size,), x.dtype)
+        summed = reduction != "none"
+        losses = None if summed else _kernels.empty((target.size,), x.dtype)
     if grad_output is not None:
-        gradient, grad_view = _empty_rows(input) if in_rows else [_kernels.empty(x.shape, x.dtype)] * 2
+        gradient = empty_like(input)
         if reduction == "none":
-            row_scale = contiguous(grad_output.reshape(-1))
+            row_scale = contiguous(grad_output)
         else:
-            scale = _divide(grad_output, total)
-    _kernels.cross_entropy(*view, x, target, weight, int(ignore_index), smoothing, row_scale, scale, losses, grad_view)
-    if losses is not None:
-        losses = _reduced(losses, reduction, total, _losses_shape(input))
-    return losses, gradient
+            scale = _divide(grad_output, total) if reduction == "mean" else grad_output
+    value = _kernels.cross_entropy(
+        *_extents(input), x, target, weight, ignore_index, smoothing, summed, row_scale, scale, losses, gradient
+    )
+    if summed:
+        return _scalar(value, reduction, total, x.dtype), gradient
+    return losses if losses is None else losses.reshape(_losses_shape(input))[()], gradient
 
 
 def _soft_cross_entropy(input, target, weight, smoothing, reduction, grad_output):
@@ -294,37 +311,24 @@ def nll_loss(input, target, weight=None, size_average=None, ignore_index=-100, r
     """
     op = "nll_loss"
     _check_reduction(op, reduction, size_average, reduce)
-    target = _check_classes(op, target, input, ignore_index)
-    x = _rows(input)
-    weight = _check_weight(op, weight, x.shape[1], x.dtype)
-    if not x.shape[1]:
-        losses = np.zeros(x.shape[0], x.dtype)
-    else:
-        kept = target != ignore_index
-        classes = target * kept  # 0 where ignored
-        losses = -x.take(classes + np.arange(0, x.size, x.shape[1]))
-        if weight is not None:
-            losses *= weight[classes]
-        losses[~kept] = 0
-    total = _total_weight(target, weight, ignore_index) if reduction == "mean" else 1.0
-    return _reduced(losses, reduction, total, _losses_shape(input))
+    weight = _check_weight(op, weight, _class_count(op, input), input.dtype)
+    target, total = _check_classes(op, target, input, weight, ignore_index)
+    losses = None if reduction != "none" else _kernels.empty(_losses_shape(input), input.dtype)
+    value = _kernels.nll(*_extents(input), _dense(input), target, weight, ignore_index, losses)
+    return _scalar(value, reduction, total, input.dtype) if losses is None else losses[()]
 
 
 def nll_loss_backward(grad_output, input, target, weight=None, ignore_index=-100, reduction="mean"):
     """Gradient of `nll_loss` with respect to input."""
     op = "nll_loss_backward"
     _check_reduction(op, reduction)
-    target = _check_classes(op, target, input, ignore_index)
-    rows, classes = _matrix(input)
-    weight = _check_weight(op, weight, classes, input.dtype)
-    scale = _upstream(op, grad_output, reduction, _losses_shape(input), input.dtype)
+    weight = _check_weight(op, weight, _class_count(op, input), input.dtype)
+    target, total = _check_classes(op, target, input, weight, ignore_index)
+    scale, row_scale = _upstream(op, grad_output, reduction, _losses_shape(input), input.dtype), None
     if reduction == "none":
-        scale = scale.reshape(-1)
+        scale, row_scale = 1.0, contiguous(scale)
     elif reduction == "mean":
-        scale = _divide(scale, _total_weight(target, weight, ignore_index))
-    gradient, grad_rows = _empty_rows(input)
-    grad_rows[...] = 0
-    kept = np.flatnonzero(target != ignore_index)
-    slope = -np.broadcast_to(np.asarray(scale, input.dtype), rows)[kept]
-    grad_rows[kept, target[kept]] = slope if weight is None else slope * weight[target[kept]]
-    return _from_rows(gradient, input)
+        scale = _divide(scale, total)
+    gradient = empty_like(input)
+    _kernels.nll_backward(*_extents(input), target, weight, ignore_index, row_scale, scale, gradient)
+    return gradient

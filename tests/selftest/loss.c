@@ -37,11 +37,48 @@ static void check_entropy(ptrdiff_t outer, ptrdiff_t classes, ptrdiff_t inner) {
                                        row_scale ? row_scale->value[row] : scale, grad->value + at);
     }
     struct array *wanted_loss = pick(3) ? loss : NULL, *wanted_grad = !wanted_loss || pick(3) ? grad : NULL;
+    struct array *sum = output(DOUBLE, 1), *wanted_sum = pick(2) ? sum : NULL;
+    for (ptrdiff_t row = 0; row < loss->count; row++) sum->value[0] += loss->value[row];
     RUN(kernels->loss->cross_entropy(outer, classes, inner, data(x), data(target), data(weight), -100,
-                                     smoothing, data(row_scale), scale, data(wanted_loss),
+                                     smoothing, data(row_scale), scale, data(wanted_loss), data(wanted_sum),
                                      data(wanted_grad)));
     if (wanted_loss) expect("loss", loss, 10 * rounding());
+    if (wanted_sum) expect("sum", sum, 10 * (1 + (double)loss->count) * rounding());
     if (wanted_grad) expect("grad_input", grad, 20 * rounding());
+    end_case();
+}
+
+static void check_nll(ptrdiff_t outer, ptrdiff_t classes, ptrdiff_t inner) {
+    begin_case("nll %td x %td x %td", outer, classes, inner);
+    struct array *x = whole(outer * classes * inner, 9), *target = input(INT64, outer * inner);
+    struct array *weight = pick(2) ? whole(classes, 3) : NULL,
+                 *row_scale = pick(2) ? whole(outer * inner, 3) : NULL;
+    struct array *loss = output(REAL, outer * inner), *sum = output(DOUBLE, 1),
+                 *grad = output(REAL, x->count);
+    double kept = 0, total = 0;
+    for (ptrdiff_t row = 0; row < outer * inner; row++) {
+        ptrdiff_t y = pick(5) ? pick(classes) : -100, at = (row / inner * classes + y) * inner + row % inner;
+        target->value[row] = (double)y;
+        if (y < 0) continue;
+        double w = weight ? weight->value[y] : 1;
+        kept += w;
+        loss->value[row] = -w * x->value[at];
+        grad->value[at] = -w * (row_scale ? row_scale->value[row] : 2);
+        sum->value[0] += loss->value[row];
+    }
+    const int64_t *y = data(target);
+    ptrdiff_t wrong = kernels->loss->check_classes(outer * inner, classes, y, data(weight), -100, &total);
+    if (wrong != -1 || total != kept) fail("check_classes: %td, %g for %g", wrong, total, kept);
+    if (outer > 0 && kernels->loss->check_classes(outer * inner, 0, y, NULL, -1, &total) != 0)
+        fail("check_classes: no class is legal where there are none");
+    struct array *wanted_loss = pick(2) ? loss : NULL;
+    RUN(kernels->loss->nll(outer, classes, inner, data(x), y, data(weight), -100, data(wanted_loss),
+                           data(sum)));
+    if (wanted_loss) expect("loss", loss, 0);
+    expect("sum", sum, 0);
+    RUN(kernels->loss->nll_backward(outer, classes, inner, y, data(weight), -100, data(row_scale), 2,
+                                    data(grad)));
+    expect("grad_input", grad, 0);
     end_case();
 }
 
@@ -170,8 +207,14 @@ static void check_square_sum(void) {
 void test_loss(void) {
     static const ptrdiff_t extents[] = {1, 2, 3, 8, 10, 15, 16, 17, 33, 100};
     for (int i = 0; i < 10; i++)
-        for (int j = 0; j < 8; j++) check_entropy(1 + pick(20), extents[i], j < 4 ? 1 : extents[pick(10)]);
+        for (int j = 0; j < 8; j++) {
+            check_entropy(1 + pick(20), extents[i], j < 4 ? 1 : extents[pick(10)]);
+            check_nll(1 + pick(20), extents[i], j < 4 ? 1 : extents[pick(10)]);
+        }
     check_entropy(0, 3, 1);
+    check_nll(0, 3, 1);
+    check_nll(9000, 3, 1);
+    check_nll(3, 40, 3000);
     static const ptrdiff_t counts[] = {0, 1, 7, 16, 50, 40000};
     for (int op = 0; op < PYCONV_POINTWISE_LOSS_COUNT; op++)
         for (int i = 0; i < 6; i++) check_pointwise(op, counts[i]);
