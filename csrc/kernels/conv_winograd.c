@@ -48,18 +48,29 @@ static void make_group(const struct winograd *w, ptrdiff_t first, ptrdiff_t tile
 
 /* ---- M: the products ---- */
 
+/* The places of the outputs of a group's tiles: [tile][residue] */
+struct places {
+    struct output_place at[MOST_TILES * MOST_RESIDUES];
+};
+
+static void find_places(const struct winograd *w, ptrdiff_t first, ptrdiff_t tiles, struct places *p) {
+    const int residues = w->kind->residues;
+    for (ptrdiff_t t = 0; t < tiles; t++)
+        for (int residue = 0; residue < residues; residue++)
+            p->at[t * residues + residue] = w->kind->place_output(w, first + t, residue);
+}
+
 /* Fetch the lines that one block of a tile will be written to: they, and the residual, come from memory while
  * M is made. (INLINE: GCC takes a function that only fetches for one that does nothing, and drops its calls.)
  */
-INLINE void fetch_output(const struct winograd *w, ptrdiff_t tile, ptrdiff_t block) {
-    for (int residue = 0; residue < w->kind->residues; residue++) {
-        struct output_place to = w->kind->place_output(w, tile, residue);
-        const real *dst = w->c->dst + to.offset + block * BLOCK, *residual = w->c->epilogue.residual;
-        if (residual) residual += to.offset + block * BLOCK;
-        for (ptrdiff_t i = 0; i < to.rows; i++)
-            for (ptrdiff_t j = 0; j < to.columns; j++)
+INLINE void fetch_output(const struct winograd *w, const struct output_place *place, ptrdiff_t block) {
+    for (int residue = 0; residue < w->kind->residues; residue++, place++) {
+        const real *dst = w->c->dst + place->offset + block * BLOCK, *residual = w->c->epilogue.residual;
+        if (residual) residual += place->offset + block * BLOCK;
+        for (ptrdiff_t i = 0; i < place->rows; i++)
+            for (ptrdiff_t j = 0; j < place->columns; j++)
                 for (int v = 0; v < BLOCK; v += LANES) {
-                    ptrdiff_t at = i * to.row + j * to.column + v;
+                    ptrdiff_t at = i * place->row + j * place->column + v;
                     __builtin_prefetch(dst + at, 1, 2);
                     if (residual) __builtin_prefetch(residual + at, 0, 2);
                 }
@@ -78,17 +89,16 @@ static void product_1(ptrdiff_t size, const real *x, ptrdiff_t pitch, ptrdiff_t 
     DISPATCH_TILE(size, PRODUCT, 1)
 }
 
-/* M (+)= V U of `group` and `block` over `depth` channels: += after the first ones; with the last ones the
- * output is fetched. */
-static void multiply(const struct winograd *w, ptrdiff_t group, ptrdiff_t block, const real *v, const real *u,
-                     ptrdiff_t depth, real *m, int add, int last) {
-    ptrdiff_t first = group_begin(w, group), tiles = group_begin(w, group + 1) - first;
+/* M (+)= V U of a group's `tiles` and a block over `depth` channels: += after the first ones; with the last
+ * ones the outputs are fetched from where they are. */
+static void multiply(const struct winograd *w, ptrdiff_t tiles, ptrdiff_t block, const real *v, const real *u,
+                     ptrdiff_t depth, real *m, int add, const struct places *fetched) {
     ptrdiff_t filters = w->c->dst_channels - block * BLOCK, parts = ceil_div(tiles, TILE);
-    const int planes = w->kind->planes;
+    const int planes = w->kind->planes, residues = w->kind->residues;
     for (int p = 0; p < planes; p++, v += w->v_plane, m += w->m_plane) {
         const real *weight = u + w->kind->matrix(p) * w->u_plane;
-        for (ptrdiff_t t = tiles * p / planes; last && t < tiles * (p + 1) / planes; t++)
-            fetch_output(w, first + t, block);
+        for (ptrdiff_t t = tiles * p / planes; fetched && t < tiles * (p + 1) / planes; t++)
+            fetch_output(w, fetched->at + t * residues, block);
         for (ptrdiff_t part = 0; part < parts; part++) {
             ptrdiff_t t = tiles * part / parts, size = tiles * (part + 1) / parts - t;
             if (filters > LANES)
@@ -125,16 +135,13 @@ INLINE void put_vector(const struct winograd *w, const struct output_place *plac
     }
 }
 
-static void put_group(const struct winograd *w, ptrdiff_t first, ptrdiff_t tiles, ptrdiff_t block,
+static void put_group(const struct winograd *w, const struct places *places, ptrdiff_t tiles, ptrdiff_t block,
                       const real *m) {
     ptrdiff_t begin = block * BLOCK, end = min_size(begin + BLOCK, w->c->dst_channels);
-    for (ptrdiff_t t = 0; t < tiles; t++) {
-        struct output_place place[MOST_RESIDUES];
-        for (int residue = 0; residue < w->kind->residues; residue++)
-            place[residue] = w->kind->place_output(w, first + t, residue);
+    for (ptrdiff_t t = 0; t < tiles; t++)
         for (ptrdiff_t k = begin; k < end; k += LANES)
-            put_vector(w, place, k, min_size(LANES, end - k), m + t * BLOCK + (k - begin));
-    }
+            put_vector(w, places->at + t * w->kind->residues, k, min_size(LANES, end - k),
+                       m + t * BLOCK + (k - begin));
 }
 
 /* ---- Tasks ---- */
@@ -157,18 +164,20 @@ static void run_block(const void *context, ptrdiff_t task, void *scratch) {
     const struct winograd *w = context;
     ptrdiff_t block = task % w->blocks, share = task / w->blocks, channels = w->c->src_channels;
     ptrdiff_t begin = w->groups * share / w->shares, end = w->groups * (share + 1) / w->shares;
-    ptrdiff_t chunks = ceil_div(channels, CHUNK);
+    ptrdiff_t chunks = ceil_div(channels, CHUNK), m_elements = w->kind->planes * w->m_plane;
     real *u = scratch, *m = u + w->u_elements;
+    struct places places;
     for (ptrdiff_t chunk = 0; chunk < chunks; chunk++) {
         ptrdiff_t c0 = channels * chunk / chunks, c1 = channels * (chunk + 1) / chunks;
+        int last = chunk == chunks - 1;
         make_filters(w, block, c0, c1, u);
-        for (ptrdiff_t group = begin; group < end; group++)
-            multiply(w, group, block, w->shared + group * w->v_elements + c0, u, c1 - c0,
-                     m + (group - begin) * w->kind->planes * w->m_plane, chunk > 0, chunk == chunks - 1);
-    }
-    for (ptrdiff_t group = begin; group < end; group++) {
-        ptrdiff_t first = group_begin(w, group), tiles = group_begin(w, group + 1) - first;
-        put_group(w, first, tiles, block, m + (group - begin) * w->kind->planes * w->m_plane);
+        for (ptrdiff_t group = begin; group < end; group++) {
+            ptrdiff_t first = group_begin(w, group), tiles = group_begin(w, group + 1) - first;
+            if (last) find_places(w, first, tiles, &places);
+            multiply(w, tiles, block, w->shared + group * w->v_elements + c0, u, c1 - c0,
+                     m + (group - begin) * m_elements, chunk > 0, last ? &places : NULL);
+            if (last) put_group(w, &places, tiles, block, m + (group - begin) * m_elements);
+        }
     }
 }
 
@@ -177,10 +186,12 @@ static void run_group(const void *context, ptrdiff_t group, void *scratch) {
     const struct winograd *w = context;
     real *v = scratch, *m = v + w->v_elements;
     ptrdiff_t first = group_begin(w, group), tiles = group_begin(w, group + 1) - first;
+    struct places places;
+    find_places(w, first, tiles, &places);
     make_group(w, first, tiles, v);
     for (ptrdiff_t block = 0; block < w->blocks; block++) {
-        multiply(w, group, block, v, w->u + block * w->u_elements, w->c->src_channels, m, 0, 1);
-        put_group(w, first, tiles, block, m);
+        multiply(w, tiles, block, v, w->u + block * w->u_elements, w->c->src_channels, m, 0, &places);
+        put_group(w, &places, tiles, block, m);
     }
 }
 
