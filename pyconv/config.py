@@ -72,8 +72,7 @@ def options(**choices):
     conv_algorithm : {'auto', 'direct', 'winograd'}
         'direct' forces the plain algorithm on every convolution: slower, with smaller rounding errors.
         'winograd' takes Winograd's wherever it can serve: float32, one group, stride 1 with kernels of 3x3 or 5x5
-        or (along lines, for more than a vector of channels) of any other shape, and stride 2 with 3x3, but for
-        the gradient of its weight.
+        or (along lines, for more than a vector of channels) of any other shape, and stride 2 with 3x3.
     fuse : bool
         Whether containers run neighbouring layers as one where the result is the same to rounding.
 

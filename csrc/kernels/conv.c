@@ -36,7 +36,7 @@ static int is_strided(const struct pyconv_conv2d *g) {
 
 static int fits_winograd(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass) {
     if (!REAL_IS_FLOAT || g->groups > 1) return 0;
-    if (is_strided(g)) return pass != PYCONV_GRAD_WEIGHT;
+    if (is_strided(g)) return 1;
     return g->stride_height == 1 && g->stride_width == 1 &&
            (is_square(g->kernel_height, g->kernel_width) || fits_lines(g, pass));
 }
@@ -67,15 +67,16 @@ static int fits_scatter(const struct pyconv_conv2d *g) {
  * stores included. */
 #define GATHER_EFFICIENCY 0.9
 #define PRODUCT_EFFICIENCY 0.8
-#define TRANSFORM_INPUT 130.0  /* cycles for LANES channels of a tile */
-#define TRANSFORM_OUTPUT 110.0 /* for LANES filters of a tile */
-#define TRANSFORM_FILTER 220.0 /* for LANES filters on one channel, the transposition included */
-#define STRIDED_TILE 300.0     /* for LANES channels or filters of a tile of 81 planes */
-#define LINE_TILE 120.0        /* for LANES channels of a tile of seven points, to or from memory */
-#define LINE_FILTER 300.0      /* for LANES filters on one channel and four taps, and */
-#define LINE_WEIGHT 200.0      /* for their gradient */
-#define SCATTER_VECTOR 4.0     /* load, add, store */
-#define GATHER_STORE 3.0       /* for LANES filters of a pixel: what a tile takes besides its products */
+#define TRANSFORM_INPUT 130.0     /* cycles for LANES channels of a tile */
+#define TRANSFORM_OUTPUT 110.0    /* for LANES filters of a tile */
+#define TRANSFORM_FILTER 220.0    /* for LANES filters on one channel, the transposition included */
+#define STRIDED_TILE 300.0        /* for LANES channels or filters of a tile of 81 planes; and where */
+#define STRIDED_WEIGHT_TILE 450.0 /* they come from memory, for the weight's gradient */
+#define LINE_TILE 120.0           /* for LANES channels of a tile of seven points, to or from memory */
+#define LINE_FILTER 300.0         /* for LANES filters on one channel and four taps, and */
+#define LINE_WEIGHT 200.0         /* for their gradient */
+#define SCATTER_VECTOR 4.0        /* load, add, store */
+#define GATHER_STORE 3.0          /* for LANES filters of a pixel: what a tile takes besides its products */
 #define PLANAR_EFFICIENCY 0.35
 #define PLANAR_STORE 0.8  /* for each output */
 #define PRODUCT_STORE 8.0 /* the same of Winograd's products, as so many more channels */
@@ -151,7 +152,8 @@ static double winograd_cycles(const struct pyconv_conv2d *g, enum pyconv_conv_pa
     if (pass ==
         PYCONV_GRAD_WEIGHT) /* tiles are made again for every 64 channels or filters of the other side */
         return products + filters +
-               tiles * (from_vectors * ceil_div(to, 64) + to_vectors * ceil_div(from, 64)) * TRANSFORM_INPUT;
+               tiles * (from_vectors * ceil_div(to, 64) + to_vectors * ceil_div(from, 64)) *
+                   (strided ? STRIDED_WEIGHT_TILE : TRANSFORM_INPUT);
     double made = strided ? STRIDED_TILE * (from_vectors + to_vectors)
                           : TRANSFORM_INPUT * from_vectors + TRANSFORM_OUTPUT * to_vectors;
     return products + filters + tiles * made + travel_cycles(tiles, planes, from, to);

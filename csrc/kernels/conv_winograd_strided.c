@@ -1,78 +1,12 @@
-/* Winograd's tiles of 3x3 kernels with a stride of 2, and of the gradient of their input.
+/* Winograd's tiles of 3x3 kernels with a stride of 2 (winograd_strided.h), and of the gradient of their
+ * input.
  *
- * In one direction, output i reads inputs 2 i, 2 i + 1 and 2 i + 2: the even ones by two taps, a dense
- * correlation F(4, 2) of five points, and the odd ones by one tap, which four plain products serve:
- *
- *     y = A^T [(G (g_0, g_2)) . (B^T d_even)] + g_1 d_odd          9 multiplications for 4 outputs, not 12
- *
- * In two directions 81 instead of 144: two taps both ways 25, two down and one across 5 * 4, one down and two
- * across 4 * 5, one both ways 16. The planes lie in the reverse of this order; those that share a filter's
- * matrix are neighbours, and there are 25 + 5 + 5 + 1 of these.
- *
- * The gradient of the input is the same with inputs and outputs changing places: every second row takes two
- * taps of five rows of grad_output, and those between take one of four of them. 5 x 5 pixels make 81 planes,
- * and these 8 x 8 pixels: 4 x 4 for each residue of the stride.
- *
- * The points are +-2/5, +-6/5 and infinity: relative RMS error 5e-7 (128 channels; +-1/2, +-1: 6.6e-7; 0, 1,
- * -1, 2: 9.7e-7).
+ * The gradient is the same with inputs and outputs changing places: every second row takes two taps of five
+ * rows of grad_output, and those between take one of four of them. 5 x 5 pixels make 81 planes, and these 8 x
+ * 8 pixels: 4 x 4 for each residue of the stride.
  */
 #include "conv_winograd.h"
-
-#define SIDE 4        /* outputs of a tile in one direction */
-#define EVEN_POINTS 5 /* of two taps */
-#define SPAN 9        /* inputs */
-
-#define POINT_A ((real)0.4)
-#define POINT_B ((real)1.2)
-#define SQUARE_A (POINT_A * POINT_A)
-#define SQUARE_B (POINT_B * POINT_B)
-#define SCALE_A (1 / (2 * POINT_A * (SQUARE_A - SQUARE_B)))
-#define SCALE_B (1 / (2 * POINT_B * (SQUARE_B - SQUARE_A)))
-
-/* Where the planes of two taps begin: across, down, both. There is one matrix for SIDE planes of the former.
- */
-#define DOWN (SIDE * SIDE)
-#define ACROSS (DOWN + EVEN_POINTS * SIDE)
-#define BOTH (ACROSS + EVEN_POINTS * SIDE)
-#define PLANES (BOTH + EVEN_POINTS * EVEN_POINTS)
-
-static int matrix(int plane) {
-    if (plane < DOWN) return 0;
-    return plane < BOTH ? 1 + (plane - DOWN) / SIDE : 1 + 2 * EVEN_POINTS + plane - BOTH;
-}
-
-/* ---- In one direction; steps in vectors ---- */
-
-/* out = B^T d, 5 of each */
-INLINE void transform_pixels(const vec *d, const int step, vec *out, const int out_step) {
-    vec d0 = d[0], d1 = d[step], d2 = d[2 * step], d3 = d[3 * step], d4 = d[4 * step];
-    vec even_a = d2 - SQUARE_B * d0, odd_a = d3 - SQUARE_B * d1;
-    vec even_b = d2 - SQUARE_A * d0, odd_b = d3 - SQUARE_A * d1;
-    out[0] = odd_a + POINT_A * even_a;
-    out[out_step] = odd_a - POINT_A * even_a;
-    out[2 * out_step] = odd_b + POINT_B * even_b;
-    out[3 * out_step] = odd_b - POINT_B * even_b;
-    out[4 * out_step] = d4 - SQUARE_A * d2 - SQUARE_B * even_b;
-}
-
-/* out = G (g, h) */
-INLINE void transform_taps(vec g, vec h, vec *out, const int out_step) {
-    out[0] = SCALE_A * (g + POINT_A * h);
-    out[out_step] = SCALE_A * (POINT_A * h - g);
-    out[2 * out_step] = SCALE_B * (g + POINT_B * h);
-    out[3 * out_step] = SCALE_B * (POINT_B * h - g);
-    out[4 * out_step] = h;
-}
-
-/* out = A^T y, 5 to 4 */
-INLINE void transform_products(const vec *y, const int step, vec *out, const int out_step) {
-    vec sum_a = y[0] + y[step], difference_a = y[0] - y[step];
-    vec sum_b = y[2 * step] + y[3 * step], difference_b = y[2 * step] - y[3 * step];
-    out[0] = sum_a + sum_b;
-    out[out_step] = POINT_A * difference_a + POINT_B * difference_b;
-    out[2 * out_step] = SQUARE_A * sum_a + SQUARE_B * sum_b;
-    out[3 * out_step] = SQUARE_A * POINT_A * difference_a + SQUARE_B * POINT_B * difference_b + y[4 * step];
-}
+#include "winograd_strided.h"
 
 /* ---- The filters: the same for both passes, which have their taps in reverse order ---- */
 
@@ -91,33 +25,6 @@ static void filter_planes(const vec *g, real *to, ptrdiff_t plane) {
 }
 
 /* ---- The tiles of an image: 9 x 9 pixels to 81 planes, and these to 4 x 4 outputs ---- */
-
-#define PIXEL(at) (lanes == LANES ? load(from[at] + offset) : load_first(from[at] + offset, lanes))
-
-INLINE void image_planes(const real *const *from, ptrdiff_t offset, ptrdiff_t lanes, real *to,
-                         ptrdiff_t plane) {
-    vec half[EVEN_POINTS * EVEN_POINTS], d[EVEN_POINTS], out[EVEN_POINTS];
-    UNROLL for (int i = 0; i < SIDE; i++) UNROLL for (int j = 0; j < SIDE; j++)
-        store(to + (i * SIDE + j) * plane, PIXEL((2 * i + 1) * SPAN + 2 * j + 1));
-    UNROLL for (int j = 0; j < SIDE; j++) {
-        UNROLL for (int i = 0; i < EVEN_POINTS; i++) d[i] = PIXEL(2 * i * SPAN + 2 * j + 1);
-        transform_pixels(d, 1, out, 1);
-        UNROLL for (int i = 0; i < EVEN_POINTS; i++) store(to + (DOWN + i * SIDE + j) * plane, out[i]);
-    }
-    UNROLL for (int i = 0; i < SIDE; i++) {
-        UNROLL for (int j = 0; j < EVEN_POINTS; j++) d[j] = PIXEL((2 * i + 1) * SPAN + 2 * j);
-        transform_pixels(d, 1, out, 1);
-        UNROLL for (int j = 0; j < EVEN_POINTS; j++) store(to + (ACROSS + j * SIDE + i) * plane, out[j]);
-    }
-    UNROLL for (int j = 0; j < EVEN_POINTS; j++) {
-        UNROLL for (int i = 0; i < EVEN_POINTS; i++) d[i] = PIXEL(2 * i * SPAN + 2 * j);
-        transform_pixels(d, 1, half + j, EVEN_POINTS);
-    }
-    UNROLL for (int i = 0; i < EVEN_POINTS; i++) {
-        transform_pixels(half + i * EVEN_POINTS, 1, out, 1);
-        UNROLL for (int j = 0; j < EVEN_POINTS; j++) store(to + (BOTH + i * EVEN_POINTS + j) * plane, out[j]);
-    }
-}
 
 static void make_image_tile(const struct winograd *w, ptrdiff_t tile, real *v) {
     const struct correlation *c = w->c;
@@ -169,7 +76,8 @@ static struct output_place place_output(const struct winograd *w, ptrdiff_t tile
 }
 
 const struct winograd_kind VARIANT(winograd_strided) = {
-    SIDE, 1, PLANES, matrix, cut, filter_planes, make_image_tile, place_output, image_outputs};
+    SIDE,         1, STRIDED_PLANES, strided_matrix, cut, filter_planes, make_image_tile, place_output,
+    image_outputs};
 
 /* ---- The tiles of a gradient: 5 x 5 pixels to 81 planes, and these to 8 x 8 ----
  *
@@ -254,8 +162,8 @@ static struct output_place place_gradient(const struct winograd *w, ptrdiff_t ti
 
 const struct winograd_kind VARIANT(winograd_spread) = {SIDE,
                                                        4,
-                                                       PLANES,
-                                                       matrix,
+                                                       STRIDED_PLANES,
+                                                       strided_matrix,
                                                        cut_gradient,
                                                        filter_planes,
                                                        make_gradient_tile,

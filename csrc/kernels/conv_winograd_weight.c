@@ -1,100 +1,149 @@
-/* Winograd's gradient of the weight: 3x3 kernels as F(3x3, 4x4), 5x5 as F(5x5, 2x2).
+/* Winograd's gradient of the weight: 3x3 kernels as F(3x3, 4x4), 5x5 as F(5x5, 2x2), and 3x3 ones with a
+ * stride of 2 (winograd_strided.h).
  *
- *     V[p][t][c] = input tile t, 6x6, transformed                           (B^T d B)
- *     D[p][t][k] = output gradient tile t, 4x4 (2x2), as a filter           (G g G^T)
- *     M[p][c][k] = sum over tiles t of V[p][t][c] * D[p][t][k]              for each of the 36 points p
+ *     V[p][t][c] = input tile t transformed                                 (B^T d B)
+ *     D[p][t][k] = output gradient tile t, transformed as a filter          (G g G^T)
+ *     M[q][c][k] = sum over tiles t and the planes p of matrix q of V[p][t][c] * D[p][t][k]
  *     grad_weight[k][c] = M transformed back to 3x3 (5x5)                   (A^T M A)
  *
  * A task owns CHANNELS x FILTERS of M (36 * 64 * 64 * 4 = 576 KiB, in L2 from its first tile to its last) and
- * a share of the tiles, TILES at a time (V and D: 2 * 36 * 32 * 80 * 4 = 720 KiB; of one point all three
- * are 36 KiB, near L1). Where there are few such blocks, the tiles are cut into `parts`, each of which is
- * transformed back and added to the others in ascending order: so any number of threads gives the same bits.
+ * a share of the tiles, some at a time (32 of 36 planes: V and D are 2 * 36 * 32 * 80 * 4 = 720 KiB; of one
+ * point all three are 36 KiB, near L1). Where there are few such blocks, the tiles are cut into `parts`, each
+ * of which is transformed back and added to the others in ascending order: so any number of threads gives the
+ * same bits.
  */
 #include "conv.h"
 #include "parallel.h"
 #include "tile.h"
 #include "winograd.h"
+#include "winograd_strided.h"
 
 #define CHANNELS ((ptrdiff_t)64)
 #define FILTERS max_size(64, BLOCK)
-#define TILES ((ptrdiff_t)32)
 #define TASKS_WANTED 16
+#define MOST_MERGED (SIDE * SIDE) /* planes of one matrix */
+
+/* The tiles of a kernel. */
+struct weight_kind {
+    int side, step,
+        span; /* of a tile, in one direction: outputs, inputs from one to the next, inputs in all */
+    int planes;
+    ptrdiff_t tiles; /* at a time */
+    int (*matrix)(int plane);
+    /* One vector of channels, or filters, of one tile, of which `left` are left; `plane`: elements
+     * between planes. */
+    void (*transform_input)(const real *const *from, ptrdiff_t offset, ptrdiff_t left, real *to,
+                            ptrdiff_t plane);
+    void (*transform_gradient)(const real *const *from, ptrdiff_t offset, ptrdiff_t left, real *to,
+                               ptrdiff_t plane);
+    void (*transform_products)(const real *m, ptrdiff_t plane, vec *taps);
+};
+
+static int own_matrix(int plane) { return plane; }
+
+/* The transform of all lanes, or of those that are left at the end. */
+#define OF_TILE(name, TRANSFORM)                                                                             \
+    static void name(const real *const *from, ptrdiff_t offset, ptrdiff_t left, real *to, ptrdiff_t plane) { \
+        if (left >= LANES) {                                                                                 \
+            const ptrdiff_t lanes = LANES;                                                                   \
+            TRANSFORM;                                                                                       \
+        } else {                                                                                             \
+            const ptrdiff_t lanes = left;                                                                    \
+            TRANSFORM;                                                                                       \
+        }                                                                                                    \
+    }
+OF_TILE(input_tile, transform_input_tile(from, offset, lanes, to, plane))
+OF_TILE(gradient_4, transform_gradient_tile(4, from, offset, lanes, to, plane))
+OF_TILE(gradient_2, transform_gradient_tile(2, from, offset, lanes, to, plane))
+OF_TILE(strided_input, image_planes(from, offset, lanes, to, plane))
+OF_TILE(strided_gradient, gradient_tile_planes(from, offset, lanes, to, plane))
+
+static void taps_3(const real *m, ptrdiff_t plane, vec *taps) { transform_output_tile(3, m, plane, taps); }
+static void taps_5(const real *m, ptrdiff_t plane, vec *taps) { transform_output_tile(5, m, plane, taps); }
+static void strided_taps(const real *m, ptrdiff_t plane, vec *taps) { tap_outputs(m, plane, taps); }
+
+static const struct weight_kind kind_3x3 = {4,          1,          POINTS,     AREA,  32,
+                                            own_matrix, input_tile, gradient_4, taps_3};
+static const struct weight_kind kind_5x5 = {2,          1,          POINTS,     AREA,  32,
+                                            own_matrix, input_tile, gradient_2, taps_5};
+static const struct weight_kind kind_strided = {
+    SIDE, 2, SPAN, STRIDED_PLANES, 12, strided_matrix, strided_input, strided_gradient, strided_taps};
 
 struct winograd_weight {
     const struct pyconv_conv2d *g;
     const real *grad_output, *input, *zeros; /* zeros: what lies outside of the images */
     struct weight_parts parts;
-    int taps, side; /* of the kernel; of an output tile, in one direction */
+    const struct weight_kind *kind;
     struct tiling tiling;
     ptrdiff_t channel_blocks, filter_blocks, channels, filters; /* channels, filters: of the largest block */
     ptrdiff_t v_pitch, d_pitch;
-    ptrdiff_t v_plane, d_plane, m_plane; /* elements from one point to the next: odd in cache lines */
+    ptrdiff_t v_plane, d_plane, m_plane; /* elements from one plane to the next: odd in cache lines */
 };
 
-static __attribute__((noinline)) void make_input_tile(const struct winograd_weight *w, ptrdiff_t tile,
-                                                      ptrdiff_t begin, ptrdiff_t end, real *v) {
+static void make_input_tile(const struct winograd_weight *w, ptrdiff_t tile, ptrdiff_t begin, ptrdiff_t end,
+                            real *v) {
     const struct pyconv_conv2d *g = w->g;
+    const int step = w->kind->step;
     struct tile_place at = place_tile(&w->tiling, tile);
-    const real *from[AREA];
-    find_pixels(POINTS, &w->tiling, w->input + at.image * g->in_height * g->in_width * g->in_channels,
-                g->in_height, g->in_width, g->in_channels, at.y - g->pad_top, at.x - g->pad_left, w->zeros,
-                from);
+    const real *from[SPAN * SPAN];
+    find_pixels(w->kind->span, &w->tiling, w->input + at.image * g->in_height * g->in_width * g->in_channels,
+                g->in_height, g->in_width, g->in_channels, at.y * step - g->pad_top,
+                at.x * step - g->pad_left, w->zeros, from);
     for (ptrdiff_t c = begin; c < end; c += LANES, v += LANES)
-        if (c + LANES <= end)
-            transform_input_tile(from, c, LANES, v, w->v_plane);
-        else
-            transform_input_tile(from, c, end - c, v, w->v_plane);
+        w->kind->transform_input(from, c, end - c, v, w->v_plane);
 }
 
-INLINE void make_gradient_tile(const int side, const struct winograd_weight *w, ptrdiff_t tile,
-                               ptrdiff_t begin, ptrdiff_t end, real *d) {
+static void make_gradient_tile(const struct winograd_weight *w, ptrdiff_t tile, ptrdiff_t begin,
+                               ptrdiff_t end, real *d) {
     const struct pyconv_conv2d *g = w->g;
     struct tile_place at = place_tile(&w->tiling, tile);
-    const real *from[16];
-    find_pixels(side, &w->tiling, w->grad_output + at.image * g->out_height * g->out_width * g->out_channels,
-                g->out_height, g->out_width, g->out_channels, at.y, at.x, w->zeros, from);
+    const real *from[SIDE * SIDE];
+    find_pixels(w->kind->side, &w->tiling,
+                w->grad_output + at.image * g->out_height * g->out_width * g->out_channels, g->out_height,
+                g->out_width, g->out_channels, at.y, at.x, w->zeros, from);
     for (ptrdiff_t k = begin; k < end; k += LANES, d += LANES)
-        if (k + LANES <= end)
-            transform_gradient_tile(side, from, k, LANES, d, w->d_plane);
-        else
-            transform_gradient_tile(side, from, k, end - k, d, w->d_plane);
+        w->kind->transform_gradient(from, k, end - k, d, w->d_plane);
 }
 
-#define OUTER(m, vectors) tile_outer(m, vectors, 0, segment, 1, &x_offset, x_step, g_step, acc)
+#define OUTER(m, vectors) tile_outer(m, vectors, 0, segment, segments, &x_offset, x_step, g_step, acc)
 
-static void outer_2(ptrdiff_t size, const struct segment *segment, ptrdiff_t x_offset, ptrdiff_t x_step,
-                    ptrdiff_t g_step, real *acc) {
+static void outer_2(ptrdiff_t size, const struct segment *segment, ptrdiff_t segments, ptrdiff_t x_offset,
+                    ptrdiff_t x_step, ptrdiff_t g_step, real *acc) {
     DISPATCH_OUTER(size, OUTER, 2)
 }
 
-static void outer_1(ptrdiff_t size, const struct segment *segment, ptrdiff_t x_offset, ptrdiff_t x_step,
-                    ptrdiff_t g_step, real *acc) {
+static void outer_1(ptrdiff_t size, const struct segment *segment, ptrdiff_t segments, ptrdiff_t x_offset,
+                    ptrdiff_t x_step, ptrdiff_t g_step, real *acc) {
     DISPATCH_OUTER(size, OUTER, 1)
 }
 
-/* M[p][block of filters][c][BLOCK] += V[p]^T D[p] over `tiles` */
-static __attribute__((noinline)) void multiply(const struct winograd_weight *w, ptrdiff_t tiles,
-                                               ptrdiff_t channels, ptrdiff_t filters, const real *v,
-                                               const real *d, real *m) {
+/* M[q][block of filters][c][BLOCK] += V[p]^T D[p] over `tiles` and the planes p of q */
+static void multiply(const struct winograd_weight *w, ptrdiff_t tiles, ptrdiff_t channels, ptrdiff_t filters,
+                     const real *v, const real *d, real *m) {
+    const struct weight_kind *kind = w->kind;
     ptrdiff_t parts = ceil_div(channels, OUTER_TILE);
-    for (ptrdiff_t p = 0; p < AREA; p++, v += w->v_plane, d += w->d_plane)
+    for (int p = 0, planes; p < kind->planes; p += planes) {
+        int q = kind->matrix(p);
+        for (planes = 1; p + planes < kind->planes && kind->matrix(p + planes) == q;) planes++;
         for (ptrdiff_t k = 0; k < filters; k += BLOCK) {
-            real *acc = m + p * w->m_plane + k / BLOCK * channels * BLOCK;
-            struct segment segment = {v, d + k, tiles};
+            real *acc = m + q * w->m_plane + k / BLOCK * channels * BLOCK;
+            struct segment segment[MOST_MERGED];
+            for (int i = 0; i < planes; i++)
+                segment[i] = (struct segment){v + (p + i) * w->v_plane, d + (p + i) * w->d_plane + k, tiles};
             for (ptrdiff_t part = 0; part < parts; part++) {
                 ptrdiff_t c = channels * part / parts, size = channels * (part + 1) / parts - c;
                 if (filters - k > LANES)
-                    outer_2(size, &segment, c, w->v_pitch, w->d_pitch, acc + c * BLOCK);
+                    outer_2(size, segment, planes, c, w->v_pitch, w->d_pitch, acc + c * BLOCK);
                 else
-                    outer_1(size, &segment, c, w->v_pitch, w->d_pitch, acc + c * BLOCK);
+                    outer_1(size, segment, planes, c, w->v_pitch, w->d_pitch, acc + c * BLOCK);
             }
         }
+    }
 }
 
 /* Transform M back into this part's [block][tap][channel][BLOCK]. */
-INLINE void put_weights(const int taps, const struct winograd_weight *w, ptrdiff_t part,
-                        ptrdiff_t first_channel, ptrdiff_t channels, ptrdiff_t first_filter,
-                        ptrdiff_t filters, const real *m) {
+static void put_weights(const struct winograd_weight *w, ptrdiff_t part, ptrdiff_t first_channel,
+                        ptrdiff_t channels, ptrdiff_t first_filter, ptrdiff_t filters, const real *m) {
     ptrdiff_t blocks = ceil_div(filters, BLOCK);
     for (ptrdiff_t b = 0; b < blocks; b++) {
         real *to = w->parts.sums + part * w->parts.part_elements +
@@ -102,8 +151,8 @@ INLINE void put_weights(const int taps, const struct winograd_weight *w, ptrdiff
         for (ptrdiff_t c = 0; c < channels; c++)
             for (ptrdiff_t k = 0; k < min_size(BLOCK, filters - b * BLOCK); k += LANES) {
                 vec out[25];
-                transform_output_tile(taps, m + (b * channels + c) * BLOCK + k, w->m_plane, out);
-                for (int t = 0; t < taps * taps; t++)
+                w->kind->transform_products(m + (b * channels + c) * BLOCK + k, w->m_plane, out);
+                for (ptrdiff_t t = 0; t < w->parts.area; t++)
                     store(to + (t * w->parts.channels + first_channel + c) * BLOCK + k, out[t]);
             }
     }
@@ -117,46 +166,39 @@ static void run_winograd_weight(const void *context, ptrdiff_t task, void *scrat
     ptrdiff_t c0 = channel_block * CHANNELS, c1 = min_size(c0 + CHANNELS, w->g->in_channels),
               channels = c1 - c0;
     ptrdiff_t k0 = filter_block * FILTERS, k1 = min_size(k0 + FILTERS, w->g->out_channels), filters = k1 - k0;
-    real *v = scratch, *d = v + AREA * w->v_plane, *m = d + AREA * w->d_plane;
+    real *v = scratch, *d = v + w->kind->planes * w->v_plane, *m = d + w->kind->planes * w->d_plane;
     memset(m, 0, (size_t)(AREA * w->m_plane) * sizeof(real));
 
     ptrdiff_t begin = w->tiling.tiles * part / w->parts.count,
               end = w->tiling.tiles * (part + 1) / w->parts.count;
-    for (ptrdiff_t groups = ceil_div(end - begin, TILES), group = 0; group < groups; group++) {
+    for (ptrdiff_t groups = ceil_div(end - begin, w->kind->tiles), group = 0; group < groups; group++) {
         ptrdiff_t first = begin + (end - begin) * group / groups,
                   last = begin + (end - begin) * (group + 1) / groups;
         for (ptrdiff_t t = first; t < last; t++) {
             make_input_tile(w, t, c0, c1, v + (t - first) * w->v_pitch);
-            if (w->side == 4)
-                make_gradient_tile(4, w, t, k0, k1, d + (t - first) * w->d_pitch);
-            else
-                make_gradient_tile(2, w, t, k0, k1, d + (t - first) * w->d_pitch);
+            make_gradient_tile(w, t, k0, k1, d + (t - first) * w->d_pitch);
         }
         multiply(w, last - first, channels, filters, v, d, m);
     }
-    if (w->taps == 3)
-        put_weights(3, w, part, c0, channels, k0, filters, m);
-    else
-        put_weights(5, w, part, c0, channels, k0, filters, m);
+    put_weights(w, part, c0, channels, k0, filters, m);
 }
 
 static void plan(struct winograd_weight *w) {
     const struct pyconv_conv2d *g = w->g;
-    w->taps = (int)g->kernel_height;
-    w->side = POINTS + 1 - w->taps;
-    w->tiling =
-        cut_tiles(w->side, g->batch, g->out_height, g->out_width, g->dilation_height, g->dilation_width);
+    w->kind = g->stride_height == 2 ? &kind_strided : g->kernel_height == 3 ? &kind_3x3 : &kind_5x5;
+    w->tiling = cut_tiles(w->kind->side, g->batch, g->out_height, g->out_width, g->dilation_height,
+                          g->dilation_width);
     w->channel_blocks = ceil_div(g->in_channels, CHANNELS);
     w->filter_blocks = ceil_div(g->out_channels, FILTERS);
     w->channels = min_size(g->in_channels, CHANNELS);
     w->filters = min_size(ceil_div(g->out_channels, BLOCK) * BLOCK, FILTERS);
     w->v_pitch = ceil_div(w->channels, LANES) * LANES + LANES;
     w->d_pitch = w->filters + LANES;
-    w->v_plane = TILES * w->v_pitch + LANES;
-    w->d_plane = TILES * w->d_pitch + LANES;
+    w->v_plane = w->kind->tiles * w->v_pitch + LANES;
+    w->d_plane = w->kind->tiles * w->d_pitch + LANES;
     w->m_plane = w->channels * w->filters + LANES;
     ptrdiff_t parts = ceil_div(TASKS_WANTED, w->channel_blocks * w->filter_blocks);
-    parts = max_size(min_size(parts, w->tiling.tiles / TILES), 1);
+    parts = max_size(min_size(parts, w->tiling.tiles / w->kind->tiles), 1);
     w->parts = weight_parts(g, 1, parts);
 }
 
@@ -164,7 +206,7 @@ static struct workspace space(const struct winograd_weight *w) {
     ptrdiff_t zeros = max_size(w->g->in_channels, w->g->out_channels);
     return (struct workspace){
         (size_t)(w->parts.count * w->parts.part_elements + zeros) * sizeof(real),
-        (size_t)(AREA * (w->v_plane + w->d_plane + w->m_plane)) * sizeof(real),
+        (size_t)(w->kind->planes * (w->v_plane + w->d_plane) + AREA * w->m_plane) * sizeof(real),
     };
 }
 
@@ -189,7 +231,7 @@ int VARIANT(grad_weight_winograd)(const struct pyconv_conv2d *g, const real *gra
     w.zeros = memset(w.parts.sums + sums, 0, bytes.shared - (size_t)sums * sizeof(real));
 
     ptrdiff_t tasks = w.parts.count * w.channel_blocks * w.filter_blocks;
-    double work = (double)w.tiling.tiles * AREA * (double)g->in_channels * (double)g->out_channels;
+    double work = (double)w.tiling.tiles * w.kind->planes * (double)g->in_channels * (double)g->out_channels;
     int status =
         parallel_run(tasks, work / MULTIPLY_ADDS_PER_NANOSECOND, bytes.scratch, run_winograd_weight, &w);
     if (status == PYCONV_OK) status = VARIANT(sum_weight_parts)(&w.parts, grad_weight);
