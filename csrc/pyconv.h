@@ -321,7 +321,12 @@ struct pyconv_epilogue {
     int relu;
 };
 
-enum pyconv_conv_pass { PYCONV_FORWARD, PYCONV_GRAD_INPUT, PYCONV_GRAD_WEIGHT };
+enum pyconv_conv_pass {
+    PYCONV_FORWARD,
+    PYCONV_GRAD_INPUT,
+    PYCONV_GRAD_WEIGHT,
+    PYCONV_FORWARD_PREPARED /* by a weight that `prepare` has laid out, where the algorithm keeps one */
+};
 enum pyconv_conv_algorithm {
     PYCONV_CONV_AUTO,
     PYCONV_CONV_DIRECT,
@@ -351,7 +356,8 @@ struct pyconv_conv_kernels {
                       const void *residual, void *grad_input, enum pyconv_conv_algorithm);
     int (*grad_weight)(const struct pyconv_conv2d *, const void *grad_output, const void *input,
                        void *grad_weight, void *grad_bias, enum pyconv_conv_algorithm);
-    /* Lay a weight out as the forward pass reads it, once for many calls; where explain says how large. */
+    /* Lay a weight out as the forward pass reads it, once for many calls; explain of PYCONV_FORWARD_PREPARED says
+     * how large that is. */
     int (*prepare)(const struct pyconv_conv2d *, const void *weight, void *prepared,
                    enum pyconv_conv_algorithm);
     /* What a call would take; the algorithm is that which AUTO or the one asked for stands for. */

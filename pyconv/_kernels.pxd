@@ -208,6 +208,7 @@ cdef extern from "pyconv.h" nogil:
         PYCONV_FORWARD
         PYCONV_GRAD_INPUT
         PYCONV_GRAD_WEIGHT
+        PYCONV_FORWARD_PREPARED
 
     struct pyconv_conv_plan:
         pyconv_conv_algorithm algorithm

@@ -1,45 +1,11 @@
-/* Convolution: which algorithm computes a pass, and why. */
+/* Convolution: each pass by the algorithm that conv_choice.c chooses. */
 #include "conv.h"
 #include "conv_grouped.h"
 #include "conv_planar.h"
 #include "correlation.h"
 #include "parallel.h"
-#include "winograd.h"
-#include "winograd_line.h"
 
 extern const struct pyconv_join_kernels KERNELS(join);
-
-static int is_depthwise(const struct pyconv_conv2d *g) {
-    return g->groups == g->in_channels && g->groups == g->out_channels && g->groups > 1;
-}
-
-/* The lines that a pass is cut into; of the input's gradient, where that is the output. */
-static struct lines lines_of(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass) {
-    int back = pass == PYCONV_GRAD_INPUT;
-    return cut_lines(g->batch, back ? g->in_height : g->out_height, back ? g->in_width : g->out_width,
-                     g->kernel_height, g->kernel_width, g->dilation_height, g->dilation_width,
-                     g->in_channels + g->out_channels);
-}
-
-static int fits_lines(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass) {
-    struct lines l = lines_of(g, pass);
-    return (l.vertical ? g->dilation_height : g->dilation_width) == 1 &&
-           l.rows * l.groups <= MOST_LINE_TAPS && l.images > 0 && l.m_height > 0 && l.m_width > 0 &&
-           g->in_channels > LANES && g->out_channels > LANES;
-}
-
-/* 3 x 3 kernels with a stride of 2, see conv_winograd_strided.c */
-static int is_strided(const struct pyconv_conv2d *g) {
-    return g->stride_height == 2 && g->stride_width == 2 && g->kernel_height == 3 && g->kernel_width == 3 &&
-           g->dilation_height == 1 && g->dilation_width == 1;
-}
-
-static int fits_winograd(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass) {
-    if (!REAL_IS_FLOAT || g->groups > 1) return 0;
-    if (is_strided(g)) return 1;
-    return g->stride_height == 1 && g->stride_width == 1 &&
-           (is_square(g->kernel_height, g->kernel_width) || fits_lines(g, pass));
-}
 
 /* What puts together the lanes of a weight's gradient where it is made directly. */
 enum lanes_of { FILTERS, BUNDLES_OF_GROUPS, PIXELS };
@@ -52,154 +18,6 @@ static enum lanes_of weight_lanes(const struct pyconv_conv2d *g) {
     return to <= PLANAR_CHANNELS && is_planar(g->groups, g->stride_width, area, from, to, g->out_width)
                ? PIXELS
                : FILTERS;
-}
-
-static int fits_scatter(const struct pyconv_conv2d *g) {
-    return g->groups == 1 && g->dilation_width == 1 && g->kernel_width > 1 && g->in_channels &&
-           g->out_channels && g->batch && g->out_height && g->out_width;
-}
-
-/* ---- What a pass costs ----
- *
- * A model in cycles of one core, which does two vector multiply-adds in each. Only the vectors count: 3
- * channels cost as much as LANES do. The constants were measured with AVX-512 and caches warm: how near
- * to two the register tiles come, and what a transform of one 6 x 6 tile of vectors takes, loads and
- * stores included. */
-#define GATHER_EFFICIENCY 0.9
-#define PRODUCT_EFFICIENCY 0.8
-#define TRANSFORM_INPUT 130.0     /* cycles for LANES channels of a tile */
-#define TRANSFORM_OUTPUT 110.0    /* for LANES filters of a tile */
-#define TRANSFORM_FILTER 220.0    /* for LANES filters on one channel, the transposition included */
-#define STRIDED_TILE 300.0        /* for LANES channels or filters of a tile of 81 planes; and where */
-#define STRIDED_WEIGHT_TILE 450.0 /* they come from memory, for the weight's gradient */
-#define LINE_TILE 120.0           /* for LANES channels of a tile of seven points, to or from memory */
-#define LINE_FILTER 300.0         /* for LANES filters on one channel and four taps, and */
-#define LINE_WEIGHT 200.0         /* for their gradient */
-#define SCATTER_VECTOR 4.0        /* load, add, store */
-#define GATHER_STORE 3.0          /* for LANES filters of a pixel: what a tile takes besides its products */
-#define PLANAR_EFFICIENCY 0.35
-#define PLANAR_STORE 0.8  /* for each output */
-#define PRODUCT_STORE 8.0 /* the same of Winograd's products, as so many more channels */
-#define PACK_FILTERS                                                                                         \
-    24.0 /* for LANES filters on one channel and tap; where each residue of a stride packs its own: */
-#define PACK_RESIDUES 50.0
-#define L2_BYTES 1.9e6
-#define L3_BYTES 16.0 /* a cycle */
-
-static double beyond_l2(double bytes) { return bytes > L2_BYTES ? bytes - L2_BYTES : 0; }
-
-static double direct_cycles(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass) {
-    double pixels = (double)(g->batch * g->out_height * g->out_width),
-           taps = (double)(g->kernel_height * g->kernel_width);
-    ptrdiff_t from = g->in_channels / g->groups, to = g->out_channels / g->groups;
-    if (pass == PYCONV_GRAD_INPUT) from = g->out_channels / g->groups, to = g->in_channels / g->groups;
-    ptrdiff_t width = pass == PYCONV_GRAD_INPUT ? g->in_width : g->out_width;
-    ptrdiff_t step = pass == PYCONV_FORWARD ? g->stride_width : 1;
-    if (pass != PYCONV_GRAD_WEIGHT && is_planar(g->groups, step, (ptrdiff_t)taps, from, to, width))
-        return pixels * (double)to * (taps * (double)from / LANES / 2 / PLANAR_EFFICIENCY + PLANAR_STORE);
-    double vectors = pixels * (double)(g->groups * ceil_div(to, LANES));
-    double products = vectors * (taps * (double)from / 2 / GATHER_EFFICIENCY + GATHER_STORE);
-    if (pass == PYCONV_GRAD_WEIGHT) return products;
-    double weights = taps * (double)from * (double)(g->groups * ceil_div(to, LANES)),
-           bytes = weights * VECTOR_BYTES;
-    double packed =
-        weights * (pass == PYCONV_GRAD_INPUT && g->stride_width > 1 ? PACK_RESIDUES : PACK_FILTERS);
-    return products + packed + (double)g->batch * beyond_l2(bytes) / L3_BYTES;
-}
-
-static double scatter_cycles(const struct pyconv_conv2d *g) {
-    double pixels = (double)(g->batch * g->out_height * g->out_width);
-    ptrdiff_t run = g->kernel_width * g->in_channels;
-    double product =
-        (double)(ceil_div(g->kernel_height * run, LANES) * g->out_channels) / 2 / PRODUCT_EFFICIENCY;
-    return pixels * (product + SCATTER_VECTOR * (double)(g->kernel_height * ceil_div(run, LANES)));
-}
-
-static double line_cycles(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass) {
-    int back = pass == PYCONV_GRAD_INPUT;
-    ptrdiff_t from = back ? g->out_channels : g->in_channels, to = back ? g->in_channels : g->out_channels;
-    struct lines l = lines_of(g, pass);
-    double from_vectors = (double)ceil_div(from, LANES), to_vectors = (double)ceil_div(to, LANES);
-    double v_tiles = (double)g->batch * (double)l.v_height * (double)l.v_width,
-           taps = (double)(l.rows * l.groups);
-    double m_tiles = (double)g->batch * (double)l.m_height * (double)l.m_width;
-    double products = m_tiles * LINE_POINTS * taps * (double)from * to_vectors / 2 / GATHER_EFFICIENCY;
-    return products + LINE_TILE * (v_tiles * from_vectors + m_tiles * to_vectors) +
-           (pass == PYCONV_GRAD_WEIGHT ? LINE_WEIGHT : LINE_FILTER) * taps * (double)from * to_vectors;
-}
-
-/* What exceeds L2 comes from L3: transformed filters for every group of tiles; and a group's tiles for every
- * block of filters. */
-static double travel_cycles(double tiles, double planes, ptrdiff_t from, ptrdiff_t to) {
-    double filter_bytes = AREA * (double)from * (double)to * sizeof(real);
-    double tile_bytes = planes * (double)from * sizeof(real), group = tiles < TILE ? tiles : TILE;
-    double again = beyond_l2(tile_bytes * group) > 0 ? 3 * tile_bytes * tiles * (double)to / BLOCK : 0;
-    return (beyond_l2(filter_bytes) * tiles / TILE + again) / L3_BYTES;
-}
-
-static double winograd_cycles(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass) {
-    int back = pass == PYCONV_GRAD_INPUT, strided = is_strided(g);
-    if (!strided && !is_square(g->kernel_height, g->kernel_width)) return line_cycles(g, pass);
-    ptrdiff_t from = back ? g->out_channels : g->in_channels, to = back ? g->in_channels : g->out_channels;
-    ptrdiff_t height = back ? ceil_div(g->in_height, g->stride_height) : g->out_height,
-              width = back ? ceil_div(g->in_width, g->stride_width) : g->out_width;
-    struct tiling tiling =
-        cut_tiles(7 - g->kernel_height, g->batch, height, width, g->dilation_height, g->dilation_width);
-    double tiles = (double)tiling.tiles, planes = strided ? 81 : AREA;
-    double from_vectors = (double)ceil_div(from, LANES), to_vectors = (double)ceil_div(to, LANES);
-    double products = planes * tiles * ((double)from + PRODUCT_STORE) * to_vectors / 2 / PRODUCT_EFFICIENCY;
-    double filters = (double)from * to_vectors * TRANSFORM_FILTER;
-    if (pass ==
-        PYCONV_GRAD_WEIGHT) /* tiles are made again for every 64 channels or filters of the other side */
-        return products + filters +
-               tiles * (from_vectors * ceil_div(to, 64) + to_vectors * ceil_div(from, 64)) *
-                   (strided ? STRIDED_WEIGHT_TILE : TRANSFORM_INPUT);
-    double made = strided ? STRIDED_TILE * (from_vectors + to_vectors)
-                          : TRANSFORM_INPUT * from_vectors + TRANSFORM_OUTPUT * to_vectors;
-    return products + filters + tiles * made + travel_cycles(tiles, planes, from, to);
-}
-
-static double cycles(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass,
-                     enum pyconv_conv_algorithm algorithm) {
-    switch (algorithm) {
-    case PYCONV_CONV_WINOGRAD: return winograd_cycles(g, pass);
-    case PYCONV_CONV_SCATTER: return scatter_cycles(g);
-    case PYCONV_CONV_DEPTHWISE: /* bound by loads, two a cycle */
-        return direct_cycles(g, pass) * GATHER_EFFICIENCY / LANES;
-    default: return direct_cycles(g, pass);
-    }
-}
-
-/* Winograd's gradient of the weight has a relative RMS error of 6e-7 (7e-7 unless it is 3x3) however few
- * pixels are summed, where a plain sum over n of them has 1.7e-8 sqrt(n). It is chosen only where it is at
- * most 1.5 times as large. */
-static int winograd_is_exact_enough(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass) {
-    ptrdiff_t pixels = g->batch * g->out_height * g->out_width;
-    return pass != PYCONV_GRAD_WEIGHT ||
-           pixels >= (g->kernel_height == 3 && g->kernel_width == 3 ? 700 : 1100);
-}
-
-static enum pyconv_conv_algorithm choose_algorithm(const struct pyconv_conv2d *g,
-                                                   enum pyconv_conv_pass pass) {
-    if (is_depthwise(g)) return PYCONV_CONV_DEPTHWISE;
-    enum pyconv_conv_algorithm best = PYCONV_CONV_DIRECT;
-    double least = direct_cycles(g, pass);
-    /* LANES channels and more fill vectors without it */
-    if (pass == PYCONV_GRAD_INPUT && fits_scatter(g) && g->in_channels < LANES && scatter_cycles(g) < least)
-        best = PYCONV_CONV_SCATTER, least = scatter_cycles(g);
-    if (fits_winograd(g, pass) && winograd_is_exact_enough(g, pass) && winograd_cycles(g, pass) < least)
-        best = PYCONV_CONV_WINOGRAD;
-    return best;
-}
-
-/* The algorithm that computes a pass when a user has asked for one: it may not fit. */
-static enum pyconv_conv_algorithm resolve(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass,
-                                          enum pyconv_conv_algorithm asked) {
-    if (asked == PYCONV_CONV_WINOGRAD && fits_winograd(g, pass)) return PYCONV_CONV_WINOGRAD;
-    if (asked == PYCONV_CONV_SCATTER && pass == PYCONV_GRAD_INPUT && fits_scatter(g))
-        return PYCONV_CONV_SCATTER;
-    if (asked == PYCONV_CONV_DIRECT) return is_depthwise(g) ? PYCONV_CONV_DEPTHWISE : PYCONV_CONV_DIRECT;
-    return choose_algorithm(g, pass);
 }
 
 /* A row of a destination where no tap, or no channel, contributes: 0, or the bias. */
@@ -241,7 +59,7 @@ static struct tap *alloc_taps(const struct pyconv_conv2d *g, size_t *bytes) {
 static int forward(const struct pyconv_conv2d *g, const void *input, const void *weight, const void *prepared,
                    const struct pyconv_epilogue *epilogue, void *output,
                    enum pyconv_conv_algorithm algorithm) {
-    algorithm = resolve(g, PYCONV_FORWARD, algorithm);
+    algorithm = VARIANT(choose_conv)(g, prepared ? PYCONV_FORWARD_PREPARED : PYCONV_FORWARD, algorithm);
     size_t bytes;
     struct tap *tap = alloc_taps(g, &bytes);
     if (!tap) return PYCONV_NO_MEMORY;
@@ -254,7 +72,7 @@ static int forward(const struct pyconv_conv2d *g, const void *input, const void 
 
 static int prepare(const struct pyconv_conv2d *g, const void *weight, void *prepared,
                    enum pyconv_conv_algorithm algorithm) {
-    algorithm = resolve(g, PYCONV_FORWARD, algorithm);
+    algorithm = VARIANT(choose_conv)(g, PYCONV_FORWARD_PREPARED, algorithm);
     size_t bytes;
     struct tap *tap = alloc_taps(g, &bytes);
     if (!tap) return PYCONV_NO_MEMORY;
@@ -278,7 +96,7 @@ static int grad_input_alone(const struct pyconv_conv2d *g, const void *grad_outp
 
 static int grad_input(const struct pyconv_conv2d *g, const void *grad_output, const void *weight,
                       const void *residual, void *result, enum pyconv_conv_algorithm algorithm) {
-    algorithm = resolve(g, PYCONV_GRAD_INPUT, algorithm);
+    algorithm = VARIANT(choose_conv)(g, PYCONV_GRAD_INPUT, algorithm);
     if (algorithm == PYCONV_CONV_SCATTER || algorithm == PYCONV_CONV_DEPTHWISE)
         return grad_input_alone(g, grad_output, weight, residual, result, algorithm);
     size_t bytes;
@@ -338,7 +156,7 @@ static int bias_gradient(ptrdiff_t pixels, ptrdiff_t channels, const real *grad_
 
 static int grad_weight(const struct pyconv_conv2d *g, const void *grad_output, const void *input,
                        void *result, void *grad_bias, enum pyconv_conv_algorithm algorithm) {
-    algorithm = resolve(g, PYCONV_GRAD_WEIGHT, algorithm);
+    algorithm = VARIANT(choose_conv)(g, PYCONV_GRAD_WEIGHT, algorithm);
     int status = PYCONV_OK;
     if (grad_bias)
         status =
@@ -386,7 +204,7 @@ static struct workspace weight_workspace(const struct pyconv_conv2d *g, enum pyc
 
 static int explain(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass,
                    enum pyconv_conv_algorithm asked, struct pyconv_conv_plan *plan) {
-    enum pyconv_conv_algorithm algorithm = resolve(g, pass, asked);
+    enum pyconv_conv_algorithm algorithm = VARIANT(choose_conv)(g, pass, asked);
     size_t size;
     struct tap *tap = alloc_taps(g, &size);
     if (!tap) return PYCONV_NO_MEMORY;
@@ -398,7 +216,7 @@ static int explain(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass,
         bytes = weight_workspace(g, algorithm, tap);
     } else if (algorithm == PYCONV_CONV_SCATTER) {
         bytes = VARIANT(grad_input_scatter_workspace)(g);
-    } else if (pass == PYCONV_FORWARD) {
+    } else if (pass != PYCONV_GRAD_INPUT) {
         struct correlation c = forward_correlation(g, NULL, NULL, &no_epilogue, NULL, tap);
         add_correlation(&c, algorithm, &bytes);
         if (algorithm == PYCONV_CONV_WINOGRAD) prepared = VARIANT(winograd_prepared)(&c);
@@ -415,9 +233,9 @@ static int explain(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass,
         }
     }
     pyconv_free(tap, size);
-    *plan =
-        (struct pyconv_conv_plan){algorithm,     empty ? 0 : cycles(g, pass, algorithm), LANES, bytes.shared,
-                                  bytes.scratch, (size_t)prepared * sizeof(real)};
+    *plan = (struct pyconv_conv_plan){algorithm,     empty ? 0 : VARIANT(conv_cycles)(g, pass, algorithm),
+                                      LANES,         bytes.shared,
+                                      bytes.scratch, (size_t)prepared * sizeof(real)};
     return PYCONV_OK;
 }
 

@@ -13,6 +13,18 @@ struct workspace {
     size_t shared, scratch;
 };
 
+/* conv_choice.c: the algorithm that computes a pass, by the costs of those that can, unless one is asked for
+ * that can; and these costs, in cycles of one core. */
+enum pyconv_conv_algorithm VARIANT(choose_conv)(const struct pyconv_conv2d *, enum pyconv_conv_pass,
+                                                enum pyconv_conv_algorithm asked);
+double VARIANT(conv_cycles)(const struct pyconv_conv2d *, enum pyconv_conv_pass, enum pyconv_conv_algorithm);
+
+/* 3 x 3 kernels with a stride of 2, see conv_winograd_strided.c */
+INLINE int is_strided(const struct pyconv_conv2d *g) {
+    return g->stride_height == 2 && g->stride_width == 2 && g->kernel_height == 3 && g->kernel_width == 3 &&
+           g->dilation_height == 1 && g->dilation_width == 1;
+}
+
 /* conv_direct.c: dst of a correlation with any geometry. */
 int VARIANT(correlate_direct)(const struct correlation *);
 struct workspace VARIANT(correlate_direct_workspace)(const struct correlation *);

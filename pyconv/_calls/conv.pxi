@@ -37,10 +37,10 @@ cdef class Conv2d:
         return name, plan.cycles, plan.lanes, plan.shared, plan.scratch
 
     def layout(self, dtype, int algorithm):
-        """How the forward pass lays its weight out: what tells one way from another, and elements, or 0."""
+        """How the forward pass reads a weight laid out once: what tells one way from another, and elements, or 0."""
         cdef const pyconv_kernels_table *table = kernels_of(dtype)
         cdef pyconv_conv_plan plan
-        check(table.conv.explain(&self.geometry, PYCONV_FORWARD, <pyconv_conv_algorithm>algorithm, &plan))
+        check(table.conv.explain(&self.geometry, PYCONV_FORWARD_PREPARED, <pyconv_conv_algorithm>algorithm, &plan))
         return (current_isa, plan.algorithm), plan.prepared // dtype.itemsize
 
     def prepare(self, weight, int algorithm, result):

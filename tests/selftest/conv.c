@@ -48,7 +48,7 @@ struct tensors {
 /* Where the algorithm has a layout of its own for the weight: room for it. */
 static struct array *room_to_prepare(const struct pyconv_conv2d *g, enum pyconv_conv_algorithm how) {
     struct pyconv_conv_plan plan;
-    if (kernels->conv->explain(g, PYCONV_FORWARD, how, &plan) != PYCONV_OK) fail("explain");
+    if (kernels->conv->explain(g, PYCONV_FORWARD_PREPARED, how, &plan) != PYCONV_OK) fail("explain");
     ptrdiff_t size = dtype == PYCONV_F32 ? sizeof(float) : sizeof(double);
     return plan.prepared ? output(REAL, (ptrdiff_t)plan.prepared / size) : NULL;
 }

@@ -1,0 +1,196 @@
+/* Convolution: which algorithm computes a pass, and why. */
+#include "conv.h"
+#include "conv_planar.h"
+#include "correlation.h"
+#include "winograd.h"
+#include "winograd_line.h"
+
+#define MOST_SQUARE_TAPS 25
+
+/* ---- What an algorithm can do ---- */
+
+static int is_depthwise(const struct pyconv_conv2d *g) {
+    return g->groups == g->in_channels && g->groups == g->out_channels && g->groups > 1;
+}
+
+/* The lines that a pass is cut into; of the input's gradient, where that is the output. */
+static struct lines lines_of(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass) {
+    int back = pass == PYCONV_GRAD_INPUT;
+    return cut_lines(g->batch, back ? g->in_height : g->out_height, back ? g->in_width : g->out_width,
+                     g->kernel_height, g->kernel_width, g->dilation_height, g->dilation_width,
+                     g->in_channels + g->out_channels);
+}
+
+static int fits_lines(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass) {
+    struct lines l = lines_of(g, pass);
+    return (l.vertical ? g->dilation_height : g->dilation_width) == 1 &&
+           l.rows * l.groups <= MOST_LINE_TAPS && l.images > 0 && l.m_height > 0 && l.m_width > 0 &&
+           g->in_channels > LANES && g->out_channels > LANES;
+}
+
+static int fits_winograd(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass) {
+    if (!REAL_IS_FLOAT || g->groups > 1) return 0;
+    if (is_strided(g)) return 1;
+    return g->stride_height == 1 && g->stride_width == 1 &&
+           (is_square(g->kernel_height, g->kernel_width) || fits_lines(g, pass));
+}
+
+static int fits_scatter(const struct pyconv_conv2d *g) {
+    return g->groups == 1 && g->dilation_width == 1 && g->kernel_width > 1 && g->in_channels &&
+           g->out_channels && g->batch && g->out_height && g->out_width;
+}
+
+/* ---- What a pass costs ----
+ *
+ * A model in cycles of one core, which does two vector multiply-adds in each. Only the vectors count: 3
+ * channels cost as much as LANES do. The constants were measured with AVX-512 and caches warm: how near
+ * to two the register tiles come, and what a transform of one 6 x 6 tile of vectors takes, loads and
+ * stores included. */
+#define GATHER_EFFICIENCY 0.9
+#define PRODUCT_EFFICIENCY 0.8
+#define TRANSFORM_INPUT 130.0     /* cycles for LANES channels of a tile */
+#define TRANSFORM_OUTPUT 110.0    /* for LANES filters of a tile */
+#define TRANSFORM_FILTER 220.0    /* for LANES filters on one channel, the transposition included */
+#define STRIDED_TILE 300.0        /* for LANES channels or filters of a tile of 81 planes; and where */
+#define STRIDED_WEIGHT_TILE 450.0 /* they come from memory, for the weight's gradient */
+#define LINE_TILE 120.0           /* for LANES channels of a tile of seven points, to or from memory */
+#define LINE_FILTER 300.0         /* for LANES filters on one channel and four taps, and */
+#define LINE_WEIGHT 200.0         /* for their gradient */
+#define SCATTER_VECTOR 4.0        /* load, add, store */
+#define GATHER_STORE 3.0          /* for LANES filters of a pixel: what a tile takes besides its products */
+#define PLANAR_EFFICIENCY 0.35
+#define PLANAR_STORE 0.8  /* for each output */
+#define PRODUCT_STORE 8.0 /* the same of Winograd's products, as so many more channels */
+#define PACK_FILTERS                                                                                         \
+    24.0 /* for LANES filters on one channel and tap; where each residue of a stride packs its own: */
+#define PACK_RESIDUES 50.0
+#define L2_BYTES 1.9e6
+#define L3_BYTES 16.0 /* a cycle */
+
+static double beyond_l2(double bytes) { return bytes > L2_BYTES ? bytes - L2_BYTES : 0; }
+
+static double direct_cycles(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass) {
+    double pixels = (double)(g->batch * g->out_height * g->out_width),
+           taps = (double)(g->kernel_height * g->kernel_width);
+    ptrdiff_t from = g->in_channels / g->groups, to = g->out_channels / g->groups;
+    if (pass == PYCONV_GRAD_INPUT) from = g->out_channels / g->groups, to = g->in_channels / g->groups;
+    ptrdiff_t width = pass == PYCONV_GRAD_INPUT ? g->in_width : g->out_width;
+    ptrdiff_t step = pass == PYCONV_GRAD_INPUT ? 1 : g->stride_width;
+    if (pass != PYCONV_GRAD_WEIGHT && is_planar(g->groups, step, (ptrdiff_t)taps, from, to, width))
+        return pixels * (double)to * (taps * (double)from / LANES / 2 / PLANAR_EFFICIENCY + PLANAR_STORE);
+    double vectors = pixels * (double)(g->groups * ceil_div(to, LANES));
+    double products = vectors * (taps * (double)from / 2 / GATHER_EFFICIENCY + GATHER_STORE);
+    if (pass == PYCONV_GRAD_WEIGHT) return products;
+    double weights = taps * (double)from * (double)(g->groups * ceil_div(to, LANES)),
+           bytes = weights * VECTOR_BYTES;
+    double packing = pass == PYCONV_FORWARD_PREPARED                    ? 0
+                     : pass == PYCONV_GRAD_INPUT && g->stride_width > 1 ? PACK_RESIDUES
+                                                                        : PACK_FILTERS;
+    return products + packing * weights + (double)g->batch * beyond_l2(bytes) / L3_BYTES;
+}
+
+static double scatter_cycles(const struct pyconv_conv2d *g) {
+    double pixels = (double)(g->batch * g->out_height * g->out_width);
+    ptrdiff_t run = g->kernel_width * g->in_channels;
+    double product =
+        (double)(ceil_div(g->kernel_height * run, LANES) * g->out_channels) / 2 / PRODUCT_EFFICIENCY;
+    return pixels * (product + SCATTER_VECTOR * (double)(g->kernel_height * ceil_div(run, LANES)));
+}
+
+static double line_cycles(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass) {
+    int back = pass == PYCONV_GRAD_INPUT;
+    ptrdiff_t from = back ? g->out_channels : g->in_channels, to = back ? g->in_channels : g->out_channels;
+    struct lines l = lines_of(g, pass);
+    double from_vectors = (double)ceil_div(from, LANES), to_vectors = (double)ceil_div(to, LANES);
+    double v_tiles = (double)g->batch * (double)l.v_height * (double)l.v_width,
+           taps = (double)(l.rows * l.groups);
+    double m_tiles = (double)g->batch * (double)l.m_height * (double)l.m_width;
+    double products = m_tiles * LINE_POINTS * taps * (double)from * to_vectors / 2 / GATHER_EFFICIENCY;
+    double filter = pass == PYCONV_FORWARD_PREPARED ? 0
+                    : pass == PYCONV_GRAD_WEIGHT    ? LINE_WEIGHT
+                                                    : LINE_FILTER;
+    return products + LINE_TILE * (v_tiles * from_vectors + m_tiles * to_vectors) +
+           filter * taps * (double)from * to_vectors;
+}
+
+/* What exceeds L2 comes from L3: transformed filters for every group of tiles; and a group's tiles for every
+ * block of filters. */
+static double travel_cycles(double tiles, double planes, ptrdiff_t from, ptrdiff_t to) {
+    double filter_bytes = AREA * (double)from * (double)to * sizeof(real);
+    double tile_bytes = planes * (double)from * sizeof(real), group = tiles < TILE ? tiles : TILE;
+    double again = beyond_l2(tile_bytes * group) > 0 ? 3 * tile_bytes * tiles * (double)to / BLOCK : 0;
+    return (beyond_l2(filter_bytes) * tiles / TILE + again) / L3_BYTES;
+}
+
+/* Whether filters that are not going to change stay transformed, see winograd_prepared. */
+static int keeps_filters(const struct pyconv_conv2d *g) {
+    static const struct pyconv_epilogue none;
+    if (!g->batch || !g->in_channels || !g->out_channels || !g->out_height || !g->out_width) return 0;
+    struct tap tap[MOST_SQUARE_TAPS];
+    struct correlation c = forward_correlation(g, NULL, NULL, &none, NULL, tap);
+    return VARIANT(winograd_prepared)(&c) > 0;
+}
+
+static double winograd_cycles(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass) {
+    int back = pass == PYCONV_GRAD_INPUT, strided = is_strided(g);
+    if (!strided && !is_square(g->kernel_height, g->kernel_width)) return line_cycles(g, pass);
+    ptrdiff_t from = back ? g->out_channels : g->in_channels, to = back ? g->in_channels : g->out_channels;
+    ptrdiff_t height = back ? ceil_div(g->in_height, g->stride_height) : g->out_height,
+              width = back ? ceil_div(g->in_width, g->stride_width) : g->out_width;
+    struct tiling tiling =
+        cut_tiles(7 - g->kernel_height, g->batch, height, width, g->dilation_height, g->dilation_width);
+    double tiles = (double)tiling.tiles, planes = strided ? 81 : AREA;
+    double from_vectors = (double)ceil_div(from, LANES), to_vectors = (double)ceil_div(to, LANES);
+    double products = planes * tiles * ((double)from + PRODUCT_STORE) * to_vectors / 2 / PRODUCT_EFFICIENCY;
+    int kept = pass == PYCONV_FORWARD_PREPARED && keeps_filters(g);
+    double filters = kept ? 0 : (double)from * to_vectors * TRANSFORM_FILTER;
+    if (pass ==
+        PYCONV_GRAD_WEIGHT) /* tiles are made again for every 64 channels or filters of the other side */
+        return products + filters +
+               tiles * (from_vectors * ceil_div(to, 64) + to_vectors * ceil_div(from, 64)) *
+                   (strided ? STRIDED_WEIGHT_TILE : TRANSFORM_INPUT);
+    double made = strided ? STRIDED_TILE * (from_vectors + to_vectors)
+                          : TRANSFORM_INPUT * from_vectors + TRANSFORM_OUTPUT * to_vectors;
+    return products + filters + tiles * made + travel_cycles(tiles, planes, from, to);
+}
+
+double VARIANT(conv_cycles)(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass,
+                            enum pyconv_conv_algorithm algorithm) {
+    switch (algorithm) {
+    case PYCONV_CONV_WINOGRAD: return winograd_cycles(g, pass);
+    case PYCONV_CONV_SCATTER: return scatter_cycles(g);
+    case PYCONV_CONV_DEPTHWISE: /* bound by loads, two a cycle */
+        return direct_cycles(g, pass) * GATHER_EFFICIENCY / LANES;
+    default: return direct_cycles(g, pass);
+    }
+}
+
+/* Winograd's gradient of the weight has a relative RMS error of 6e-7 (7e-7 unless it is 3x3) however few
+ * pixels are summed, where a plain sum over n of them has 1.7e-8 sqrt(n). It is chosen only where it is at
+ * most 1.5 times as large. */
+static int winograd_is_exact_enough(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass) {
+    ptrdiff_t pixels = g->batch * g->out_height * g->out_width;
+    return pass != PYCONV_GRAD_WEIGHT ||
+           pixels >= (g->kernel_height == 3 && g->kernel_width == 3 ? 700 : 1100);
+}
+
+static enum pyconv_conv_algorithm cheapest(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass) {
+    if (is_depthwise(g)) return PYCONV_CONV_DEPTHWISE;
+    enum pyconv_conv_algorithm best = PYCONV_CONV_DIRECT;
+    double least = direct_cycles(g, pass);
+    /* LANES channels and more fill vectors without it */
+    if (pass == PYCONV_GRAD_INPUT && fits_scatter(g) && g->in_channels < LANES && scatter_cycles(g) < least)
+        best = PYCONV_CONV_SCATTER, least = scatter_cycles(g);
+    if (fits_winograd(g, pass) && winograd_is_exact_enough(g, pass) && winograd_cycles(g, pass) < least)
+        best = PYCONV_CONV_WINOGRAD;
+    return best;
+}
+
+enum pyconv_conv_algorithm VARIANT(choose_conv)(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass,
+                                                enum pyconv_conv_algorithm asked) {
+    if (asked == PYCONV_CONV_WINOGRAD && fits_winograd(g, pass)) return PYCONV_CONV_WINOGRAD;
+    if (asked == PYCONV_CONV_SCATTER && pass == PYCONV_GRAD_INPUT && fits_scatter(g))
+        return PYCONV_CONV_SCATTER;
+    if (asked == PYCONV_CONV_DIRECT) return is_depthwise(g) ? PYCONV_CONV_DEPTHWISE : PYCONV_CONV_DIRECT;
+    return cheapest(g, pass);
+}
