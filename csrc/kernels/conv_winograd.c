@@ -17,6 +17,7 @@
 #define GROUP_BYTES                                                                                          \
     ((ptrdiff_t)640 << 10) /* of V that a task keeps in L2, beside M and what passes by of U */
 #define MOST_TILES (2 * TILE)
+#define LEAVES_L2 ((ptrdiff_t)1800 << 10)
 #define L2_FILTERS ((ptrdiff_t)2 << 20)    /* a smaller U stays in L2 and L3 anyway */
 #define MOST_SHARED ((ptrdiff_t)24 << 20)  /* of V made for all */
 #define SHARE_BYTES ((ptrdiff_t)576 << 10) /* of M that a task keeps: 128 tiles of 36 planes */
@@ -89,22 +90,24 @@ static void product_1(ptrdiff_t size, const real *x, ptrdiff_t pitch, ptrdiff_t 
     DISPATCH_TILE(size, PRODUCT, 1)
 }
 
-/* M (+)= V U of a group's `tiles` and a block over `depth` channels: += after the first ones; with the last
- * ones the outputs are fetched from where they are. */
-static void multiply(const struct winograd *w, ptrdiff_t tiles, ptrdiff_t block, const real *v, const real *u,
-                     ptrdiff_t depth, real *m, int add, const struct places *fetched) {
+/* M (+)= V U of a group's `tiles` and a block over `depth` channels, for the planes [begin, end): += after
+ * the first channels; with the last ones the outputs are fetched from where they are. */
+static void multiply(const struct winograd *w, ptrdiff_t tiles, ptrdiff_t block, int begin, int end,
+                     const real *v, const real *u, ptrdiff_t depth, real *m, int add,
+                     const struct places *fetched) {
     ptrdiff_t filters = w->c->dst_channels - block * BLOCK, parts = ceil_div(tiles, TILE);
     const int planes = w->kind->planes, residues = w->kind->residues;
-    for (int p = 0; p < planes; p++, v += w->v_plane, m += w->m_plane) {
-        const real *weight = u + w->kind->matrix(p) * w->u_plane;
+    for (int p = begin; p < end; p++) {
+        const real *weight = u + w->kind->matrix(p) * w->u_plane, *x = v + p * w->v_plane;
+        real *out = m + p * w->m_plane;
         for (ptrdiff_t t = tiles * p / planes; fetched && t < tiles * (p + 1) / planes; t++)
             fetch_output(w, fetched->at + t * residues, block);
         for (ptrdiff_t part = 0; part < parts; part++) {
             ptrdiff_t t = tiles * part / parts, size = tiles * (part + 1) / parts - t;
             if (filters > LANES)
-                product_2(size, v + t * w->pitch, w->pitch, depth, weight, m + t * BLOCK, add);
+                product_2(size, x + t * w->pitch, w->pitch, depth, weight, out + t * BLOCK, add);
             else
-                product_1(size, v + t * w->pitch, w->pitch, depth, weight, m + t * BLOCK, add);
+                product_1(size, x + t * w->pitch, w->pitch, depth, weight, out + t * BLOCK, add);
         }
     }
 }
@@ -174,7 +177,7 @@ static void run_block(const void *context, ptrdiff_t task, void *scratch) {
         for (ptrdiff_t group = begin; group < end; group++) {
             ptrdiff_t first = group_begin(w, group), tiles = group_begin(w, group + 1) - first;
             if (last) find_places(w, first, tiles, &places);
-            multiply(w, tiles, block, w->shared + group * w->v_elements + c0, u, c1 - c0,
+            multiply(w, tiles, block, 0, w->kind->planes, w->shared + group * w->v_elements + c0, u, c1 - c0,
                      m + (group - begin) * m_elements, chunk > 0, last ? &places : NULL);
             if (last) put_group(w, &places, tiles, block, m + (group - begin) * m_elements);
         }
@@ -189,9 +192,16 @@ static void run_group(const void *context, ptrdiff_t group, void *scratch) {
     struct places places;
     find_places(w, first, tiles, &places);
     make_group(w, first, tiles, v);
-    for (ptrdiff_t block = 0; block < w->blocks; block++) {
-        multiply(w, tiles, block, v, w->u + block * w->u_elements, w->c->src_channels, m, 0, &places);
-        put_group(w, &places, tiles, block, m);
+    const ptrdiff_t m_elements = w->kind->planes * w->m_plane, channels = w->c->src_channels;
+    const int planes = w->kind->planes, each = w->planes_outside ? 1 : planes;
+    for (ptrdiff_t begin = 0; begin < w->blocks; begin += w->together) {
+        const ptrdiff_t end = min_size(begin + w->together, w->blocks);
+        for (int p = 0; p < planes; p += each)
+            for (ptrdiff_t block = begin; block < end; block++)
+                multiply(w, tiles, block, p, p + each, v, w->u + block * w->u_elements, channels,
+                         m + (block - begin) * m_elements, 0, &places);
+        for (ptrdiff_t block = begin; block < end; block++)
+            put_group(w, &places, tiles, block, m + (block - begin) * m_elements);
     }
 }
 
@@ -225,6 +235,11 @@ static void plan(struct winograd *w, const struct winograd_kind *kind, const str
     w->v_plane = w->group * w->pitch + (w->group % 2 ? 0 : LANES);
     w->m_plane = w->group * BLOCK + LANES;
     w->u_elements = AREA * w->u_plane;
+    /* A group's V is read again for every block, unless each plane meets all blocks first: where V would
+     * leave L2 while a block's U passes, and these blocks' M is no larger. */
+    w->planes_outside = !w->filters_outside && c->dst_channels <= c->src_channels &&
+                        (w->group * tile_bytes + w->u_elements * size) > LEAVES_L2;
+    w->together = w->planes_outside ? w->blocks : 1;
     w->v_elements = planes * w->v_plane;
 }
 
@@ -234,7 +249,7 @@ static struct workspace space(const struct winograd *w) {
                                           : w->blocks * w->u_elements;
     ptrdiff_t m_elements = w->kind->planes * w->m_plane;
     ptrdiff_t scratch = w->filters_outside ? w->u_elements + ceil_div(w->groups, w->shares) * m_elements
-                                           : w->v_elements + m_elements;
+                                           : w->v_elements + w->together * m_elements;
     return (struct workspace){(size_t)(shared + w->pitch) * sizeof(real), (size_t)scratch * sizeof(real)};
 }
 

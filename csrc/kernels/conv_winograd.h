@@ -51,8 +51,9 @@ struct winograd {
     struct tiling tiling;
     ptrdiff_t groups, group;  /* of tiles; the tiles of the largest */
     ptrdiff_t blocks, shares; /* of filters; of the latter, or with filters outside of the groups */
-    int filters_outside;
-    ptrdiff_t pitch; /* elements from one tile of V[p] to the next, and */
+    int filters_outside, planes_outside;
+    ptrdiff_t together; /* blocks whose M is kept at once */
+    ptrdiff_t pitch;    /* elements from one tile of V[p] to the next, and */
     ptrdiff_t v_plane, u_plane,
         m_plane; /* from one plane to the next: all odd in cache lines, against L1's sets */
     ptrdiff_t v_elements, u_elements; /* of one group; of one block */
