@@ -252,6 +252,12 @@ struct pyconv_norm_kernels {
     /* norm_planes, of one channel: the sums over the batch of g * (x - mean) * scale, and of g; [rows] */
     int (*element_sums)(const struct pyconv_norm *norm, const void *g, const void *x, void *product,
                         void *sum);
+    /* norm_planes, of one channel, whose rows are pixels of `channels`: y = (x - mean) * scale * weight +
+     * shift, with weight and shift as [channels][pixels] */
+    int (*normalize_turned)(const struct pyconv_norm *norm, ptrdiff_t channels, const void *x, void *y);
+    /* element_sums of the same, as [channels][pixels], for few entries: lanes add up all */
+    int (*element_sums_turned)(const struct pyconv_norm *norm, ptrdiff_t channels, const void *g,
+                               const void *x, void *product, void *sum);
 };
 
 /* Local response norm, norm_response.c, with the shapes of pyconv_norm; planes: channels-first memory. */

@@ -149,6 +149,9 @@ cdef extern from "pyconv.h" nogil:
         int (*gradient_groups)(const pyconv_norm *, const pyconv_group_norm *, const void *, const void *, double *,
                                double *, void *) noexcept nogil
         int (*element_sums)(const pyconv_norm *, const void *, const void *, void *, void *) noexcept nogil
+        int (*normalize_turned)(const pyconv_norm *, ptrdiff_t, const void *, void *) noexcept nogil
+        int (*element_sums_turned)(const pyconv_norm *, ptrdiff_t, const void *, const void *, void *,
+                                   void *) noexcept nogil
 
     struct pyconv_response:
         ptrdiff_t batch, rows, channels

@@ -9,7 +9,7 @@
  */
 #include "parallel.h"
 #include "pyconv.h"
-#include "simd.h"
+#include "transpose.h"
 
 #define TASK_ELEMENTS ((ptrdiff_t)32768)
 #define SHORT ((ptrdiff_t)256)
@@ -23,36 +23,6 @@ struct transpose {
     real *output;
 };
 
-/* Transpose a square held in registers. With the places of an element written as bits, (row, column), each
- * round rotates these bits by one; after log2(LANES) rounds row and column have changed places. */
-INLINE void transpose_square(vec *square) {
-    for (int round = 1; round < LANES; round *= 2) {
-        vec next[LANES];
-        UNROLL for (int i = 0; i < LANES / 2; i++) {
-            next[2 * i] = zip_low(square[i], square[i + LANES / 2]);
-            next[2 * i + 1] = zip_high(square[i], square[i + LANES / 2]);
-        }
-        UNROLL for (int i = 0; i < LANES; i++) square[i] = next[i];
-    }
-}
-
-/* One square, of which `rows` x `columns` elements are there. */
-INLINE void square(const struct transpose *job, const real *input, real *output, ptrdiff_t rows,
-                   ptrdiff_t columns) {
-    vec square[LANES] = {{0}};
-    if (rows == LANES && columns == LANES) {
-        UNROLL for (int i = 0; i < LANES; i++) square[i] = load(input + i * job->columns);
-        transpose_square(square);
-        UNROLL for (int j = 0; j < LANES; j++) store(output + j * job->rows, square[j]);
-        return;
-    }
-    UNROLL for (int i = 0; i < LANES; i++) if (i < rows) square[i] =
-        load_first(input + i * job->columns, columns);
-    transpose_square(square);
-    UNROLL for (int j = 0; j < LANES; j++) if (j < columns)
-        store_first(output + j * job->rows, square[j], rows);
-}
-
 static void run_transpose(const void *context, ptrdiff_t task, void *scratch) {
     (void)scratch;
     const struct transpose *job = context;
@@ -64,8 +34,9 @@ static void run_transpose(const void *context, ptrdiff_t task, void *scratch) {
     ptrdiff_t column_end = min_size(column + job->column_block, job->columns);
     for (ptrdiff_t j = column; j < column_end; j += LANES)
         for (ptrdiff_t i = row; i < row_end; i += LANES)
-            square(job, job->input + matrix + i * job->columns + j, job->output + matrix + j * job->rows + i,
-                   min_size(LANES, row_end - i), min_size(LANES, column_end - j));
+            transpose_square(job->input + matrix + i * job->columns + j, job->columns,
+                             min_size(LANES, row_end - i), min_size(LANES, column_end - j),
+                             job->output + matrix + j * job->rows + i, job->rows);
 }
 
 /* ---- Few channels ---- */

@@ -487,5 +487,5 @@ static int gradient_groups(const struct pyconv_norm *norm, const struct pyconv_g
     return status;
 }
 
-const struct pyconv_norm_kernels KERNELS(norm) = {moments,          normalize,       gradient_sums, gradient,
-                                                  normalize_groups, gradient_groups, NULL};
+const struct pyconv_norm_kernels KERNELS(norm) = {
+    moments, normalize, gradient_sums, gradient, normalize_groups, gradient_groups, NULL, NULL, NULL};

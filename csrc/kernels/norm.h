@@ -29,6 +29,9 @@ INLINE double total(vec v) {
 /* norm_elements.c */
 int VARIANT(element_sums)(const struct pyconv_norm *norm, const void *g, const void *x, void *product,
                           void *sum);
+int VARIANT(normalize_turned)(const struct pyconv_norm *norm, ptrdiff_t channels, const void *x, void *y);
+int VARIANT(element_sums_turned)(const struct pyconv_norm *norm, ptrdiff_t channels, const void *g,
+                                 const void *x, void *product, void *sum);
 
 /* ---- Groups of channels: `unit` counts the groups of all batch entries, each of `size` channels ---- */
 

@@ -410,5 +410,13 @@ static int gradient_groups(const struct pyconv_norm *norm, const struct pyconv_g
 }
 
 const struct pyconv_norm_kernels KERNELS(norm_planes) = {
-    moments, normalize, gradient_sums, gradient, normalize_groups, gradient_groups, VARIANT(element_sums),
+    moments,
+    normalize,
+    gradient_sums,
+    gradient,
+    normalize_groups,
+    gradient_groups,
+    VARIANT(element_sums),
+    VARIANT(normalize_turned),
+    VARIANT(element_sums_turned),
 };

@@ -140,6 +140,28 @@ cdef class Norm:
         check(status)
         return sums, products
 
+    def normalize_turned(self, ptrdiff_t channels, x, y):
+        """y = (x - mean) * scale * weight + shift, whose elements are [channels][pixels] where x's are the reverse."""
+        cdef const pyconv_norm_kernels *table = self.table(x)
+        cdef const void *source = data(x)
+        cdef void *target = output(y)
+        cdef int status
+        with nogil:
+            status = table.normalize_turned(&self.norm, channels, source, target)
+        check(status)
+
+    def element_sums_turned(self, ptrdiff_t channels, g, x, product, total):
+        """What element_sums gives, as [channels][pixels]."""
+        cdef const pyconv_norm_kernels *table = self.table(x)
+        cdef const void *gradient = data(g)
+        cdef const void *source = data(x)
+        cdef void *p = output(product)
+        cdef void *s = output(total)
+        cdef int status
+        with nogil:
+            status = table.element_sums_turned(&self.norm, channels, gradient, source, p, s)
+        check(status)
+
     def element_sums(self, g, x, product, total):
         """product and total, of one entry's elements: the sums over the batch of g * (x - mean) * scale and g."""
         cdef const pyconv_norm_kernels *table = self.table(x)

@@ -141,8 +141,6 @@ class GroupNormalization:
         Two or more dimensions, (N, C, ...), dense.
     groups : int
         Divides C.
-    elements : (weight, bias), optional
-        Of each element of a channel rather than of a channel, each an array or None; for dense planes.
 
     Attributes
     ----------
@@ -152,12 +150,11 @@ class GroupNormalization:
         The biased variance.
     """
 
-    def __init__(self, x, groups, elements=(None, None)):
+    def __init__(self, x, groups):
         self.x, self.groups = x, groups
         rows = math.prod(x.shape[2:])
         channels_last = x.ndim == 4 and wants_channels_last(x)
         self.norm = _kernels.Norm(x.shape[0], rows, x.shape[1], not channels_last)
-        self.norm.weight, self.norm.shift = elements
         self.count = rows * x.shape[1] // max(groups, 1)  # elements that share a mean
 
     @property
@@ -216,10 +213,21 @@ class LayerNormalization:
         self.last = input.ndim == 4 and len(shape) == 3 and wants_channels_last(self.model)
         elements = math.prod(shape)
         self.sizes = (input.size // elements if elements else 0, elements)
-        self.job = GroupNormalization(self._rows(self.model), 1, (self._row(weight), self._row(bias)))
+        # Few images: a kernel that reads weight and bias in their own order saves two passes over as many elements.
+        self.turned = self.last and self.sizes[0] <= 8 and (weight is not None or bias is not None)
+        self.elements = (weight, bias)
+        self.job = GroupNormalization(self._rows(self.model), 1)
+        if not self.turned:
+            self.job.norm.weight, self.job.norm.shift = self._row(weight), self._row(bias)
 
     def forward(self, eps):
-        return self._image(self.job.forward(None, None, eps))
+        if not self.turned or self.model.size == 0:
+            return self._image(self.job.forward(None, None, eps))
+        self.job.prepare(None, eps)
+        norm, output = self.job.norm, _kernels.empty(self.job.x.shape, self.model.dtype)
+        norm.weight, norm.shift = (None if array is None else contiguous(array) for array in self.elements)
+        norm.normalize_turned(self.shape[0], self.job.x, output)
+        return self._image(output)
 
     def prepare(self, eps):
         self.job.prepare(None, eps)
@@ -231,14 +239,28 @@ class LayerNormalization:
             return _empty_gradients(self.model, self.shape, needs)
         g, norm = self._rows(grad_output), self.job.norm
         grads = [None, None, None]
-        if needs[1] or needs[2]:
+        if (needs[1] or needs[2]) and self.turned:
+            grads[1], grads[2] = (_kernels.empty(self.shape, g.dtype) for _ in range(2))
+            norm.element_sums_turned(self.shape[0], g, self.job.x, grads[1], grads[2])
+            grads = [grad if need else None for grad, need in zip(grads, needs)]
+        elif needs[1] or needs[2]:
             product, total = (_kernels.empty(self.sizes[1:], g.dtype) for _ in range(2))
             norm.element_sums(g, self.job.x, product, total)
             grads[1] = self._weight(product) if needs[1] else None
             grads[2] = self._weight(total) if needs[2] else None
+        if needs[0] and self.turned and self.elements[0] is not None:
+            norm.weight, g = None, self._weighted(g)
         if needs[0]:
             grads[0] = self._image(self.job.backward(g, (True, False, False))[0])
         return tuple(grads)
+
+    def _weighted(self, rows):
+        """`rows` times the weight, which lies in its own order."""
+        product, norm = _kernels.empty(rows.shape, rows.dtype), _kernels.Norm(*self.job.norm.sizes)
+        norm.mean, norm.scale = np.zeros(self.sizes[0]), np.ones(self.sizes[0])
+        norm.weight = contiguous(self.elements[0])
+        norm.normalize_turned(self.shape[0], rows, product)
+        return product
 
     def _rows(self, array):
         """An array of the input's shape as (rows, 1, elements)."""

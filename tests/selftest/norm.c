@@ -162,6 +162,35 @@ static void check_groups(struct pyconv_norm norm, struct layout layout) {
     expect("grad_input", dx, 10 * rounding());
 }
 
+static void check_turned(ptrdiff_t batch, ptrdiff_t pixels, ptrdiff_t channels) {
+    begin_case("turned weights: %td x %td x %td", batch, pixels, channels);
+    ptrdiff_t rows = pixels * channels;
+    struct pyconv_norm norm = {.batch = batch, .rows = rows, .channels = 1};
+    struct array *x = steps(REAL, batch * rows, 0.25, 0), *y = output(REAL, batch * rows);
+    struct array *mean = steps(DOUBLE, batch, 0.25, 0), *scale = steps(DOUBLE, batch, 0.5, 0.25);
+    struct array *weight = steps(REAL, rows, 0.25, 0), *shift = pick(2) ? steps(REAL, rows, 0.25, 0) : NULL;
+    norm.mean = data(mean), norm.scale = data(scale), norm.weight = data(weight), norm.shift = data(shift);
+    for (ptrdiff_t i = 0; i < batch * rows; i++) {
+        ptrdiff_t n = i / rows, at = i % channels * pixels + i % rows / channels;
+        y->value[i] = (x->value[i] - mean->value[n]) * scale->value[n] * weight->value[at];
+        if (shift) y->value[i] += shift->value[at];
+    }
+    RUN(kernels->norm_planes->normalize_turned(&norm, channels, data(x), data(y)));
+    expect("output", y, 10 * rounding());
+    struct array *g = steps(REAL, batch * rows, 0.25, 0);
+    struct array *product = output(REAL, rows), *sum = output(REAL, rows);
+    for (ptrdiff_t i = 0; i < batch * rows; i++) {
+        ptrdiff_t n = i / rows, at = i % channels * pixels + i % rows / channels;
+        product->value[at] += g->value[i] * (x->value[i] - mean->value[n]) * scale->value[n];
+        sum->value[at] += g->value[i];
+    }
+    RUN(kernels->norm_planes->element_sums_turned(&norm, channels, data(g), data(x), data(product),
+                                                  data(sum)));
+    expect("product", product, 10 * rounding());
+    expect("sum", sum, 10 * rounding());
+    end_case();
+}
+
 static void check_elements(ptrdiff_t batch, ptrdiff_t rows) {
     begin_case("element sums: %td x %td", batch, rows);
     struct pyconv_norm norm = {.batch = batch, .rows = rows, .channels = 1};
@@ -238,6 +267,9 @@ void test_norm(void) {
     check_norm(9, 40, 12);
     for (int i = 0; i < 12; i++) check_elements(1 + pick(200), 1 + pick(70));
     check_elements(3, 4100);
+    check_turned(2, 7, 3);
+    check_turned(3, 300, 40);
+    check_turned(1, 33, 600);
     for (int i = 0; i < 60; i++) {
         struct pyconv_response r = {1 + pick(3), 1 + pick(200), 1 + pick(20), i % 2, pick(4),
                                     pick(4),     0.3,           0.75,         1.5};
