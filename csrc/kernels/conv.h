@@ -127,6 +127,10 @@ int VARIANT(grad_weight_line)(const struct pyconv_conv2d *, const real *grad_out
                               real *grad_weight);
 struct workspace VARIANT(grad_weight_line_workspace)(const struct pyconv_conv2d *);
 
+/* Pixels a multiple of this many bytes apart lie on so few sets of L1 (a page has one line of each) that a
+ * tile's would push each other out: they are copied to a pitch that is odd in cache lines, or packed. */
+#define ALIAS_BYTES 2048
+
 /* A core's arithmetic, for deciding how many threads a call is worth: multiply-adds to nanoseconds. */
 #define MULTIPLY_ADDS_PER_NANOSECOND (LANES * 3.0)
 

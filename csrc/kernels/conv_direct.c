@@ -29,9 +29,6 @@
 #define TASKS_WANTED 64               /* enough for 16 threads to share evenly */
 #define SHORT_RUN 24   /* shorter runs cost more to set up (some 20 cycles) than a list of offsets to read */
 #define MOST_STEPS 512 /* 4 KiB of offsets */
-/* Pixels a multiple of this many bytes apart lie on so few sets of L1 (a page has one line of each) that a
- * tile's would push each other out: they are copied to a pitch that is odd in cache lines. */
-#define ALIAS_BYTES 2048
 
 struct direct {
     const struct correlation *c;

@@ -3,11 +3,12 @@
  *     grad_weight[c][k] = sum over pixels p of input[p][c] * grad_output[p][k]
  *
  * A task owns some channels and some blocks of filters, and sums over a share of the pixels, BAND_PIXELS at a
- * time. These are packed, row by row as they lie in memory, into panels of PANEL channels (128 * 48 * 4 = 24
- * KiB with AVX-512) and of BLOCK filters (16 KiB): pixels of many channels lie on few sets of L1, a page
- * apart. (Whole vectors of filters that only a single panel of channels meets are not worth
- * packing.) A panel of filters then stays in L1 while the tiles of TILE x BLOCK sums, in registers over all
- * pixels of the band, take the channels from L2.
+ * time. The filters are packed, row by row as they lie in memory, into panels of BLOCK (128 * 32 * 4 = 16 KiB
+ * with AVX-512): those of a column lie on few sets of L1, a page apart. (Whole vectors of filters that only a
+ * single panel of channels meets are not worth packing.) A panel of filters then stays in L1 while the tiles
+ * of TILE x BLOCK sums, in registers over all pixels of the band, take the channels from L2: where they are
+ * fetched to a band ahead, in the order of memory, or packed as well into panels of PANEL if there is a
+ * stride, or ALIAS_BYTES. (Packing them always took 3 to 20 % more time.)
  *
  * The pixels are cut into `parts` that each sum into a buffer of their own; these are added in ascending
  * order, so the result does not depend on the number of threads.
@@ -35,7 +36,7 @@ struct pointwise {
 struct band {
     ptrdiff_t first, count;
     ptrdiff_t channel, channels, filter, filters; /* ranges, within all groups */
-    int pack_filters;
+    int pack_channels, pack_filters;
 };
 
 /* `count` values from `from` on to panels of `width` columns, `pitch` elements apart; 0 beyond them. */
@@ -53,8 +54,12 @@ static void pack_band(const struct pointwise *w, const struct band *band, real *
     const real *from = w->grad_output + band->first * g->out_channels + band->filter;
     for (ptrdiff_t p = 0; p < band->count; p++, from += g->out_channels) {
         ptrdiff_t y = image * g->in_height + row * g->stride_height;
-        spread(w->input + (y * g->in_width + column * g->stride_width) * g->in_channels + band->channel,
-               band->channels, PANEL, w->panel_elements, x + p * PANEL);
+        const real *pixel =
+            w->input + (y * g->in_width + column * g->stride_width) * g->in_channels + band->channel;
+        if (band->pack_channels)
+            spread(pixel, band->channels, PANEL, w->panel_elements, x + p * PANEL);
+        else
+            for (ptrdiff_t c = 0; c < band->channels; c += LINE) __builtin_prefetch(pixel + c);
         if (band->pack_filters) spread(from, band->filters, BLOCK, w->block_elements, gradient + p * BLOCK);
         if (++column == g->out_width) {
             column = 0;
@@ -63,34 +68,38 @@ static void pack_band(const struct pointwise *w, const struct band *band, real *
     }
 }
 
-#define OUTER(m, vectors) tile_outer(m, vectors, 0, segment, 1, &channel, PANEL, g_step, sums)
+#define OUTER(m, vectors) tile_outer(m, vectors, 0, segment, 1, &channel, x_step, g_step, sums)
 
-static void outer_2(ptrdiff_t size, const struct segment *segment, ptrdiff_t channel, ptrdiff_t g_step,
-                    real *sums) {
+static void outer_2(ptrdiff_t size, const struct segment *segment, ptrdiff_t channel, ptrdiff_t x_step,
+                    ptrdiff_t g_step, real *sums) {
     DISPATCH_OUTER(size, OUTER, 2)
 }
 
-static void outer_1(ptrdiff_t size, const struct segment *segment, ptrdiff_t channel, ptrdiff_t g_step,
-                    real *sums) {
+static void outer_1(ptrdiff_t size, const struct segment *segment, ptrdiff_t channel, ptrdiff_t x_step,
+                    ptrdiff_t g_step, real *sums) {
     DISPATCH_OUTER(size, OUTER, 1)
 }
 
 /* sums[block][channel][BLOCK] += the band's products, for the band's ranges */
 static void add_band(const struct pointwise *w, const struct band *band, const real *x, const real *gradient,
                      real *sums) {
-    ptrdiff_t step = BLOCK, block = w->block_elements;
+    ptrdiff_t step = BLOCK, block = w->block_elements, x_step = PANEL, panel = w->panel_elements;
+    if (!band->pack_channels) {
+        x = w->input + band->first * w->g->in_channels + band->channel;
+        x_step = w->g->in_channels, panel = PANEL;
+    }
     if (!band->pack_filters) {
         gradient = w->grad_output + band->first * w->g->out_channels + band->filter;
         step = w->g->out_channels, block = BLOCK;
     }
     for (ptrdiff_t k = 0; k < band->filters; k += BLOCK, gradient += block) {
         for (ptrdiff_t c = 0; c < band->channels; c += TILE) {
-            struct segment segment = {x + c / PANEL * w->panel_elements, gradient, band->count};
+            struct segment segment = {x + c / PANEL * panel, gradient, band->count};
             ptrdiff_t size = min_size(TILE, band->channels - c);
             if (band->filters - k > LANES)
-                outer_2(size, &segment, c % PANEL, step, sums + c * BLOCK);
+                outer_2(size, &segment, c % PANEL, x_step, step, sums + c * BLOCK);
             else
-                outer_1(size, &segment, c % PANEL, step, sums + c * BLOCK);
+                outer_1(size, &segment, c % PANEL, x_step, step, sums + c * BLOCK);
         }
         sums += w->parts.block_elements;
     }
@@ -110,6 +119,10 @@ static void run_pointwise(const void *context, ptrdiff_t task, void *scratch) {
                         .channels = c1 - c0,
                         .filter = group * parts->filters + b0 * BLOCK,
                         .filters = min_size(b1 * BLOCK, parts->filters) - b0 * BLOCK};
+    const struct pyconv_conv2d *g = w->g;
+    band.pack_channels = g->stride_height > 1 || g->stride_width > 1 || g->in_width != g->out_width ||
+                         g->in_height != g->out_height ||
+                         g->in_channels * (ptrdiff_t)sizeof(real) % ALIAS_BYTES == 0;
     band.pack_filters = band.channels > PANEL || band.filters % LANES;
     real *sums = parts->sums + part * parts->part_elements +
                  (group * parts->blocks + b0) * parts->block_elements + c0 * BLOCK;
