@@ -77,12 +77,13 @@ INLINE void add_taps(const int fused, const int alone, const int taps, const int
             ((at->y - geometry->y_min) * w->width + at->x - geometry->x_min) * LANES + (alone ? c : 0);
     }
     if (fused) x += offset[0];
-    /* rows that follow one another are one stretch: the places between them have gradients of 0 */
+    /* rows that follow one another are one stretch: the places between them have gradients of 0; it ends
+     * where the last tap reads the last column, since what lies behind that may be anything */
     ptrdiff_t stretch = fused && geometry->step_height == 1 ? rows : 1;
+    ptrdiff_t count = (stretch - 1) * w->grad_width + geometry->dst_width + (fused ? FUSED - 1 : 0);
     for (ptrdiff_t i = 0; i < rows; i += stretch)
         add_stretch(fused, alone, taps, channels, x + i * geometry->step_height * w->width * LANES, offset,
-                    geometry->step_width * LANES, g + i * w->grad_width * LANES, stretch * w->grad_width,
-                    index, acc);
+                    geometry->step_width * LANES, g + i * w->grad_width * LANES, count, index, acc);
     UNROLL for (int s = 0; s < taps; s++) UNROLL for (int i = 0; i < channels; i++)
         store(sums + (t + s) * tap + (c + i) * LANES, acc[s][i]);
 }
