@@ -219,8 +219,8 @@ def test_winograd_with_a_stride(size, padding, channels, filters, isa, rng):
         plans = pyconv.explain_conv2d(x.shape, weight.shape, *options)
         assert {plan.algorithm for plan in plans.values()} == {"winograd"}
         actual = [F.conv2d(x, weight, bias, *options), *F.conv2d_backward(grad_output, x, weight, *options)]
-    for name, a, e in zip(("output", "grad_input", "grad_weight"), actual, expected):
-        assert_close(a, e.astype(np.float32), rtol=1e-5, err_msg=name)
+    for a, e in zip(actual[:3], expected):
+        assert_close(a, e.astype(np.float32), rtol=1e-5)
 
 
 @pytest.mark.parametrize("kernel", [(1, 3), (1, 7), (3, 4), (7, 7), (11, 5)])
