@@ -34,6 +34,26 @@ int pyconv_get_num_threads(void) {
     return pyconv_has_openmp() && !atomic_load(&forked) ? atomic_load(&num_threads) : 1;
 }
 
+#ifdef _OPENMP
+/* The tasks of one thread: those before `next` are taken. On a cache line of its own. */
+struct share {
+    _Alignas(64) atomic_ptrdiff_t next;
+    ptrdiff_t end;
+};
+
+/* Each thread begins with a share of neighbouring tasks, the same one in every call of this size: so what one
+ * kernel has left in a core's L2 is where the next kernel looks for it (LeNet: 4 % of a training step). Then
+ * it takes what is left of the others' shares. */
+static void run_shares(struct share *shares, int threads, int self, parallel_task *run, const void *context,
+                       void *scratch) {
+    for (int i = 0; i < threads; i++) {
+        struct share *share = shares + (self + i) % threads;
+        for (ptrdiff_t task; (task = atomic_fetch_add(&share->next, 1)) < share->end;)
+            run(context, task, scratch);
+    }
+}
+#endif
+
 int parallel_run(ptrdiff_t tasks, double cost, size_t scratch, parallel_task *run, const void *context) {
     int threads = pyconv_get_num_threads();
     if (threads > tasks) threads = (int)tasks;
@@ -43,19 +63,28 @@ int parallel_run(ptrdiff_t tasks, double cost, size_t scratch, parallel_task *ru
 
     scratch = (scratch + 4095) & ~(size_t)4095; /* no two threads on one page */
     char *memory = NULL;
-    size_t bytes;
-    if (__builtin_mul_overflow(scratch, (size_t)threads, &bytes)) return PYCONV_NO_MEMORY;
+    size_t bytes, share_bytes = 0;
+#ifdef _OPENMP
+    if (threads > 1) share_bytes = (size_t)threads * sizeof(struct share);
+#endif
+    if (__builtin_mul_overflow(scratch, (size_t)threads, &bytes) ||
+        __builtin_add_overflow(bytes, share_bytes, &bytes))
+        return PYCONV_NO_MEMORY;
     if (bytes && !(memory = pyconv_alloc(bytes))) return PYCONV_NO_MEMORY;
 
     if (threads == 1) {
         for (ptrdiff_t task = 0; task < tasks; task++) run(context, task, memory);
     } else {
 #ifdef _OPENMP
+        struct share *shares = (struct share *)(memory + (size_t)threads * scratch);
+        for (int i = 0; i < threads; i++) {
+            atomic_init(&shares[i].next, tasks * i / threads);
+            shares[i].end = tasks * (i + 1) / threads;
+        }
 #pragma omp parallel num_threads(threads)
         {
-            char *mine = memory ? memory + (size_t)omp_get_thread_num() * scratch : NULL;
-#pragma omp for schedule(dynamic, 1)
-            for (ptrdiff_t task = 0; task < tasks; task++) run(context, task, mine);
+            int self = omp_get_thread_num();
+            run_shares(shares, threads, self, run, context, memory + (size_t)self * scratch);
         }
 #endif
     }

@@ -407,9 +407,9 @@ static void plan(struct direct *d) {
     d->packs_late = once && c->taps > 1 && !c->prepared;
     d->streams = once && !d->packs_late &&
                  c->groups * d->vectors * LANES * d->elements * (ptrdiff_t)sizeof(real) > L2_BYTES;
-    d->splits = alone
-                    ? c->groups
-                    : min_size(c->groups > 1 ? c->groups : d->blocks, ceil_div(wanted, c->batch * d->chunks));
+    /* Few splits: the parts of a pixel's line that several cores write travel between these. */
+    ptrdiff_t shares = c->groups > 1 ? c->groups : d->blocks;
+    d->splits = alone ? c->groups : max_size(min_size(shares, wanted / (c->batch * d->chunks)), 1);
     ptrdiff_t most_rows = min_size((d->pixels - 2) / c->dst_width + 2, c->dst_height);
     d->scratch_source =
         d->padded ? ((most_rows - 1) * c->step_height + c->y_max - c->y_min + 1) * d->width * d->pitch : 0;
