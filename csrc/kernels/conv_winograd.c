@@ -22,6 +22,7 @@
 #define MOST_SHARED ((ptrdiff_t)24 << 20)  /* of V made for all */
 #define SHARE_BYTES ((ptrdiff_t)576 << 10) /* of M that a task keeps: 128 tiles of 36 planes */
 #define TASKS_WANTED 16
+#define FEW_TASKS 8
 
 static ptrdiff_t group_begin(const struct winograd *w, ptrdiff_t group) {
     return w->tiling.tiles * group / w->groups;
@@ -184,9 +185,11 @@ static void run_block(const void *context, ptrdiff_t task, void *scratch) {
     }
 }
 
-/* Tiles outside: one group of them, all blocks. */
-static void run_group(const void *context, ptrdiff_t group, void *scratch) {
+/* Tiles outside: one group of them, one share of the blocks. */
+static void run_group(const void *context, ptrdiff_t task, void *scratch) {
     const struct winograd *w = context;
+    ptrdiff_t group = task / w->shares, share = task % w->shares;
+    ptrdiff_t first_block = w->blocks * share / w->shares, last_block = w->blocks * (share + 1) / w->shares;
     real *v = scratch, *m = v + w->v_elements;
     ptrdiff_t first = group_begin(w, group), tiles = group_begin(w, group + 1) - first;
     struct places places;
@@ -194,8 +197,8 @@ static void run_group(const void *context, ptrdiff_t group, void *scratch) {
     make_group(w, first, tiles, v);
     const ptrdiff_t m_elements = w->kind->planes * w->m_plane, channels = w->c->src_channels;
     const int planes = w->kind->planes, each = w->planes_outside ? 1 : planes;
-    for (ptrdiff_t begin = 0; begin < w->blocks; begin += w->together) {
-        const ptrdiff_t end = min_size(begin + w->together, w->blocks);
+    for (ptrdiff_t begin = first_block; begin < last_block; begin += w->together) {
+        const ptrdiff_t end = min_size(begin + w->together, last_block);
         for (int p = 0; p < planes; p += each)
             for (ptrdiff_t block = begin; block < end; block++)
                 multiply(w, tiles, block, p, p + each, v, w->u + block * w->u_elements, channels,
@@ -227,9 +230,14 @@ static void plan(struct winograd *w, const struct winograd_kind *kind, const str
         filter_bytes > L2_FILTERS && w->tiling.tiles * tile_bytes <= MOST_SHARED && 2.6 * tiles < filters;
     w->groups = ceil_div(w->tiling.tiles, w->filters_outside ? 2 * TILE : most);
     w->group = ceil_div(w->tiling.tiles, w->groups);
-    w->shares = max_size(ceil_div(w->tiling.tiles, SHARE_BYTES / (planes * BLOCK * size)),
-                         min_size(ceil_div(TASKS_WANTED, w->blocks), w->tiling.tiles / 64));
-    w->shares = max_size(min_size(w->shares, w->groups), 1);
+    if (w->filters_outside) {
+        w->shares = max_size(ceil_div(w->tiling.tiles, SHARE_BYTES / (planes * BLOCK * size)),
+                             min_size(ceil_div(TASKS_WANTED, w->blocks), w->tiling.tiles / 64));
+        w->shares = min_size(w->shares, w->groups);
+    } else { /* of few groups: each share makes V again, a tenth of its time if it has two blocks */
+        w->shares = min_size(ceil_div(FEW_TASKS, w->groups), w->blocks / 2);
+    }
+    w->shares = max_size(w->shares, 1);
 
     w->u_plane = (w->filters_outside ? min_size(c->src_channels, CHUNK) : c->src_channels) * BLOCK + LANES;
     w->v_plane = w->group * w->pitch + (w->group % 2 ? 0 : LANES);
@@ -239,7 +247,7 @@ static void plan(struct winograd *w, const struct winograd_kind *kind, const str
      * leave L2 while a block's U passes, and these blocks' M is no larger. */
     w->planes_outside = !w->filters_outside && c->dst_channels <= c->src_channels &&
                         (w->group * tile_bytes + w->u_elements * size) > LEAVES_L2;
-    w->together = w->planes_outside ? w->blocks : 1;
+    w->together = w->planes_outside ? ceil_div(w->blocks, w->shares) : 1;
     w->v_elements = planes * w->v_plane;
 }
 
@@ -279,7 +287,7 @@ static int run(const struct winograd_kind *kind, const struct correlation *c) {
         w.u = c->prepared ? c->prepared : w.shared;
         status = c->prepared ? PYCONV_OK : parallel_run(w.blocks, filters_cost(&w), 0, share_filters, &w);
         if (status == PYCONV_OK)
-            status = parallel_run(w.groups, products + tiles, bytes.scratch, run_group, &w);
+            status = parallel_run(w.groups * w.shares, products + tiles, bytes.scratch, run_group, &w);
     }
     pyconv_free(w.shared, bytes.shared);
     return status;

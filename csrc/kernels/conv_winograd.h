@@ -50,7 +50,7 @@ struct winograd {
     const struct winograd_kind *kind;
     struct tiling tiling;
     ptrdiff_t groups, group;  /* of tiles; the tiles of the largest */
-    ptrdiff_t blocks, shares; /* of filters; of the latter, or with filters outside of the groups */
+    ptrdiff_t blocks, shares; /* of filters; of the blocks, or with filters outside of the groups */
     int filters_outside, planes_outside;
     ptrdiff_t together; /* blocks whose M is kept at once */
     ptrdiff_t pitch;    /* elements from one tile of V[p] to the next, and */
