@@ -38,9 +38,10 @@ struct direct {
     ptrdiff_t pixels;          /* destination pixels to a task */
     ptrdiff_t chunks;          /* tasks to an image */
     ptrdiff_t splits;          /* shares that the groups are cut into, or the one group's blocks */
-    int packs_late;            /* each block is used once: packed then, it is still in L2 */
-    int streams;               /* each block is used once, and comes from beyond L2 */
-    int padded;                /* some tap reads outside of the image: its rows are copied */
+    int heavy;      /* weights that leave L2: a split's, over all images, are one task after another */
+    int packs_late; /* each block is used once: packed then, it is still in L2 */
+    int streams;    /* each block is used once, and comes from beyond L2 */
+    int padded;     /* some tap reads outside of the image: its rows are copied */
     int ahead; /* a single tap's pixels are prefetched a tile early: worth 25 % where there are few filters */
     ptrdiff_t pitch;          /* elements from one copied pixel to the next */
     ptrdiff_t width;          /* source columns that a row of destination pixels reads */
@@ -309,14 +310,15 @@ static void run_block(const struct direct *d, const struct reduction *r, const s
 static void run_direct(const void *context, ptrdiff_t task, void *scratch) {
     const struct direct *d = context;
     const struct correlation *c = d->c;
-    ptrdiff_t chunk = task % d->chunks, image = task / d->chunks % c->batch,
-              split = task / d->chunks / c->batch; /* outermost: its weights stay in L2 */
+    ptrdiff_t places = d->chunks * c->batch, place = d->heavy ? task % places : task / d->splits;
+    ptrdiff_t split = d->heavy ? task / places : task % d->splits;
+    ptrdiff_t chunk = place % d->chunks, image = place / d->chunks;
     ptrdiff_t begin = chunk * d->pixels, end = min_size(begin + d->pixels, c->dst_height * c->dst_width);
     ptrdiff_t pixels = end - begin;
 
     real *partial = scratch, *rows = partial + BAND_PIXELS * WIDEST * LANES;
     ptrdiff_t *src_offset = (ptrdiff_t *)(rows + d->scratch_source), *dst_offset = src_offset + d->pixels;
-    ptrdiff_t *dst_row = dst_offset + d->pixels, *place = dst_row + d->pixels, *step = place + weight_area(c);
+    ptrdiff_t *dst_row = dst_offset + d->pixels, *index = dst_row + d->pixels, *step = index + weight_area(c);
     struct reduction r = {.run = (struct run *)(step + d->steps), .step = step};
     r.chunk = (struct chunk *)(r.run + d->most_runs);
     ptrdiff_t shares = c->groups > 1 ? c->groups : d->blocks, each = c->groups > 1 ? d->blocks : 1;
@@ -345,7 +347,7 @@ static void run_direct(const void *context, ptrdiff_t task, void *scratch) {
                             dst_offset + p0, dst_row + p0, partial,     packed};
         if (d->padded) fill_rows(d, &source, (begin + p1 - 1) / c->dst_width + 1, rows);
         for (ptrdiff_t b = first; b < last; b++) {
-            if (d->packs_late) pack_block(d, b, place);
+            if (d->packs_late) pack_block(d, b, index);
             run_block(d, &r, &band, b, d->ahead && b == first);
         }
     }
@@ -404,9 +406,9 @@ static void plan(struct direct *d) {
     d->pixels = ceil_div(total, d->chunks);
     d->chunks = ceil_div(total, d->pixels);
     int once = c->batch * d->chunks == 1 && d->pixels <= BAND_PIXELS;
+    d->heavy = c->groups * d->vectors * LANES * d->elements * (ptrdiff_t)sizeof(real) > L2_BYTES;
     d->packs_late = once && c->taps > 1 && !c->prepared;
-    d->streams = once && !d->packs_late &&
-                 c->groups * d->vectors * LANES * d->elements * (ptrdiff_t)sizeof(real) > L2_BYTES;
+    d->streams = once && !d->packs_late && d->heavy;
     /* Few splits: the parts of a pixel's line that several cores write travel between these. */
     ptrdiff_t shares = c->groups > 1 ? c->groups : d->blocks;
     d->splits = alone ? c->groups : max_size(min_size(shares, wanted / (c->batch * d->chunks)), 1);
