@@ -57,6 +57,7 @@ static int fits_scatter(const struct pyconv_conv2d *g) {
 #define LINE_FILTER 300.0         /* for LANES filters on one channel and four taps, and */
 #define LINE_WEIGHT 200.0         /* for their gradient */
 #define SCATTER_VECTOR 4.0        /* load, add, store */
+#define SCATTER_PACK 4.0          /* for each weight, one by one */
 #define GATHER_STORE 3.0          /* for LANES filters of a pixel: what a tile takes besides its products */
 #define PLANAR_EFFICIENCY 0.35
 #define PLANAR_STORE 0.8  /* for each output */
@@ -94,7 +95,8 @@ static double scatter_cycles(const struct pyconv_conv2d *g) {
     ptrdiff_t run = g->kernel_width * g->in_channels;
     double product =
         (double)(ceil_div(g->kernel_height * run, LANES) * g->out_channels) / 2 / PRODUCT_EFFICIENCY;
-    return pixels * (product + SCATTER_VECTOR * (double)(g->kernel_height * ceil_div(run, LANES)));
+    return pixels * (product + SCATTER_VECTOR * (double)(g->kernel_height * ceil_div(run, LANES))) +
+           SCATTER_PACK * (double)(g->kernel_height * run) * (double)g->out_channels;
 }
 
 static double line_cycles(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass) {
@@ -178,8 +180,7 @@ static enum pyconv_conv_algorithm cheapest(const struct pyconv_conv2d *g, enum p
     if (is_depthwise(g)) return PYCONV_CONV_DEPTHWISE;
     enum pyconv_conv_algorithm best = PYCONV_CONV_DIRECT;
     double least = direct_cycles(g, pass);
-    /* LANES channels and more fill vectors without it */
-    if (pass == PYCONV_GRAD_INPUT && fits_scatter(g) && g->in_channels < LANES && scatter_cycles(g) < least)
+    if (pass == PYCONV_GRAD_INPUT && fits_scatter(g) && scatter_cycles(g) < least)
         best = PYCONV_CONV_SCATTER, least = scatter_cycles(g);
     if (fits_winograd(g, pass) && winograd_is_exact_enough(g, pass) && winograd_cycles(g, pass) < least)
         best = PYCONV_CONV_WINOGRAD;
