@@ -362,8 +362,8 @@ struct pyconv_conv_kernels {
                       const void *residual, void *grad_input, enum pyconv_conv_algorithm);
     int (*grad_weight)(const struct pyconv_conv2d *, const void *grad_output, const void *input,
                        void *grad_weight, void *grad_bias, enum pyconv_conv_algorithm);
-    /* Lay a weight out as the forward pass reads it, once for many calls; explain of PYCONV_FORWARD_PREPARED says
-     * how large that is. */
+    /* Lay a weight out as the forward pass reads it, once for many calls; explain of PYCONV_FORWARD_PREPARED
+     * says how large that is. */
     int (*prepare)(const struct pyconv_conv2d *, const void *weight, void *prepared,
                    enum pyconv_conv_algorithm);
     /* What a call would take; the algorithm is that which AUTO or the one asked for stands for. */

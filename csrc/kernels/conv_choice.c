@@ -60,11 +60,10 @@ static int fits_scatter(const struct pyconv_conv2d *g) {
 #define SCATTER_PACK 4.0          /* for each weight, one by one */
 #define GATHER_STORE 3.0          /* for LANES filters of a pixel: what a tile takes besides its products */
 #define PLANAR_EFFICIENCY 0.35
-#define PLANAR_STORE 0.8  /* for each output */
-#define PRODUCT_STORE 8.0 /* the same of Winograd's products, as so many more channels */
-#define PACK_FILTERS                                                                                         \
-    24.0 /* for LANES filters on one channel and tap; where each residue of a stride packs its own: */
-#define PACK_RESIDUES 50.0
+#define PLANAR_STORE 0.8   /* for each output */
+#define PRODUCT_STORE 8.0  /* the same of Winograd's products, as so many more channels */
+#define PACK_FILTERS 24.0  /* for LANES filters on one channel and tap, and */
+#define PACK_RESIDUES 50.0 /* where each residue of a stride packs its own */
 #define L2_BYTES 1.9e6
 #define L3_BYTES 16.0 /* a cycle */
 
@@ -116,7 +115,7 @@ static double line_cycles(const struct pyconv_conv2d *g, enum pyconv_conv_pass p
 }
 
 /* What exceeds L2 comes from L3: transformed filters for every group of tiles; and a group's tiles for every
- * block of filters. */
+ * block of filters, in streams so short that each byte costs thrice. */
 static double travel_cycles(double tiles, double planes, ptrdiff_t from, ptrdiff_t to) {
     double filter_bytes = AREA * (double)from * (double)to * sizeof(real);
     double tile_bytes = planes * (double)from * sizeof(real), group = tiles < TILE ? tiles : TILE;

@@ -5,7 +5,7 @@
  *
  *     tiles outside: U is made once for all, a task makes its group's V (2 * TILE tiles of 64 channels: 36 *
  *         24 * 80 * 4 = 270 KiB) and takes the blocks of filters in turn (M of one: 36 * 24 * 32 * 4 = 108
- *         KiB);
+ *         KiB), or, from 384 channels on, the planes, each with all blocks, since V would not stay in L2;
  *     filters outside, where U exceeds L2 and the tiles are few: V is made once for all, a task makes U for
  *         one block, CHUNK channels at a time (36 * 128 * 32 * 4 = 576 KiB), and takes the groups in turn; U,
  *         37 MB for 512 x 512 filters, never exists as a whole.
@@ -14,15 +14,14 @@
 #include "parallel.h"
 #include "winograd_line.h"
 
-#define GROUP_BYTES                                                                                          \
-    ((ptrdiff_t)640 << 10) /* of V that a task keeps in L2, beside M and what passes by of U */
+#define GROUP_BYTES ((ptrdiff_t)640 << 10) /* of V, in L2 beside M and what passes of U */
 #define MOST_TILES (2 * TILE)
-#define LEAVES_L2 ((ptrdiff_t)1800 << 10)
+#define LEAVES_L2 ((ptrdiff_t)1800 << 10)  /* more than this of V and a block's U: see plan */
 #define L2_FILTERS ((ptrdiff_t)2 << 20)    /* a smaller U stays in L2 and L3 anyway */
 #define MOST_SHARED ((ptrdiff_t)24 << 20)  /* of V made for all */
 #define SHARE_BYTES ((ptrdiff_t)576 << 10) /* of M that a task keeps: 128 tiles of 36 planes */
 #define TASKS_WANTED 16
-#define FEW_TASKS 8
+#define FEW_TASKS 8 /* fewer leave one of two cores idle for long */
 
 static ptrdiff_t group_begin(const struct winograd *w, ptrdiff_t group) {
     return w->tiling.tiles * group / w->groups;
