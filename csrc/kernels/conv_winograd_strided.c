@@ -86,7 +86,7 @@ const struct winograd_kind VARIANT(winograd_strided) = {
 
 static ptrdiff_t is_odd(ptrdiff_t n) { return n & 1; }
 
-/* Where the pixels of one tap begin in the 5 x 5 */
+/* row, column: where the pixels of one tap begin in the 5 x 5 */
 INLINE void gradient_planes(const real *const *from, ptrdiff_t row, ptrdiff_t column, ptrdiff_t offset,
                             ptrdiff_t lanes, real *to, ptrdiff_t plane) {
     vec half[EVEN_POINTS * EVEN_POINTS], d[EVEN_POINTS], out[EVEN_POINTS];

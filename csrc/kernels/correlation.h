@@ -166,45 +166,15 @@ INLINE struct correlation grad_input_correlation(const struct pyconv_conv2d *g, 
     return c;
 }
 
-/* The same at all rows and columns at once, for a stride of 2 in both directions and 3 x 3 taps: input row y
- * was read by output row (y + tap.y) / 2 where that is whole. */
+/* The same at all rows and columns at once, for a stride of 2 in both directions: the correlation of a stride
+ * of 1, but input row y was read by output row (y + tap.y) / 2 where that is whole. */
 INLINE struct correlation spread_correlation(const struct pyconv_conv2d *g, const void *grad_output,
                                              const void *weight, void *grad_input, struct tap *tap) {
-    ptrdiff_t area = g->kernel_height * g->kernel_width;
-    for (ptrdiff_t t = 0; t < area; t++) {
-        ptrdiff_t index = area - 1 - t;
-        tap[t] =
-            (struct tap){g->pad_top - index / g->kernel_width, g->pad_left - index % g->kernel_width, index};
-    }
-    return (struct correlation){
-        .batch = g->batch,
-        .groups = 1,
-        .src = grad_output,
-        .src_height = g->out_height,
-        .src_width = g->out_width,
-        .src_channels = g->out_channels,
-        .dst = grad_input,
-        .dst_height = g->in_height,
-        .dst_width = g->in_width,
-        .dst_channels = g->in_channels,
-        .dst_image = g->in_height * g->in_width * g->in_channels,
-        .dst_row = g->in_width * g->in_channels,
-        .dst_column = g->in_channels,
-        .step_height = 1,
-        .step_width = 1,
-        .spread = 2,
-        .dilation_height = 1,
-        .dilation_width = 1,
-        .taps = area,
-        .tap = tap,
-        .y_min = tap[0].y,
-        .y_max = tap[area - 1].y,
-        .x_min = tap[0].x,
-        .x_max = tap[area - 1].x,
-        .weight = weight,
-        .weight_dst = area,
-        .weight_src = g->in_channels * area,
-    };
+    struct pyconv_conv2d dense = *g;
+    dense.stride_height = dense.stride_width = 1;
+    struct correlation c = grad_input_correlation(&dense, 0, 0, grad_output, weight, grad_input, tap);
+    c.spread = 2;
+    return c;
 }
 
 #endif
