@@ -94,6 +94,21 @@ static int grad_input_alone(const struct pyconv_conv2d *g, const void *grad_outp
                              result);
 }
 
+/* The correlations that make up the gradient of the input: one, or one for each residue of the stride. */
+static ptrdiff_t gradient_parts(const struct pyconv_conv2d *g, enum pyconv_conv_algorithm algorithm) {
+    if (algorithm == PYCONV_CONV_WINOGRAD && is_strided(g)) return 1;
+    return min_size(g->stride_height, g->in_height) * min_size(g->stride_width, g->in_width);
+}
+
+static struct correlation gradient_part(const struct pyconv_conv2d *g, enum pyconv_conv_algorithm algorithm,
+                                        ptrdiff_t part, const void *grad_output, const void *weight,
+                                        void *result, struct tap *tap) {
+    if (algorithm == PYCONV_CONV_WINOGRAD && is_strided(g))
+        return spread_correlation(g, grad_output, weight, result, tap);
+    ptrdiff_t columns = min_size(g->stride_width, g->in_width);
+    return grad_input_correlation(g, part / columns, part % columns, grad_output, weight, result, tap);
+}
+
 static int grad_input(const struct pyconv_conv2d *g, const void *grad_output, const void *weight,
                       const void *residual, void *result, enum pyconv_conv_algorithm algorithm) {
     algorithm = VARIANT(choose_conv)(g, PYCONV_GRAD_INPUT, algorithm);
@@ -103,20 +118,11 @@ static int grad_input(const struct pyconv_conv2d *g, const void *grad_output, co
     struct tap *tap = alloc_taps(g, &bytes);
     if (!tap) return PYCONV_NO_MEMORY;
     int status = PYCONV_OK;
-    if (algorithm == PYCONV_CONV_WINOGRAD && is_strided(g)) {
-        struct correlation c = spread_correlation(g, grad_output, weight, result, tap);
-        c.epilogue.residual = residual;
+    for (ptrdiff_t part = 0; part < gradient_parts(g, algorithm) && status == PYCONV_OK; part++) {
+        struct correlation c = gradient_part(g, algorithm, part, grad_output, weight, result, tap);
+        if (residual) c.epilogue.residual = (const real *)residual + (c.dst - (real *)result);
         status = correlate(&c, algorithm);
-        pyconv_free(tap, bytes);
-        return status;
     }
-    for (ptrdiff_t row = 0; row < min_size(g->stride_height, g->in_height) && status == PYCONV_OK; row++)
-        for (ptrdiff_t column = 0; column < min_size(g->stride_width, g->in_width) && status == PYCONV_OK;
-             column++) {
-            struct correlation c = grad_input_correlation(g, row, column, grad_output, weight, result, tap);
-            if (residual) c.epilogue.residual = (const real *)residual + (c.dst - (real *)result);
-            status = correlate(&c, algorithm);
-        }
     pyconv_free(tap, bytes);
     return status;
 }
@@ -221,14 +227,9 @@ static int explain(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass,
         add_correlation(&c, algorithm, &bytes);
         if (algorithm == PYCONV_CONV_WINOGRAD) prepared = VARIANT(winograd_prepared)(&c);
         if (algorithm == PYCONV_CONV_DIRECT) prepared = VARIANT(direct_prepared)(&c);
-    } else if (algorithm == PYCONV_CONV_WINOGRAD && is_strided(g)) {
-        struct correlation c = spread_correlation(g, NULL, NULL, NULL, tap);
-        add_correlation(&c, algorithm, &bytes);
     } else {
-        ptrdiff_t rows = min_size(g->stride_height, g->in_height),
-                  columns = min_size(g->stride_width, g->in_width);
-        for (ptrdiff_t i = 0; i < rows * columns; i++) {
-            struct correlation c = grad_input_correlation(g, i / columns, i % columns, NULL, NULL, NULL, tap);
+        for (ptrdiff_t part = 0; part < gradient_parts(g, algorithm); part++) {
+            struct correlation c = gradient_part(g, algorithm, part, NULL, NULL, NULL, tap);
             add_correlation(&c, algorithm, &bytes);
         }
     }
