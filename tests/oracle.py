@@ -21,6 +21,16 @@ def to_torch(array, requires_grad=False):
     return torch.tensor(np.array(array, order="C")).requires_grad_(requires_grad)
 
 
+def conv2d_passes(x, weight, bias, grad_output, stride, padding, dilation, groups):
+    """PyTorch's convolution and its gradients, in float64; the output's shape where there is no grad_output."""
+    tensors = [to_torch(a.astype(np.float64), requires_grad=True) for a in (x, weight, bias)]
+    output = torch.nn.functional.conv2d(*tensors, stride, padding, dilation, groups)
+    if grad_output is None:
+        return tuple(output.shape)
+    output.backward(to_torch(grad_output.astype(np.float64)))
+    return [output.detach().numpy(), *(tensor.grad.numpy() for tensor in tensors)]
+
+
 def assert_close(actual, expected, rtol=None, err_msg=""):
     """Check shape, dtype, NaN and infinity exactly, and values to `rtol` of the largest expected one.
 

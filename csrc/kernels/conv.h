@@ -113,6 +113,9 @@ struct workspace VARIANT(correlate_winograd_workspace)(const struct correlation 
 /* Elements of the transformed filters, 0 where they are not worth their memory; the transformation. */
 ptrdiff_t VARIANT(winograd_prepared)(const struct correlation *);
 int VARIANT(prepare_winograd)(const struct correlation *, real *prepared);
+/* conv_choice.c: six or seven, whichever costs a pass less. */
+struct square;
+int VARIANT(square_points)(const struct square *, enum pyconv_conv_pass);
 /* conv_winograd_weight.c: the same geometries */
 int VARIANT(grad_weight_winograd)(const struct pyconv_conv2d *, const real *grad_output, const real *input,
                                   real *grad_weight);

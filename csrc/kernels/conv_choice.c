@@ -4,6 +4,7 @@
 #include "correlation.h"
 #include "winograd.h"
 #include "winograd_line.h"
+#include "winograd_strided.h"
 
 #define MOST_SQUARE_TAPS 25
 
@@ -51,6 +52,7 @@ static int fits_scatter(const struct pyconv_conv2d *g) {
 #define TRANSFORM_INPUT 130.0     /* cycles for LANES channels of a tile */
 #define TRANSFORM_OUTPUT 110.0    /* for LANES filters of a tile */
 #define TRANSFORM_FILTER 220.0    /* for LANES filters on one channel, the transposition included */
+#define SEVEN_CHUNKS 1.15         /* seven points: chunks are shorter, transforms longer */
 #define STRIDED_TILE 300.0        /* for LANES channels or filters of a tile of 81 planes; and where */
 #define STRIDED_WEIGHT_TILE 450.0 /* they come from memory, for the weight's gradient */
 #define LINE_TILE 120.0           /* for LANES channels of a tile of seven points, to or from memory */
@@ -116,8 +118,8 @@ static double line_cycles(const struct pyconv_conv2d *g, enum pyconv_conv_pass p
 
 /* What exceeds L2 comes from L3: transformed filters for every group of tiles; and a group's tiles for every
  * block of filters, in streams so short that each byte costs thrice. */
-static double travel_cycles(double tiles, double planes, ptrdiff_t from, ptrdiff_t to) {
-    double filter_bytes = AREA * (double)from * (double)to * sizeof(real);
+static double travel_cycles(double tiles, double planes, double matrices, ptrdiff_t from, ptrdiff_t to) {
+    double filter_bytes = matrices * (double)from * (double)to * sizeof(real);
     double tile_bytes = planes * (double)from * sizeof(real), group = tiles < TILE ? tiles : TILE;
     double again = beyond_l2(tile_bytes * group) > 0 ? 3 * tile_bytes * tiles * (double)to / BLOCK : 0;
     return (beyond_l2(filter_bytes) * tiles / TILE + again) / L3_BYTES;
@@ -132,27 +134,76 @@ static int keeps_filters(const struct pyconv_conv2d *g) {
     return VARIANT(winograd_prepared)(&c) > 0;
 }
 
+/* The tiles of a pass, and what their transforms take: cycles for LANES channels of a tile, LANES filters of
+ * one, and LANES filters on one channel. */
+struct tile_work {
+    double tiles, planes, matrices, make, put, filter;
+};
+
+/* Of the weight's gradient, tiles are made again for every 64 channels or filters of the other side. */
+static double tiles_cycles(const struct tile_work *w, ptrdiff_t from, ptrdiff_t to,
+                           enum pyconv_conv_pass pass) {
+    double from_vectors = (double)ceil_div(from, LANES), to_vectors = (double)ceil_div(to, LANES);
+    double products =
+        w->planes * w->tiles * ((double)from + PRODUCT_STORE) * to_vectors / 2 / PRODUCT_EFFICIENCY;
+    double filters = (double)from * to_vectors * w->filter;
+    if (pass == PYCONV_GRAD_WEIGHT)
+        return products + filters +
+               w->tiles * w->make * (from_vectors * ceil_div(to, 64) + to_vectors * ceil_div(from, 64));
+    return products + filters + w->tiles * (w->make * from_vectors + w->put * to_vectors) +
+           travel_cycles(w->tiles, w->planes, w->matrices, from, to);
+}
+
+static double square_cycles(const struct square *s, enum pyconv_conv_pass pass, int points) {
+    double area = points * points, scale = area / 36;
+    struct tile_work w = {.tiles = (double)square_tiles(s, points).tiles,
+                          .planes = area,
+                          .matrices = area,
+                          .make = scale * TRANSFORM_INPUT,
+                          .put = scale * TRANSFORM_OUTPUT,
+                          .filter = pass == PYCONV_FORWARD_PREPARED ? 0 : scale * TRANSFORM_FILTER};
+    return tiles_cycles(&w, s->from, s->to, pass) * (points == 7 ? SEVEN_CHUNKS : 1);
+}
+
+/* Seven points round more than six: see winograd_is_exact_enough for the weight's gradient; the other passes
+ * stay below 1.4e-6 with so many channels. */
+#define SEVEN_CHANNELS (512 * 3) /* times taps: 5x5 kernels have a little more */
+#define SEVEN_PIXELS 5600
+
+int VARIANT(square_points)(const struct square *s, enum pyconv_conv_pass pass) {
+    int exact = pass == PYCONV_GRAD_WEIGHT ? s->batch * s->height * s->width >= SEVEN_PIXELS
+                                           : s->from * s->taps <= SEVEN_CHANNELS;
+    return exact && square_cycles(s, pass, 7) < square_cycles(s, pass, 6) ? 7 : 6;
+}
+
 static double winograd_cycles(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass) {
     int back = pass == PYCONV_GRAD_INPUT, strided = is_strided(g);
     if (!strided && !is_square(g->kernel_height, g->kernel_width)) return line_cycles(g, pass);
     ptrdiff_t from = back ? g->out_channels : g->in_channels, to = back ? g->in_channels : g->out_channels;
     ptrdiff_t height = back ? ceil_div(g->in_height, g->stride_height) : g->out_height,
               width = back ? ceil_div(g->in_width, g->stride_width) : g->out_width;
-    struct tiling tiling =
-        cut_tiles(7 - g->kernel_height, g->batch, height, width, g->dilation_height, g->dilation_width);
-    double tiles = (double)tiling.tiles, planes = strided ? 81 : AREA;
-    double from_vectors = (double)ceil_div(from, LANES), to_vectors = (double)ceil_div(to, LANES);
-    double products = planes * tiles * ((double)from + PRODUCT_STORE) * to_vectors / 2 / PRODUCT_EFFICIENCY;
-    int kept = pass == PYCONV_FORWARD_PREPARED && keeps_filters(g);
-    double filters = kept ? 0 : (double)from * to_vectors * TRANSFORM_FILTER;
-    if (pass ==
-        PYCONV_GRAD_WEIGHT) /* tiles are made again for every 64 channels or filters of the other side */
-        return products + filters +
-               tiles * (from_vectors * ceil_div(to, 64) + to_vectors * ceil_div(from, 64)) *
-                   (strided ? STRIDED_WEIGHT_TILE : TRANSFORM_INPUT);
-    double made = strided ? STRIDED_TILE * (from_vectors + to_vectors)
-                          : TRANSFORM_INPUT * from_vectors + TRANSFORM_OUTPUT * to_vectors;
-    return products + filters + tiles * made + travel_cycles(tiles, planes, from, to);
+    if (pass == PYCONV_FORWARD_PREPARED && !keeps_filters(g)) pass = PYCONV_FORWARD;
+    if (strided) {
+        struct tiling tiling =
+            cut_tiles(SIDE, g->batch, height, width, g->dilation_height, g->dilation_width);
+        struct tile_work w = {.tiles = (double)tiling.tiles,
+                              .planes = STRIDED_PLANES,
+                              .matrices = STRIDED_MATRICES,
+                              .make = pass == PYCONV_GRAD_WEIGHT ? STRIDED_WEIGHT_TILE : STRIDED_TILE,
+                              .put = STRIDED_TILE,
+                              .filter = pass == PYCONV_FORWARD_PREPARED ? 0 : TRANSFORM_FILTER};
+        return tiles_cycles(&w, from, to, pass);
+    }
+    struct square s = {.taps = g->kernel_height,
+                       .batch = g->batch,
+                       .height = height,
+                       .width = width,
+                       .dilation_height = g->dilation_height,
+                       .dilation_width = g->dilation_width,
+                       .from = from,
+                       .to = to};
+    return square_cycles(&s, pass,
+                         VARIANT(square_points)(&s, pass == PYCONV_GRAD_WEIGHT ? pass : PYCONV_FORWARD));
 }
 
 double VARIANT(conv_cycles)(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass,
@@ -166,9 +217,9 @@ double VARIANT(conv_cycles)(const struct pyconv_conv2d *g, enum pyconv_conv_pass
     }
 }
 
-/* Winograd's gradient of the weight has a relative RMS error of 6e-7 (7e-7 unless it is 3x3) however few
- * pixels are summed, where a plain sum over n of them has 1.7e-8 sqrt(n). It is chosen only where it is at
- * most 1.5 times as large. */
+/* Winograd's gradient of the weight has a relative RMS error of 6e-7 (7e-7 unless it is 3x3; with seven
+ * points 1.1e-6) however few pixels are summed, where a plain sum over n of them has 1.7e-8 sqrt(n), or a
+ * little less. It is chosen only where it is at most 1.5 times as large. */
 static int winograd_is_exact_enough(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass) {
     ptrdiff_t pixels = g->batch * g->out_height * g->out_width;
     return pass != PYCONV_GRAD_WEIGHT ||

@@ -40,7 +40,7 @@ static void pack(const struct pyconv_conv2d *g, const real *weight, const struct
             }
 }
 
-#define PRODUCT(m, vectors) tile_product(m, vectors, x, depth, depth, weight, BLOCK, out, pitch, 0)
+#define PRODUCT(m, vectors) tile_product(m, vectors, x, depth, depth, CHUNK, weight, BLOCK, out, pitch, 0)
 
 static void product_2(ptrdiff_t size, const real *x, ptrdiff_t depth, const real *weight, real *out,
                       ptrdiff_t pitch) {

@@ -78,15 +78,15 @@ INLINE void fetch_output(const struct winograd *w, const struct output_place *pl
     }
 }
 
-#define PRODUCT(m, vectors) tile_product(m, vectors, x, pitch, depth, weight, BLOCK, out, BLOCK, add)
+#define PRODUCT(m, vectors) tile_product(m, vectors, x, pitch, depth, chunk, weight, BLOCK, out, BLOCK, add)
 
-static void product_2(ptrdiff_t size, const real *x, ptrdiff_t pitch, ptrdiff_t depth, const real *weight,
-                      real *out, int add) {
+static void product_2(ptrdiff_t size, const real *x, ptrdiff_t pitch, ptrdiff_t depth, ptrdiff_t chunk,
+                      const real *weight, real *out, int add) {
     DISPATCH_TILE(size, PRODUCT, 2)
 }
 
-static void product_1(ptrdiff_t size, const real *x, ptrdiff_t pitch, ptrdiff_t depth, const real *weight,
-                      real *out, int add) {
+static void product_1(ptrdiff_t size, const real *x, ptrdiff_t pitch, ptrdiff_t depth, ptrdiff_t chunk,
+                      const real *weight, real *out, int add) {
     DISPATCH_TILE(size, PRODUCT, 1)
 }
 
@@ -96,6 +96,7 @@ static void multiply(const struct winograd *w, ptrdiff_t tiles, ptrdiff_t block,
                      const real *v, const real *u, ptrdiff_t depth, real *m, int add,
                      const struct places *fetched) {
     ptrdiff_t filters = w->c->dst_channels - block * BLOCK, parts = ceil_div(tiles, TILE);
+    const ptrdiff_t chunk = even_chunk(depth, w->kind->chunk);
     const int planes = w->kind->planes, residues = w->kind->residues;
     for (int p = begin; p < end; p++) {
         const real *weight = u + w->kind->matrix(p) * w->u_plane, *x = v + p * w->v_plane;
@@ -105,9 +106,9 @@ static void multiply(const struct winograd *w, ptrdiff_t tiles, ptrdiff_t block,
         for (ptrdiff_t part = 0; part < parts; part++) {
             ptrdiff_t t = tiles * part / parts, size = tiles * (part + 1) / parts - t;
             if (filters > LANES)
-                product_2(size, x + t * w->pitch, w->pitch, depth, weight, out + t * BLOCK, add);
+                product_2(size, x + t * w->pitch, w->pitch, depth, chunk, weight, out + t * BLOCK, add);
             else
-                product_1(size, x + t * w->pitch, w->pitch, depth, weight, out + t * BLOCK, add);
+                product_1(size, x + t * w->pitch, w->pitch, depth, chunk, weight, out + t * BLOCK, add);
         }
     }
 }
@@ -215,7 +216,7 @@ static void plan(struct winograd *w, const struct winograd_kind *kind, const str
     w->pitch = ceil_div(c->src_channels, LANES) * LANES + LANES;
     const ptrdiff_t size = sizeof(real), planes = kind->planes;
     ptrdiff_t tile_bytes = planes * w->pitch * size;
-    ptrdiff_t filter_bytes = AREA * c->src_channels * w->blocks * BLOCK * size;
+    ptrdiff_t filter_bytes = kind->matrices * c->src_channels * w->blocks * BLOCK * size;
     /* Groups: as many whole register tiles as L2 holds, but enough groups for the threads; of nearly equal
      * size. */
     ptrdiff_t fit = GROUP_BYTES / tile_bytes / TILE * TILE,
@@ -241,7 +242,7 @@ static void plan(struct winograd *w, const struct winograd_kind *kind, const str
     w->u_plane = (w->filters_outside ? min_size(c->src_channels, CHUNK) : c->src_channels) * BLOCK + LANES;
     w->v_plane = w->group * w->pitch + (w->group % 2 ? 0 : LANES);
     w->m_plane = w->group * BLOCK + LANES;
-    w->u_elements = AREA * w->u_plane;
+    w->u_elements = kind->matrices * w->u_plane;
     /* A group's V is read again for every block, unless each plane meets all blocks first: where V would
      * leave L2 while a block's U passes, and these blocks' M is no larger. */
     w->planes_outside = !w->filters_outside && c->dst_channels <= c->src_channels &&
@@ -262,7 +263,7 @@ static struct workspace space(const struct winograd *w) {
 
 /* Nanoseconds to transform all filters. */
 static double filters_cost(const struct winograd *w) {
-    return (double)(w->blocks * w->c->src_channels) * AREA * BLOCK * 0.2;
+    return (double)(w->blocks * w->c->src_channels) * w->kind->matrices * BLOCK * 0.2;
 }
 
 static int run(const struct winograd_kind *kind, const struct correlation *c) {
@@ -298,7 +299,7 @@ static const struct winograd_kind *kind_of(const struct correlation *c) {
     if (c->step_height == 2) return &VARIANT(winograd_strided);
     if (c->spread == 2) return &VARIANT(winograd_spread);
     if (!is_square(kernel_height(c), kernel_width(c))) return NULL;
-    return c->taps == 9 ? &VARIANT(winograd_3x3) : &VARIANT(winograd_5x5);
+    return VARIANT(winograd_square)(c);
 }
 
 struct workspace VARIANT(correlate_winograd_workspace)(const struct correlation *c) {

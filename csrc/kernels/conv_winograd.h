@@ -1,7 +1,7 @@
 /* Winograd's convolutions in two directions, whatever their tiles are (a `winograd_kind`).
  *
  *     V[p][t][c] = the input's tile t, transformed
- *     U[q][c][k] = the filter, transformed: AREA matrices
+ *     U[q][c][k] = the filter, transformed: a matrix for each point
  *     M[p][t][k] = sum over c of V[p][t][c] * U[matrix(p)][c][k]   for each of a tile's planes p
  *     the output's tile t = M transformed back, + bias, + residual, max(., 0)
  *
@@ -30,10 +30,11 @@ struct output_place {
 struct winograd_kind {
     int outputs;  /* of a tile, or of one residue of it, in one direction */
     int residues; /* of the stride: sets of outputs x outputs */
-    int planes;
+    int planes, matrices;
+    ptrdiff_t chunk;          /* the sum over c is cut into, for its rounding error */
     int (*matrix)(int plane); /* ascending with the planes */
     struct tiling (*cut)(const struct correlation *);
-    /* All taps of LANES filters on one channel, to the AREA matrices; one tile of all channels; one vector of
+    /* All taps of LANES filters on one channel, to the matrices; one tile of all channels; one vector of
      * filters of one tile, out: [residue][outputs][outputs]. `plane`: elements between the matrices, or
      * planes. */
     void (*transform_filter)(const vec *g, real *to, ptrdiff_t plane);
@@ -42,8 +43,9 @@ struct winograd_kind {
     void (*transform_output)(const real *m, ptrdiff_t plane, vec *out);
 };
 
-extern const struct winograd_kind VARIANT(winograd_3x3), VARIANT(winograd_5x5), VARIANT(winograd_strided),
-    VARIANT(winograd_spread);
+extern const struct winograd_kind VARIANT(winograd_strided), VARIANT(winograd_spread);
+/* of a square kernel with stride 1 */
+const struct winograd_kind *VARIANT(winograd_square)(const struct correlation *);
 
 struct winograd {
     const struct correlation *c;

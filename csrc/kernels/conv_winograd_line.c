@@ -49,7 +49,7 @@ static void make_filters(const void *context, ptrdiff_t vector, void *scratch) {
                     ptrdiff_t tap = q * LINE_OUTPUTS + s;
                     g[s] = tap < length ? by_index[c->tap[r * row_step + tap * tap_step].index] : (vec){0};
                 }
-                line_filter(g, out);
+                transform_filter(LINE_POINTS, LINE_OUTPUTS, g, 1, out, 1);
                 ptrdiff_t row = (l->vertical ? q * l->rows + r : r * l->groups + q) * c->src_channels + i;
                 for (ptrdiff_t p = 0; p < LINE_POINTS; p++)
                     store(column[p].first + row * column[p].pitch, out[p]);
@@ -85,7 +85,7 @@ INLINE void put_line(const struct correlation *c, const real *m, ptrdiff_t m_pla
         const real *from = m + p * m_plane + channel;
         y[p] = lanes == LANES ? load(from) : load_first(from, lanes);
     }
-    line_output(y, out);
+    transform_output(LINE_POINTS, LINE_OUTPUTS, y, 1, out, 1);
     for (ptrdiff_t o = 0; o < count; o++, at += step) {
         vec value = out[o] + add;
         if (residual) value += load_first(residual + at + channel, lanes);

@@ -80,7 +80,7 @@ static void put_filters(const void *context, ptrdiff_t vector, void *scratch) {
                     for (ptrdiff_t part = 1; part < w->m.count; part++, from += w->m.part_elements)
                         y[p] += load(from);
                 }
-                line_output(y, tap);
+                transform_output(LINE_POINTS, LINE_OUTPUTS, y, 1, tap, 1);
                 vec *to = out + c * area + r * row_step + q * LINE_OUTPUTS * tap_step;
                 for (ptrdiff_t s = 0; s < taps; s++) to[s * tap_step] = tap[s];
             }

@@ -1,44 +1,51 @@
-/* Winograd's tiles of dense kernels: 3x3 as F(4x4, 3x3), 5x5 as F(2x2, 5x5), stride 1.
+/* Winograd's tiles of dense kernels with a stride of 1: 3x3 as F(4x4, 3x3) or F(5x5, 3x3), 5x5 as F(2x2, 5x5)
+ * or F(3x3, 5x5).
  *
- *     V = B^T d B of 6 x 6 inputs d,   U = G g G^T,   outputs = A^T M A
+ *     V = B^T d B of 6 x 6 or 7 x 7 inputs d,   U = G g G^T,   outputs = A^T M A
  *
- * 36 multiplications serve 16 outputs of 9 taps: 4 times less arithmetic (5x5: 4 outputs of 25, 2.8 times).
- * Each plane has its own matrix.
+ *     outputs a tile, multiplications for each      six points    seven points    directly
+ *     3x3                                           16   2.25     25   1.96        9
+ *     5x5                                            4   9         9   5.44       25
+ *
+ * conv_choice.c says which fit an image better. Each plane has its own matrix.
  */
 #include "conv_winograd.h"
 
 static int matrix(int plane) { return plane; }
 
-static void transform_filter_3(const vec *g, real *to, ptrdiff_t plane) {
-    transform_filter_tile(3, g, to, plane);
+static struct square square_of(const struct correlation *c) {
+    return (struct square){.taps = kernel_height(c),
+                           .batch = c->batch,
+                           .height = c->dst_height,
+                           .width = c->dst_width,
+                           .dilation_height = c->dilation_height,
+                           .dilation_width = c->dilation_width,
+                           .from = c->src_channels,
+                           .to = c->dst_channels};
 }
 
-static void transform_filter_5(const vec *g, real *to, ptrdiff_t plane) {
-    transform_filter_tile(5, g, to, plane);
+INLINE struct tiling cut(const struct correlation *c, const int points) {
+    struct square square = square_of(c);
+    return square_tiles(&square, points);
 }
 
-static struct tiling cut(const struct correlation *c) {
-    return cut_tiles(POINTS + 1 - (c->taps == 9 ? 3 : 5), c->batch, c->dst_height, c->dst_width,
-                     c->dilation_height, c->dilation_width);
-}
-
-static void make_tile(const struct winograd *w, ptrdiff_t tile, real *v) {
+INLINE void make_tile(const struct winograd *w, ptrdiff_t tile, real *v, const int points) {
     const struct correlation *c = w->c;
     struct tile_place at = place_tile(&w->tiling, tile);
     ptrdiff_t channels = c->src_channels;
-    const real *from[AREA];
-    find_pixels(POINTS, &w->tiling, c->src + at.image * c->src_height * c->src_width * channels,
+    const real *from[MOST_AREA];
+    find_pixels(points, &w->tiling, c->src + at.image * c->src_height * c->src_width * channels,
                 c->src_height, c->src_width, channels, at.y + c->y_min, at.x + c->x_min, w->zeros, from);
     const ptrdiff_t next =
         w->tiling.outputs * w->tiling.dilation_width * channels; /* the tile to the right */
     for (ptrdiff_t k = 0; k < channels; k += LANES) {
-        for (int i = 0; i < POINTS; i++)
-            for (int j = POINTS - w->tiling.outputs; j < POINTS; j++)
-                __builtin_prefetch(from[i * POINTS + j] + next + k);
+        for (int i = 0; i < points; i++)
+            for (int j = points - (int)w->tiling.outputs; j < points; j++)
+                __builtin_prefetch(from[i * points + j] + next + k);
         if (k + LANES <= channels)
-            transform_input_tile(from, k, LANES, v + k, w->v_plane);
+            transform_input_tile(points, from, k, LANES, v + k, w->v_plane);
         else
-            transform_input_tile(from, k, channels - k, v + k, w->v_plane);
+            transform_input_tile(points, from, k, channels - k, v + k, w->v_plane);
     }
 }
 
@@ -54,15 +61,28 @@ static struct output_place place_output(const struct winograd *w, ptrdiff_t tile
     return to;
 }
 
-static void transform_output_4(const real *m, ptrdiff_t plane, vec *out) {
-    transform_output_tile(4, m, plane, out);
-}
+/* The kind for `points` and `taps` in one direction. */
+#define KIND(name, points, taps, chunk)                                                                      \
+    static struct tiling name##_cut(const struct correlation *c) { return cut(c, points); }                  \
+    static void name##_filter(const vec *g, real *to, ptrdiff_t plane) {                                     \
+        transform_filter_tile(points, taps, g, to, plane);                                                   \
+    }                                                                                                        \
+    static void name##_tile(const struct winograd *w, ptrdiff_t tile, real *v) {                             \
+        make_tile(w, tile, v, points);                                                                       \
+    }                                                                                                        \
+    static void name##_output(const real *m, ptrdiff_t plane, vec *out) {                                    \
+        transform_output_tile(points, points + 1 - taps, m, plane, out);                                     \
+    }                                                                                                        \
+    static const struct winograd_kind name = {                                                               \
+        points + 1 - taps, 1,           points * points, points * points, chunk, matrix, name##_cut,         \
+        name##_filter,     name##_tile, place_output,    name##_output};
+KIND(six_3x3, 6, 3, CHUNK)
+KIND(seven_3x3, 7, 3, SEVEN_CHUNK)
+KIND(six_5x5, 6, 5, CHUNK)
+KIND(seven_5x5, 7, 5, SEVEN_CHUNK)
 
-static void transform_output_2(const real *m, ptrdiff_t plane, vec *out) {
-    transform_output_tile(2, m, plane, out);
+const struct winograd_kind *VARIANT(winograd_square)(const struct correlation *c) {
+    struct square square = square_of(c);
+    int seven = VARIANT(square_points)(&square, PYCONV_FORWARD) == 7;
+    return square.taps == 3 ? seven ? &seven_3x3 : &six_3x3 : seven ? &seven_5x5 : &six_5x5;
 }
-
-const struct winograd_kind VARIANT(winograd_3x3) = {
-    4, 1, AREA, matrix, cut, transform_filter_3, make_tile, place_output, transform_output_4};
-const struct winograd_kind VARIANT(winograd_5x5) = {
-    2, 1, AREA, matrix, cut, transform_filter_5, make_tile, place_output, transform_output_2};

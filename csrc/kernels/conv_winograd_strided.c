@@ -76,7 +76,8 @@ static struct output_place place_output(const struct winograd *w, ptrdiff_t tile
 }
 
 const struct winograd_kind VARIANT(winograd_strided) = {
-    SIDE,         1, STRIDED_PLANES, strided_matrix, cut, filter_planes, make_image_tile, place_output,
+    SIDE,           1,   STRIDED_PLANES, STRIDED_MATRICES, CHUNK,
+    strided_matrix, cut, filter_planes,  make_image_tile,  place_output,
     image_outputs};
 
 /* ---- The tiles of a gradient: 5 x 5 pixels to 81 planes, and these to 8 x 8 ----
@@ -163,6 +164,8 @@ static struct output_place place_gradient(const struct winograd *w, ptrdiff_t ti
 const struct winograd_kind VARIANT(winograd_spread) = {SIDE,
                                                        4,
                                                        STRIDED_PLANES,
+                                                       STRIDED_MATRICES,
+                                                       CHUNK,
                                                        strided_matrix,
                                                        cut_gradient,
                                                        filter_planes,

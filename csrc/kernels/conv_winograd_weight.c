@@ -1,5 +1,5 @@
-/* Winograd's gradient of the weight: 3x3 kernels as F(3x3, 4x4), 5x5 as F(5x5, 2x2), and 3x3 ones with a
- * stride of 2 (winograd_strided.h).
+/* Winograd's gradient of the weight: 3x3 kernels as F(3x3, 4x4) or F(3x3, 5x5), 5x5 as F(5x5, 2x2) or F(5x5,
+ * 3x3), and 3x3 ones with a stride of 2 (winograd_strided.h).
  *
  *     V[p][t][c] = input tile t transformed                                 (B^T d B)
  *     D[p][t][k] = output gradient tile t, transformed as a filter          (G g G^T)
@@ -22,12 +22,13 @@
 #define FILTERS max_size(64, BLOCK)
 #define TASKS_WANTED 16
 #define MOST_MERGED (SIDE * SIDE) /* planes of one matrix */
+#define MOST_SIDE 5               /* of a tile of gradients */
 
 /* The tiles of a kernel. */
 struct weight_kind {
     int side, step,
         span; /* of a tile, in one direction: outputs, inputs from one to the next, inputs in all */
-    int planes;
+    int planes, matrices;
     ptrdiff_t tiles; /* at a time */
     int (*matrix)(int plane);
     /* One vector of channels, or filters, of one tile, of which `left` are left; `plane`: elements
@@ -52,22 +53,49 @@ static int own_matrix(int plane) { return plane; }
             TRANSFORM;                                                                                       \
         }                                                                                                    \
     }
-OF_TILE(input_tile, transform_input_tile(from, offset, lanes, to, plane))
-OF_TILE(gradient_4, transform_gradient_tile(4, from, offset, lanes, to, plane))
-OF_TILE(gradient_2, transform_gradient_tile(2, from, offset, lanes, to, plane))
 OF_TILE(strided_input, image_planes(from, offset, lanes, to, plane))
 OF_TILE(strided_gradient, gradient_tile_planes(from, offset, lanes, to, plane))
-
-static void taps_3(const real *m, ptrdiff_t plane, vec *taps) { transform_output_tile(3, m, plane, taps); }
-static void taps_5(const real *m, ptrdiff_t plane, vec *taps) { transform_output_tile(5, m, plane, taps); }
 static void strided_taps(const real *m, ptrdiff_t plane, vec *taps) { tap_outputs(m, plane, taps); }
+static const struct weight_kind strided = {SIDE,
+                                           2,
+                                           SPAN,
+                                           STRIDED_PLANES,
+                                           STRIDED_MATRICES,
+                                           12,
+                                           strided_matrix,
+                                           strided_input,
+                                           strided_gradient,
+                                           strided_taps};
 
-static const struct weight_kind kind_3x3 = {4,          1,          POINTS,     AREA,  32,
-                                            own_matrix, input_tile, gradient_4, taps_3};
-static const struct weight_kind kind_5x5 = {2,          1,          POINTS,     AREA,  32,
-                                            own_matrix, input_tile, gradient_2, taps_5};
-static const struct weight_kind kind_strided = {
-    SIDE, 2, SPAN, STRIDED_PLANES, 12, strided_matrix, strided_input, strided_gradient, strided_taps};
+/* The kind for `points` and `taps` in one direction. */
+#define KIND(name, points, taps, tiles)                                                                      \
+    OF_TILE(name##_input, transform_input_tile(points, from, offset, lanes, to, plane))                      \
+    OF_TILE(name##_gradient,                                                                                 \
+            transform_gradient_tile(points, points + 1 - taps, from, offset, lanes, to, plane))              \
+    static void name##_taps(const real *m, ptrdiff_t plane, vec *out) {                                      \
+        transform_output_tile(points, taps, m, plane, out);                                                  \
+    }                                                                                                        \
+    static const struct weight_kind name = {points + 1 - taps, 1,          points,     points * points,      \
+                                            points * points,   tiles,      own_matrix, name##_input,         \
+                                            name##_gradient,   name##_taps};
+KIND(six_3x3, 6, 3, 32)
+KIND(seven_3x3, 7, 3, 16)
+KIND(six_5x5, 6, 5, 32)
+KIND(seven_5x5, 7, 5, 16)
+
+static const struct weight_kind *kind_of(const struct pyconv_conv2d *g) {
+    if (g->stride_height == 2) return &strided;
+    struct square square = {.taps = g->kernel_height,
+                            .batch = g->batch,
+                            .height = g->out_height,
+                            .width = g->out_width,
+                            .dilation_height = g->dilation_height,
+                            .dilation_width = g->dilation_width,
+                            .from = g->in_channels,
+                            .to = g->out_channels};
+    int seven = VARIANT(square_points)(&square, PYCONV_GRAD_WEIGHT) == 7;
+    return square.taps == 3 ? seven ? &seven_3x3 : &six_3x3 : seven ? &seven_5x5 : &six_5x5;
+}
 
 struct winograd_weight {
     const struct pyconv_conv2d *g;
@@ -97,7 +125,7 @@ static void make_gradient_tile(const struct winograd_weight *w, ptrdiff_t tile, 
                                ptrdiff_t end, real *d) {
     const struct pyconv_conv2d *g = w->g;
     struct tile_place at = place_tile(&w->tiling, tile);
-    const real *from[SIDE * SIDE];
+    const real *from[MOST_SIDE * MOST_SIDE];
     find_pixels(w->kind->side, &w->tiling,
                 w->grad_output + at.image * g->out_height * g->out_width * g->out_channels, g->out_height,
                 g->out_width, g->out_channels, at.y, at.x, w->zeros, from);
@@ -167,7 +195,7 @@ static void run_winograd_weight(const void *context, ptrdiff_t task, void *scrat
               channels = c1 - c0;
     ptrdiff_t k0 = filter_block * FILTERS, k1 = min_size(k0 + FILTERS, w->g->out_channels), filters = k1 - k0;
     real *v = scratch, *d = v + w->kind->planes * w->v_plane, *m = d + w->kind->planes * w->d_plane;
-    memset(m, 0, (size_t)(AREA * w->m_plane) * sizeof(real));
+    memset(m, 0, (size_t)(w->kind->matrices * w->m_plane) * sizeof(real));
 
     ptrdiff_t begin = w->tiling.tiles * part / w->parts.count,
               end = w->tiling.tiles * (part + 1) / w->parts.count;
@@ -185,7 +213,7 @@ static void run_winograd_weight(const void *context, ptrdiff_t task, void *scrat
 
 static void plan(struct winograd_weight *w) {
     const struct pyconv_conv2d *g = w->g;
-    w->kind = g->stride_height == 2 ? &kind_strided : g->kernel_height == 3 ? &kind_3x3 : &kind_5x5;
+    w->kind = kind_of(g);
     w->tiling = cut_tiles(w->kind->side, g->batch, g->out_height, g->out_width, g->dilation_height,
                           g->dilation_width);
     w->channel_blocks = ceil_div(g->in_channels, CHANNELS);
@@ -206,7 +234,7 @@ static struct workspace space(const struct winograd_weight *w) {
     ptrdiff_t zeros = max_size(w->g->in_channels, w->g->out_channels);
     return (struct workspace){
         (size_t)(w->parts.count * w->parts.part_elements + zeros) * sizeof(real),
-        (size_t)(w->kind->planes * (w->v_plane + w->d_plane) + AREA * w->m_plane) * sizeof(real),
+        (size_t)(w->kind->planes * (w->v_plane + w->d_plane) + w->kind->matrices * w->m_plane) * sizeof(real),
     };
 }
 

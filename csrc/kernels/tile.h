@@ -56,6 +56,11 @@ INLINE ptrdiff_t tile_rows(ptrdiff_t vectors) { return vectors == WIDEST ? WIDE_
  * weights cost 10 %. */
 #define CHUNK ((ptrdiff_t)192)
 
+/* `depth` products cut into as few chunks of at most `most` as can be: the length of one. */
+INLINE ptrdiff_t even_chunk(ptrdiff_t depth, ptrdiff_t most) {
+    return ceil_div(depth, max_size(ceil_div(depth, most), 1));
+}
+
 /* A stretch of the reduction that is contiguous in the source: `length` elements from `offset` on, in the row
  * that lies `y` below the destination's. */
 struct run {
@@ -167,17 +172,17 @@ INLINE void tile_gather(const int pixels, const int vectors, const int indexed, 
  * cache lines (the hardware fetches the other): where they come from L3, it is worth 20 %. */
 #define AHEAD (8192 / (ptrdiff_t)sizeof(real))
 
-/* out[m * out_pitch + v] (+)= sum over j of x[m * pitch + j] * w[j * w_pitch + v], in chunks; += where `add`
- */
+/* out[m * out_pitch + v] (+)= sum over j of x[m * pitch + j] * w[j * w_pitch + v], `chunk` products (see
+ * even_chunk) at a time; += where `add` */
 INLINE void tile_product(const int rows, const int vectors, const real *x, ptrdiff_t pitch, ptrdiff_t depth,
-                         const real *w, const ptrdiff_t w_pitch, real *out, ptrdiff_t out_pitch, int add) {
+                         ptrdiff_t chunk, const real *w, const ptrdiff_t w_pitch, real *out,
+                         ptrdiff_t out_pitch, int add) {
     const real *p[TILE];
     UNROLL for (int m = 0; m < rows; m++) p[m] = as_pointer(x + m * pitch + depth);
-    ptrdiff_t chunks = ceil_div(depth, CHUNK), j = -depth;
-    for (ptrdiff_t chunk = 0; chunk < chunks; chunk++) {
+    for (ptrdiff_t j = -depth, end; j < 0; add = 1) {
         vec sum[TILE][WIDEST];
         UNROLL for (int m = 0; m < rows; m++) UNROLL for (int v = 0; v < vectors; v++) sum[m][v] = (vec){0};
-        for (ptrdiff_t end = depth * (chunk + 1) / chunks - depth; j < end; j++) {
+        for (end = min_size(j + chunk, 0); j < end; j++) {
             vec weight[WIDEST];
             UNROLL for (int v = 0; v < vectors; v++) weight[v] = load(w + v * LANES);
             UNROLL for (int v = 0; v < vectors; v += 2) __builtin_prefetch(w + AHEAD + v * LANES);
@@ -187,7 +192,7 @@ INLINE void tile_product(const int rows, const int vectors, const real *x, ptrdi
                 UNROLL for (int v = 0; v < vectors; v++) sum[m][v] += value * weight[v];
             }
         }
-        if (chunk || add)
+        if (add)
             UNROLL for (int m = 0; m < rows; m++) UNROLL for (int v = 0; v < vectors; v++) sum[m][v] +=
                 load(out + m * out_pitch + v * LANES);
         UNROLL for (int m = 0; m < rows; m++) UNROLL for (int v = 0; v < vectors; v++)

@@ -1,153 +1,222 @@
-/* Winograd's minimal filtering with six points, in one dimension; two dimensions apply it twice.
+/* Winograd's minimal filtering with six or seven points, in one dimension; two dimensions apply it twice.
  *
- * A correlation of `taps` filter taps g over m + taps - 1 = 6 inputs d has m outputs
+ * A correlation of `taps` filter taps g over m + taps - 1 = `points` inputs d has m outputs
  *
  *     y = A^T [(G g) . (B^T d)]
  *
- * with 6 multiplications where the direct sum needs m * taps. (Lavin & Gray, arXiv:1509.09308; the
- * matrices are Toom and Cook's.) With the finite points x_j in {0, a, -a, b, -b}, and infinity:
+ * with `points` multiplications where the direct sum needs m * taps. (Lavin & Gray, arXiv:1509.09308; the
+ * matrices are Toom and Cook's.) With the finite points x_j in {0, a, -a, b, -b} or {a, -a, b, -b, c, -c},
+ * and infinity:
  *
  *     B^T[j] = coefficients of the product over l != j of (x - x_l); at infinity, over all l
  *     G[j]   = (1, x_j, x_j^2, ...) / N_j, N_j = product over l != j of (x_j - x_l); at infinity (0..0 1)
  *     A^T[i] = (x_0^i, x_1^i, ...); at infinity 1 in the last row alone
  *
- * B^T is the same for every split of 6 into m and taps: F(4, 3), F(2, 5), F(3, 4) and F(5, 2) share it.
- * The points decide the rounding error: with a = 5/8, b = 3/2 it is 8e-7 (relative, RMS, 128 channels)
- * where the usual 0, 1, -1, 2, -2 have 1.9e-6.
+ * (where N_j is negative for -x only, the signs of G[j] and B^T[j] are exchanged). B^T is the same for every
+ * split of the points into m and taps: F(4, 3), F(2, 5), F(3, 4) and F(5, 2) share it, and F(5, 3), F(3, 5)
+ * and F(4, 4).
+ *
+ * The points decide the rounding error (relative, RMS, 128 channels, in two directions): six with a = 5/8,
+ * b = 3/2 have 8e-7, where the usual 0, 1, -1, 2, -2 have 1.9e-6. Seven have 2e-6, nearly all of which comes
+ * from the sums over the channels: these are cut into chunks of SEVEN_CHUNK, and 1.2e-6 are left (1.4e-6 of
+ * 512 channels). With a zero among the seven points, or with eight, it would be 1.4 and 2 times as much.
  */
 #ifndef PYCONV_WINOGRAD_H
 #define PYCONV_WINOGRAD_H
 
 #include "simd.h"
 
-/* The kernels that these tiles are for: F(4x4, 3x3) and F(2x2, 5x5). */
+/* The kernels that square tiles are for: 3x3 and 5x5. */
 INLINE int is_square(ptrdiff_t kernel_height, ptrdiff_t kernel_width) {
     return kernel_height == kernel_width && (kernel_height == 3 || kernel_height == 5);
 }
 
-#define POINTS 6
-#define AREA (POINTS * POINTS)
+#define MOST_POINTS 7
+#define MOST_AREA (MOST_POINTS * MOST_POINTS)
+#define SEVEN_CHUNK 32 /* 16 and 48 channels: 1.1e-6 and 1.35e-6 instead of 1.2e-6 */
 
-#define WINOGRAD_A ((real)0.625)
-#define WINOGRAD_B ((real)1.5)
-#define A2 (WINOGRAD_A * WINOGRAD_A)
-#define B2 (WINOGRAD_B * WINOGRAD_B)
-#define N_0 (A2 * B2)
-#define N_A (2 * A2 * (A2 - B2))
-#define N_B (2 * B2 * (B2 - A2))
+#define SIX_A ((real)0.625)
+#define SIX_B ((real)1.5)
+#define SIX_A2 (SIX_A * SIX_A)
+#define SIX_B2 (SIX_B * SIX_B)
 
-/* out = B^T d; step: vectors between neighbours of d and of out */
-INLINE void transform_input(const vec *d, int d_step, vec *out, int out_step) {
+#define SEVEN_A ((real)0.28125)
+#define SEVEN_B ((real)0.84375)
+#define SEVEN_C ((real)1.75)
+#define SEVEN_A2 (SEVEN_A * SEVEN_A)
+#define SEVEN_B2 (SEVEN_B * SEVEN_B)
+#define SEVEN_C2 (SEVEN_C * SEVEN_C)
+
+/* ---- In one direction; steps: vectors between neighbours of the operand and of out ---- */
+
+INLINE void input_of_six(const vec *d, int d_step, vec *out, int out_step) {
     vec d0 = d[0], d1 = d[d_step], d2 = d[2 * d_step], d3 = d[3 * d_step], d4 = d[4 * d_step],
         d5 = d[5 * d_step];
-    vec even_a = d4 - B2 * d2, odd_a = d3 - B2 * d1, even_b = d4 - A2 * d2, odd_b = d3 - A2 * d1;
-    out[0] = even_a - A2 * d2 + (A2 * B2) * d0;
-    out[out_step] = even_a + WINOGRAD_A * odd_a;
-    out[2 * out_step] = even_a - WINOGRAD_A * odd_a;
-    out[3 * out_step] = even_b + WINOGRAD_B * odd_b;
-    out[4 * out_step] = even_b - WINOGRAD_B * odd_b;
-    out[5 * out_step] = d5 - A2 * d3 - B2 * odd_b;
+    vec even_a = d4 - SIX_B2 * d2, odd_a = d3 - SIX_B2 * d1, even_b = d4 - SIX_A2 * d2,
+        odd_b = d3 - SIX_A2 * d1;
+    out[0] = even_a - SIX_A2 * d2 + (SIX_A2 * SIX_B2) * d0;
+    out[out_step] = even_a + SIX_A * odd_a;
+    out[2 * out_step] = even_a - SIX_A * odd_a;
+    out[3 * out_step] = even_b + SIX_B * odd_b;
+    out[4 * out_step] = even_b - SIX_B * odd_b;
+    out[5 * out_step] = d5 - SIX_A2 * d3 - SIX_B2 * odd_b;
+}
+
+/* (x +- t) (t^2 - y) (t^2 - z), for the two other squares y and z */
+INLINE void input_of_pair(const vec *d, int d_step, real x, real y, real z, vec *out, int out_step) {
+    vec even = d[4 * d_step] - (y + z) * d[2 * d_step] + (y * z) * d[0];
+    vec odd = d[5 * d_step] - (y + z) * d[3 * d_step] + (y * z) * d[d_step];
+    out[0] = x * even + odd;
+    out[out_step] = x * even - odd;
+}
+
+INLINE void input_of_seven(const vec *d, int d_step, vec *out, int out_step) {
+    input_of_pair(d, d_step, SEVEN_A, SEVEN_B2, SEVEN_C2, out, out_step);
+    input_of_pair(d, d_step, SEVEN_B, SEVEN_A2, SEVEN_C2, out + 2 * out_step, out_step);
+    input_of_pair(d, d_step, SEVEN_C, SEVEN_A2, SEVEN_B2, out + 4 * out_step, out_step);
+    out[6 * out_step] = d[6 * d_step] - (SEVEN_A2 + SEVEN_B2 + SEVEN_C2) * d[4 * d_step] +
+                        (SEVEN_A2 * SEVEN_B2 + SEVEN_A2 * SEVEN_C2 + SEVEN_B2 * SEVEN_C2) * d[2 * d_step] -
+                        (SEVEN_A2 * SEVEN_B2 * SEVEN_C2) * d[0];
+}
+
+/* out = B^T d */
+INLINE void transform_input(const int points, const vec *d, int d_step, vec *out, int out_step) {
+    if (points == 6)
+        input_of_six(d, d_step, out, out_step);
+    else
+        input_of_seven(d, d_step, out, out_step);
+}
+
+/* scale * (1, +-x, x^2, ...) g */
+INLINE void filter_of_pair(const int taps, const vec *g, int g_step, real x, real scale, vec *out,
+                           int out_step) {
+    vec even = g[0], odd = {0};
+    real power = x;
+    UNROLL for (int i = 1; i < taps; i++, power *= x) {
+        if (i % 2)
+            odd += power * g[i * g_step];
+        else
+            even += power * g[i * g_step];
+    }
+    out[0] = scale * (even + odd);
+    out[out_step] = scale * (even - odd);
 }
 
 /* out = G g for a filter of `taps` */
-INLINE void transform_filter(const int taps, const vec *g, int g_step, vec *out, int out_step) {
-    vec even_a = g[0], even_b = g[0], odd_a = {0}, odd_b = {0};
-    real power_a = WINOGRAD_A, power_b = WINOGRAD_B;
-    UNROLL for (int i = 1; i < taps; i++) {
-        if (i % 2)
-            odd_a += power_a * g[i * g_step], odd_b += power_b * g[i * g_step];
-        else
-            even_a += power_a * g[i * g_step], even_b += power_b * g[i * g_step];
-        power_a *= WINOGRAD_A, power_b *= WINOGRAD_B;
+INLINE void transform_filter(const int points, const int taps, const vec *g, int g_step, vec *out,
+                             int out_step) {
+    if (points == 6) {
+        out[0] = (1 / (SIX_A2 * SIX_B2)) * g[0];
+        filter_of_pair(taps, g, g_step, SIX_A, 1 / (2 * SIX_A2 * (SIX_A2 - SIX_B2)), out + out_step,
+                       out_step);
+        filter_of_pair(taps, g, g_step, SIX_B, 1 / (2 * SIX_B2 * (SIX_B2 - SIX_A2)), out + 3 * out_step,
+                       out_step);
+    } else {
+        filter_of_pair(taps, g, g_step, SEVEN_A,
+                       1 / (2 * SEVEN_A * (SEVEN_A2 - SEVEN_B2) * (SEVEN_A2 - SEVEN_C2)), out, out_step);
+        filter_of_pair(taps, g, g_step, SEVEN_B,
+                       1 / (2 * SEVEN_B * (SEVEN_B2 - SEVEN_A2) * (SEVEN_B2 - SEVEN_C2)), out + 2 * out_step,
+                       out_step);
+        filter_of_pair(taps, g, g_step, SEVEN_C,
+                       1 / (2 * SEVEN_C * (SEVEN_C2 - SEVEN_A2) * (SEVEN_C2 - SEVEN_B2)), out + 4 * out_step,
+                       out_step);
     }
-    out[0] = (1 / N_0) * g[0];
-    out[out_step] = (1 / N_A) * (even_a + odd_a);
-    out[2 * out_step] = (1 / N_A) * (even_a - odd_a);
-    out[3 * out_step] = (1 / N_B) * (even_b + odd_b);
-    out[4 * out_step] = (1 / N_B) * (even_b - odd_b);
-    out[5 * out_step] = g[(taps - 1) * g_step];
+    out[(points - 1) * out_step] = g[(taps - 1) * g_step];
+}
+
+/* sum (+)= (1, x, x^2, ...) of one point, and of its negative; += unless `first` */
+INLINE void outputs_of_pair(const int outputs, const int first, vec plus, vec minus, real x, vec *sum) {
+    vec even = plus + minus, odd = plus - minus;
+    real power = x;
+    sum[0] = first ? even : sum[0] + even;
+    UNROLL for (int i = 1; i < outputs; i++, power *= x) {
+        vec term = i % 2 ? odd : even;
+        sum[i] = first ? power * term : sum[i] + power * term;
+    }
 }
 
 /* out = A^T y for `outputs` of them */
-INLINE void transform_output(const int outputs, const vec *y, int y_step, vec *out, int out_step) {
-    vec sum_a = y[y_step] + y[2 * y_step], difference_a = y[y_step] - y[2 * y_step];
-    vec sum_b = y[3 * y_step] + y[4 * y_step], difference_b = y[3 * y_step] - y[4 * y_step];
-    real power_a = WINOGRAD_A, power_b = WINOGRAD_B;
-    out[0] = y[0] + sum_a + sum_b;
-    UNROLL for (int i = 1; i < outputs; i++) {
-        if (i % 2)
-            out[i * out_step] = power_a * difference_a + power_b * difference_b;
-        else
-            out[i * out_step] = power_a * sum_a + power_b * sum_b;
-        power_a *= WINOGRAD_A, power_b *= WINOGRAD_B;
+INLINE void transform_output(const int points, const int outputs, const vec *y, int y_step, vec *out,
+                             int out_step) {
+    vec sum[MOST_POINTS];
+    if (points == 6) {
+        outputs_of_pair(outputs, 1, y[y_step], y[2 * y_step], SIX_A, sum);
+        sum[0] += y[0];
+        outputs_of_pair(outputs, 0, y[3 * y_step], y[4 * y_step], SIX_B, sum);
+    } else {
+        outputs_of_pair(outputs, 1, y[0], y[y_step], SEVEN_A, sum);
+        outputs_of_pair(outputs, 0, y[2 * y_step], y[3 * y_step], SEVEN_B, sum);
+        outputs_of_pair(outputs, 0, y[4 * y_step], y[5 * y_step], SEVEN_C, sum);
     }
-    out[(outputs - 1) * out_step] += y[5 * y_step];
+    sum[outputs - 1] += y[(points - 1) * y_step];
+    UNROLL for (int i = 0; i < outputs; i++) out[i * out_step] = sum[i];
 }
 
 /* The same in both directions, from memory to memory: what passes through arrays of vectors on the way is
- * stored and loaded once more, and a transform is bound by just that. `plane`: elements from one of the 6 x 6
- * points to the next. */
+ * stored and loaded once more, and a transform is bound by just that. `plane`: elements from one of the
+ * points x points to the next. */
 
-/* 6 x 6 inputs, of which pixel p's channels begin at from[p] + offset and `lanes` exist */
-INLINE void transform_input_tile(const real *const *from, ptrdiff_t offset, ptrdiff_t lanes, real *to,
-                                 ptrdiff_t plane) {
-    vec half[AREA];
-    UNROLL for (int j = 0; j < POINTS; j++) {
-        vec d[POINTS];
-        UNROLL for (int i = 0; i < POINTS; i++) {
-            const real *at = from[i * POINTS + j] + offset;
+/* points x points inputs, of which pixel p's channels begin at from[p] + offset and `lanes` exist */
+INLINE void transform_input_tile(const int points, const real *const *from, ptrdiff_t offset, ptrdiff_t lanes,
+                                 real *to, ptrdiff_t plane) {
+    vec half[MOST_AREA];
+    UNROLL for (int j = 0; j < points; j++) {
+        vec d[MOST_POINTS];
+        UNROLL for (int i = 0; i < points; i++) {
+            const real *at = from[i * points + j] + offset;
             d[i] = lanes == LANES ? load(at) : load_first(at, lanes);
         }
-        transform_input(d, 1, half + j, POINTS);
+        transform_input(points, d, 1, half + j, points);
     }
-    UNROLL for (int i = 0; i < POINTS; i++) {
-        vec out[POINTS];
-        transform_input(half + i * POINTS, 1, out, 1);
-        UNROLL for (int j = 0; j < POINTS; j++) store(to + (i * POINTS + j) * plane, out[j]);
+    UNROLL for (int i = 0; i < points; i++) {
+        vec out[MOST_POINTS];
+        transform_input(points, half + i * points, 1, out, 1);
+        UNROLL for (int j = 0; j < points; j++) store(to + (i * points + j) * plane, out[j]);
     }
 }
 
-/* The second direction of a filter's transform; half: [POINTS][POINTS], of which `taps` columns count. */
-INLINE void store_filter(const int taps, const vec *half, real *to, ptrdiff_t plane) {
-    UNROLL for (int i = 0; i < POINTS; i++) {
-        vec out[POINTS];
-        transform_filter(taps, half + i * POINTS, 1, out, 1);
-        UNROLL for (int j = 0; j < POINTS; j++) store(to + (i * POINTS + j) * plane, out[j]);
+/* The second direction of a filter's transform; half: [points][points], of which `taps` columns count. */
+INLINE void store_filter(const int points, const int taps, const vec *half, real *to, ptrdiff_t plane) {
+    UNROLL for (int i = 0; i < points; i++) {
+        vec out[MOST_POINTS];
+        transform_filter(points, taps, half + i * points, 1, out, 1);
+        UNROLL for (int j = 0; j < points; j++) store(to + (i * points + j) * plane, out[j]);
     }
 }
 
 /* taps x taps gradients as a filter, in the same form */
-INLINE void transform_gradient_tile(const int taps, const real *const *from, ptrdiff_t offset,
-                                    ptrdiff_t lanes, real *to, ptrdiff_t plane) {
-    vec half[AREA];
+INLINE void transform_gradient_tile(const int points, const int taps, const real *const *from,
+                                    ptrdiff_t offset, ptrdiff_t lanes, real *to, ptrdiff_t plane) {
+    vec half[MOST_AREA];
     UNROLL for (int j = 0; j < taps; j++) {
-        vec g[POINTS];
+        vec g[MOST_POINTS];
         UNROLL for (int i = 0; i < taps; i++) {
             const real *at = from[i * taps + j] + offset;
             g[i] = lanes == LANES ? load(at) : load_first(at, lanes);
         }
-        transform_filter(taps, g, 1, half + j, POINTS);
+        transform_filter(points, taps, g, 1, half + j, points);
     }
-    store_filter(taps, half, to, plane);
+    store_filter(points, taps, half, to, plane);
 }
 
 /* taps x taps filters, in vectors */
-INLINE void transform_filter_tile(const int taps, const vec *g, real *to, ptrdiff_t plane) {
-    vec half[AREA];
-    UNROLL for (int j = 0; j < taps; j++) transform_filter(taps, g + j, taps, half + j, POINTS);
-    store_filter(taps, half, to, plane);
+INLINE void transform_filter_tile(const int points, const int taps, const vec *g, real *to, ptrdiff_t plane) {
+    vec half[MOST_AREA];
+    UNROLL for (int j = 0; j < taps; j++) transform_filter(points, taps, g + j, taps, half + j, points);
+    store_filter(points, taps, half, to, plane);
 }
 
-/* 6 x 6 products to outputs x outputs, in vectors */
-INLINE void transform_output_tile(const int outputs, const real *from, ptrdiff_t plane, vec *out) {
-    vec half[AREA];
-    UNROLL for (int j = 0; j < POINTS; j++) {
-        vec y[POINTS];
-        UNROLL for (int i = 0; i < POINTS; i++) y[i] = load(from + (i * POINTS + j) * plane);
-        transform_output(outputs, y, 1, half + j, POINTS);
+/* points x points products to outputs x outputs, in vectors */
+INLINE void transform_output_tile(const int points, const int outputs, const real *from, ptrdiff_t plane,
+                                  vec *out) {
+    vec half[MOST_AREA];
+    UNROLL for (int j = 0; j < points; j++) {
+        vec y[MOST_POINTS];
+        UNROLL for (int i = 0; i < points; i++) y[i] = load(from + (i * points + j) * plane);
+        transform_output(points, outputs, y, 1, half + j, points);
     }
     UNROLL for (int i = 0; i < outputs; i++)
-        transform_output(outputs, half + i * POINTS, 1, out + i * outputs, 1);
+        transform_output(points, outputs, half + i * points, 1, out + i * outputs, 1);
 }
 
 /* ---- Tiles of an image ----
@@ -172,6 +241,18 @@ INLINE struct tiling cut_tiles(ptrdiff_t outputs, ptrdiff_t batch, ptrdiff_t hei
     t.columns = ceil_div(ceil_div(width, dilation_width), outputs);
     t.tiles = batch * t.row_residues * t.column_residues * t.rows * t.columns;
     return t;
+}
+
+/* What a square kernel with stride 1 is applied to: outputs of batch x height x width. */
+struct square {
+    ptrdiff_t taps; /* in one direction */
+    ptrdiff_t batch, height, width, dilation_height, dilation_width;
+    ptrdiff_t from, to; /* channels that are summed, and that are made */
+};
+
+INLINE struct tiling square_tiles(const struct square *s, int points) {
+    return cut_tiles(points + 1 - s->taps, s->batch, s->height, s->width, s->dilation_height,
+                     s->dilation_width);
 }
 
 /* Where a tile's first output lies. */

@@ -34,6 +34,7 @@
 #define ACROSS (DOWN + EVEN_POINTS * SIDE)
 #define BOTH (ACROSS + EVEN_POINTS * SIDE)
 #define STRIDED_PLANES (BOTH + EVEN_POINTS * EVEN_POINTS)
+#define STRIDED_MATRICES (1 + 2 * EVEN_POINTS + EVEN_POINTS * EVEN_POINTS)
 
 /* Which matrix of the filters a plane is multiplied by. */
 INLINE int strided_matrix(int plane) {
