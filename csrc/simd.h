@@ -61,11 +61,14 @@ typedef integer ivec __attribute__((vector_size(VECTOR_BYTES)));
 typedef real unaligned_vec __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(real)), may_alias));
 
 #define INLINE static inline __attribute__((always_inline))
-/* Before a loop of constant count: unroll it whole, so that arrays of vectors become registers. */
+/* Before a loop of constant count: unroll it whole, so that arrays of vectors become registers. TWICE: two
+ * steps to a turn, where counting and stepping take the place of multiply-adds (worth 2 to 8 %). */
 #ifdef __clang__
 #define UNROLL _Pragma("clang loop unroll(full)")
+#define TWICE _Pragma("clang loop unroll_count(2)")
 #else
 #define UNROLL _Pragma("GCC unroll 64")
+#define TWICE _Pragma("GCC unroll 2")
 #endif
 
 INLINE vec splat(real x) { return x - (vec){0}; }

@@ -172,23 +172,48 @@ INLINE void tile_gather(const int pixels, const int vectors, const int indexed, 
  * cache lines (the hardware fetches the other): where they come from L3, it is worth 20 %. */
 #define AHEAD (8192 / (ptrdiff_t)sizeof(real))
 
+/* Rows that lie equally far apart: one pointer, which moves along them, and odd multiples of their pitch,
+ * which an address scales by up to 8. So 12 rows take 7 registers; with a pointer each, there are too few of
+ * them, and what stands in for them takes the place of a multiply-add. */
+struct rows {
+    const char *at;
+    ptrdiff_t odd[TILE / 2]; /* 1, 3, 5, ... pitches in bytes */
+};
+
+INLINE struct rows begin_rows(const real *x, ptrdiff_t pitch) {
+    struct rows r = {.at = (const char *)x};
+    UNROLL for (int i = 0; i < TILE / 2; i++) r.odd[i] = (2 * i + 1) * pitch * (ptrdiff_t)sizeof(real);
+    return r;
+}
+
+/* Keeps the compiler from making the even multiples once and for all, in as many registers. */
+INLINE void keep_scaling(struct rows *r, const int rows) {
+    UNROLL for (int i = 0; i < rows / 2; i++) __asm__("" : "+r"(r->odd[i]));
+}
+
+INLINE vec splat_row(const struct rows *r, const int row) {
+    const int power = row % 8 == 0 ? 8 : row % 4 == 0 ? 4 : row % 2 == 0 ? 2 : 1;
+    return splat(*(const real *)(row ? r->at + power * r->odd[row / power / 2] : r->at));
+}
+
 /* out[m * out_pitch + v] (+)= sum over j of x[m * pitch + j] * w[j * w_pitch + v], `chunk` products (see
  * even_chunk) at a time; += where `add` */
 INLINE void tile_product(const int rows, const int vectors, const real *x, ptrdiff_t pitch, ptrdiff_t depth,
                          ptrdiff_t chunk, const real *w, const ptrdiff_t w_pitch, real *out,
                          ptrdiff_t out_pitch, int add) {
-    const real *p[TILE];
-    UNROLL for (int m = 0; m < rows; m++) p[m] = as_pointer(x + m * pitch + depth);
-    for (ptrdiff_t j = -depth, end; j < 0; add = 1) {
+    struct rows from = begin_rows(x, pitch);
+    for (const real *end = x + depth; x < end; add = 1) {
         vec sum[TILE][WIDEST];
         UNROLL for (int m = 0; m < rows; m++) UNROLL for (int v = 0; v < vectors; v++) sum[m][v] = (vec){0};
-        for (end = min_size(j + chunk, 0); j < end; j++) {
+        ptrdiff_t count = min_size(chunk, end - x);
+        x += count;
+        TWICE for (; count > 0; count--, from.at += sizeof(real), w += w_pitch) {
             vec weight[WIDEST];
+            keep_scaling(&from, rows);
             UNROLL for (int v = 0; v < vectors; v++) weight[v] = load(w + v * LANES);
             UNROLL for (int v = 0; v < vectors; v += 2) __builtin_prefetch(w + AHEAD + v * LANES);
-            w += w_pitch;
             UNROLL for (int m = 0; m < rows; m++) {
-                vec value = splat(p[m][j]);
+                vec value = splat_row(&from, m);
                 UNROLL for (int v = 0; v < vectors; v++) sum[m][v] += value * weight[v];
             }
         }
@@ -214,7 +239,7 @@ INLINE void tile_outer(const int rows, const int vectors, const int indexed, con
     UNROLL for (int m = 0; m < rows; m++) UNROLL for (int v = 0; v < vectors; v++) sum[m][v] = (vec){0};
     for (ptrdiff_t t = 0; t < segments; t++) {
         const real *x = segment[t].x + (indexed ? 0 : offset[0]), *g = segment[t].g;
-        for (ptrdiff_t count = segment[t].count; count > 0; count--, x += x_step, g += g_step) {
+        TWICE for (ptrdiff_t count = segment[t].count; count > 0; count--, x += x_step, g += g_step) {
             vec gradient[BLOCK_VECTORS];
             UNROLL for (int v = 0; v < vectors; v++) gradient[v] = load(g + v * LANES);
             UNROLL for (int m = 0; m < rows; m++) {
