@@ -11,8 +11,8 @@
  * of SOURCE_BYTES in L2. It works through them in bands of BAND_PIXELS, whole tiles of either width:
  *
  *     for each block of filters
- *         for each chunk of the reduction                    (weights: 192 * 48 floats = 36 KiB, in L1)
- *             for each tile of the band                      (partial sums: 72 * 48 floats = 14 KiB)
+ *         for each chunk of the reduction                    (weights: 128 * 64 floats = 32 KiB, in L1)
+ *             for each tile of the band                      (partial sums: 72 * 64 floats = 18 KiB)
  *
  * so that weights travel from L2 or L3 once a band, and the destination is written nearly in order.
  */
@@ -24,7 +24,7 @@
 #include "tile.h"
 
 #define SOURCE_BYTES ((ptrdiff_t)256 << 10)
-#define BAND_PIXELS (6 * TILE)        /* = 8 or 9 * WIDE_TILE */
+#define BAND_PIXELS (6 * TILE)        /* = 8 or 9 * WIDE_TILE, 12 * WIDEST_TILE */
 #define L2_BYTES ((ptrdiff_t)1 << 20) /* packed weights that are larger have left it when they are needed */
 #define TASKS_WANTED 64               /* enough for 16 threads to share evenly */
 #define SHORT_RUN 24   /* shorter runs cost more to set up (some 20 cycles) than a list of offsets to read */
@@ -40,7 +40,7 @@ struct direct {
     ptrdiff_t splits;          /* shares that the groups are cut into, or the one group's blocks */
     int heavy;      /* weights that leave L2: a split's, over all images, are one task after another */
     int packs_late; /* each block is used once: packed then, it is still in L2 */
-    int streams;    /* each block is used once, and comes from beyond L2 */
+    int streams;    /* weights come from beyond L2: fetched a chunk ahead */
     int padded;     /* some tap reads outside of the image: its rows are copied */
     int ahead; /* a single tap's pixels are prefetched a tile early: worth 25 % where there are few filters */
     ptrdiff_t pitch;          /* elements from one copied pixel to the next */
@@ -248,11 +248,17 @@ typedef void gather_function(GATHER_ARGUMENTS);
         (void)distance;                                                                                      \
         DISPATCH(size, GATHER, vectors, indexed, prefetch)                                                   \
     }
+#if WIDEST == 4
+#define GATHER_WIDEST(name, indexed, prefetch) GATHER_FUNCTION(name, DISPATCH_WIDEST, 4, indexed, prefetch)
+#else
+#define GATHER_WIDEST(name, indexed, prefetch) static gather_function *const name = NULL;
+#endif
 #define GATHER_KIND(name, indexed, prefetch)                                                                 \
     GATHER_FUNCTION(name##_1, DISPATCH_TILE, 1, indexed, prefetch)                                           \
     GATHER_FUNCTION(name##_2, DISPATCH_TILE, 2, indexed, prefetch)                                           \
     GATHER_FUNCTION(name##_3, DISPATCH_WIDE, 3, indexed, prefetch)                                           \
-    static gather_function *const name[] = {name##_1, name##_2, name##_3};
+    GATHER_WIDEST(name##_4, indexed, prefetch)                                                               \
+    static gather_function *const name[] = {name##_1, name##_2, name##_3, name##_4};
 GATHER_KIND(gather_runs, 0, 0)
 GATHER_KIND(gather_steps, 1, 0)
 GATHER_KIND(gather_ahead, 0, 1)
@@ -408,7 +414,7 @@ static void plan(struct direct *d) {
     int once = c->batch * d->chunks == 1 && d->pixels <= BAND_PIXELS;
     d->heavy = c->groups * d->vectors * LANES * d->elements * (ptrdiff_t)sizeof(real) > L2_BYTES;
     d->packs_late = once && c->taps > 1 && !c->prepared;
-    d->streams = once && !d->packs_late && d->heavy;
+    d->streams = !d->packs_late && d->heavy;
     /* Few splits: the parts of a pixel's line that several cores write travel between these. */
     ptrdiff_t shares = c->groups > 1 ? c->groups : d->blocks;
     d->splits = alone ? c->groups : max_size(min_size(shares, wanted / (c->batch * d->chunks)), 1);

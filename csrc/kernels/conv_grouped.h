@@ -82,12 +82,14 @@ INLINE int comes_in_threes(const struct correlation *c) {
     return 1;
 }
 
+#define MOST_ALONE 192
+
 /* Whether a correlation is worth the bundles: where at least two groups share a vector, or where one that is
- * alone has taps to share its broadcasts (and so few products that they need no CHUNKs). For the weight's
- * gradient the bundles are 1.5 times as fast even otherwise. Depthwise kernels do better still. */
+ * alone has taps to share its broadcasts (and at most MOST_ALONE products, which need no chunks). For the
+ * weight's gradient the bundles are 1.5 times as fast even otherwise. Depthwise kernels do better still. */
 INLINE int is_grouped(const struct correlation *c) {
     return can_bundle(c->groups, c->src_channels, c->dst_channels) &&
-           (2 * c->dst_channels <= LANES || (comes_in_threes(c) && c->taps * c->src_channels <= CHUNK));
+           (2 * c->dst_channels <= LANES || (comes_in_threes(c) && c->taps * c->src_channels <= MOST_ALONE));
 }
 
 #endif

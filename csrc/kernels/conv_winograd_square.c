@@ -76,9 +76,9 @@ static struct output_place place_output(const struct winograd *w, ptrdiff_t tile
     static const struct winograd_kind name = {                                                               \
         points + 1 - taps, 1,           points * points, points * points, chunk, matrix, name##_cut,         \
         name##_filter,     name##_tile, place_output,    name##_output};
-KIND(six_3x3, 6, 3, CHUNK)
+KIND(six_3x3, 6, 3, SIX_CHUNK)
 KIND(seven_3x3, 7, 3, SEVEN_CHUNK)
-KIND(six_5x5, 6, 5, CHUNK)
+KIND(six_5x5, 6, 5, SIX_CHUNK)
 KIND(seven_5x5, 7, 5, SEVEN_CHUNK)
 
 const struct winograd_kind *VARIANT(winograd_square)(const struct correlation *c) {

@@ -76,7 +76,7 @@ static struct output_place place_output(const struct winograd *w, ptrdiff_t tile
 }
 
 const struct winograd_kind VARIANT(winograd_strided) = {
-    SIDE,           1,   STRIDED_PLANES, STRIDED_MATRICES, CHUNK,
+    SIDE,           1,   STRIDED_PLANES, STRIDED_MATRICES, SIX_CHUNK,
     strided_matrix, cut, filter_planes,  make_image_tile,  place_output,
     image_outputs};
 
@@ -165,7 +165,7 @@ const struct winograd_kind VARIANT(winograd_spread) = {SIDE,
                                                        4,
                                                        STRIDED_PLANES,
                                                        STRIDED_MATRICES,
-                                                       CHUNK,
+                                                       SIX_CHUNK,
                                                        strided_matrix,
                                                        cut_gradient,
                                                        filter_planes,

@@ -4,11 +4,11 @@
  * tile_product: out[m][v] = sum over j of x[m][j] * w[j][v]                m < rows,   v < vectors
  * tile_outer:   acc[m][v] += sum over p of x[p][m] * g[p][v]                m < rows,   v < vectors
  *
- * Register budget with 32 vector registers: 9 x 3 accumulators + 3 weights + 1 broadcast = 31, or
- * 12 x 2 + 2 + 1 = 27; with 16: 4 x 3 + 3 + 1 = 16, or 6 x 2 + 2 + 1 = 15. Each broadcast feeds as many fused
- * multiply-adds as there are vectors: 9 x 3 take 12 loads for 27 of them, 12 x 2 take 14 for 24, and are 8 %
- * slower. (14 x 2 would fit, but the addresses of 14 pixels take too many general registers; only tile_outer,
- * whose rows lie side by side, has OUTER_TILE of them.)
+ * Register budget with 32 vector registers: 6 x 4 accumulators + 4 weights + 1 broadcast = 29, 9 x 3 + 3 + 1
+ * = 31, or 12 x 2 + 2 + 1 = 27; with 16: 4 x 3 + 3 + 1 = 16, or 6 x 2 + 2 + 1 = 15. Each broadcast feeds as
+ * many fused multiply-adds as there are vectors: 6 x 4 take 10 loads for 24 of them, 9 x 3 12 for 27, and 12
+ * x 2 14 for 24, whose 12 addresses take too many general registers, too: where pixels are gathered they are
+ * 8 % slower. (14 x 2 would fit; only tile_outer, whose rows lie side by side, has OUTER_TILE of them.)
  */
 #ifndef PYCONV_TILE_H
 #define PYCONV_TILE_H
@@ -16,15 +16,18 @@
 #include "simd.h"
 
 #if VECTOR_REGISTERS == 32
-#define TILE 12     /* rows by up to two vectors */
-#define WIDE_TILE 9 /* rows by WIDEST vectors */
+#define TILE 12       /* rows by up to two vectors, */
+#define WIDE_TILE 9   /* by three */
+#define WIDEST_TILE 6 /* and by four */
+#define WIDEST 4
 #define OUTER_TILE 14
 #else
 #define TILE 6
 #define WIDE_TILE 4
+#define WIDEST_TILE WIDE_TILE
+#define WIDEST 3
 #define OUTER_TILE 6
 #endif
-#define WIDEST 3
 #define BLOCK_VECTORS 2
 #define BLOCK (BLOCK_VECTORS * LANES) /* channels in one block of packed weights */
 
@@ -47,14 +50,16 @@ INLINE struct filters filter_block(ptrdiff_t filters, ptrdiff_t block) {
 }
 
 /* Rows of the tile for so many vectors. */
-INLINE ptrdiff_t tile_rows(ptrdiff_t vectors) { return vectors == WIDEST ? WIDE_TILE : TILE; }
+INLINE ptrdiff_t tile_rows(ptrdiff_t vectors) {
+    return vectors <= 2 ? TILE : vectors == 3 ? WIDE_TILE : WIDEST_TILE;
+}
 
 /* A reduction is done in chunks of at most this many products, which are summed by themselves and then added
  * up. So the rounding error of long sums grows with the root of CHUNK rather than of their length (relative
- * RMS 2.5e-7 instead of 6e-7 for 3x3 kernels on 128 channels); and a chunk of packed weights (24 or 36 KiB
+ * RMS 2.5e-7 instead of 6e-7 for 3x3 kernels on 128 channels); and a chunk of packed weights (16 to 32 KiB
  * with AVX-512) stays in L1 while the tiles of a band take it in turn: streamed from L2 for every tile,
  * weights cost 10 %. */
-#define CHUNK ((ptrdiff_t)192)
+#define CHUNK ((ptrdiff_t)128)
 
 /* `depth` products cut into as few chunks of at most `most` as can be: the length of one. */
 INLINE ptrdiff_t even_chunk(ptrdiff_t depth, ptrdiff_t most) {
@@ -290,6 +295,7 @@ INLINE void tile_outer(const int rows, const int vectors, const int indexed, con
     }
 #define DISPATCH_TILE(size, CALL, ...) DISPATCH(TILE_CASES, size, TILE, CALL, __VA_ARGS__)
 #define DISPATCH_WIDE(size, CALL, ...) DISPATCH(WIDE_CASES, size, WIDE_TILE, CALL, __VA_ARGS__)
+#define DISPATCH_WIDEST(size, CALL, ...) DISPATCH(CASES_TO_5, size, WIDEST_TILE, CALL, __VA_ARGS__)
 #define DISPATCH_OUTER(size, CALL, ...) DISPATCH(OUTER_CASES, size, OUTER_TILE, CALL, __VA_ARGS__)
 
 #endif

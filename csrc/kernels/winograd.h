@@ -33,6 +33,7 @@ INLINE int is_square(ptrdiff_t kernel_height, ptrdiff_t kernel_width) {
 
 #define MOST_POINTS 7
 #define MOST_AREA (MOST_POINTS * MOST_POINTS)
+#define SIX_CHUNK 192
 #define SEVEN_CHUNK 32 /* 16 and 48 channels: 1.1e-6 and 1.35e-6 instead of 1.2e-6 */
 
 #define SIX_A ((real)0.625)
