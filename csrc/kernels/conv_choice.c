@@ -217,13 +217,13 @@ double VARIANT(conv_cycles)(const struct pyconv_conv2d *g, enum pyconv_conv_pass
     }
 }
 
-/* Winograd's gradient of the weight has a relative RMS error of 6e-7 (7e-7 unless it is 3x3; with seven
- * points 1.1e-6) however few pixels are summed, where a plain sum over n of them has 1.7e-8 sqrt(n), or a
+/* Winograd's gradient of the weight has a relative RMS error of 5e-7 for few pixels, which grows to 6e-7
+ * (7e-7 unless it is 3x3; with seven points 1.1e-6), where a plain sum over n pixels has 1.7e-8 sqrt(n), or a
  * little less. It is chosen only where it is at most 1.5 times as large. */
 static int winograd_is_exact_enough(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass) {
     ptrdiff_t pixels = g->batch * g->out_height * g->out_width;
     return pass != PYCONV_GRAD_WEIGHT ||
-           pixels >= (g->kernel_height == 3 && g->kernel_width == 3 ? 700 : 1100);
+           pixels >= (g->kernel_height == 3 && g->kernel_width == 3 ? 600 : 1100);
 }
 
 static enum pyconv_conv_algorithm cheapest(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass) {

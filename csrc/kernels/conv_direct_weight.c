@@ -101,7 +101,7 @@ static ptrdiff_t pack_gradient(const struct weight_gradient *w, const struct ban
 }
 
 #define OUTER(m, vectors, indexed)                                                                           \
-    tile_outer(m, vectors, indexed, segment, segments, offset, x_step, BLOCK, acc)
+    tile_outer(m, vectors, indexed, segment, segments, offset, x_step, BLOCK, 1, acc)
 
 typedef void outer_function(ptrdiff_t size, const struct segment *segment, ptrdiff_t segments,
                             const ptrdiff_t *offset, ptrdiff_t x_step, real *acc);

@@ -71,7 +71,7 @@ static void pack_band(const struct pointwise *w, const struct band *band, real *
     }
 }
 
-#define OUTER(m, vectors) tile_outer(m, vectors, 0, segment, 1, &channel, x_step, g_step, sums)
+#define OUTER(m, vectors) tile_outer(m, vectors, 0, segment, 1, &channel, x_step, g_step, 1, sums)
 
 static void outer_2(ptrdiff_t size, const struct segment *segment, ptrdiff_t channel, ptrdiff_t x_step,
                     ptrdiff_t g_step, real *sums) {

@@ -21,6 +21,11 @@
 #define CHANNELS ((ptrdiff_t)64)
 #define FILTERS max_size(64, BLOCK)
 #define TASKS_WANTED 16
+#define FEW_TASKS 4     /* at least */
+#define GROUPS_WANTED 3 /* of tiles, to a part */
+/* Fewer have half as many tiles at a time, and an error of 5e-7 instead of 6e-7: as they must, to be
+ * within 1.5 times that of a plain sum. */
+#define FEW_PIXELS 1200
 #define MOST_MERGED (SIDE * SIDE) /* planes of one matrix */
 #define MOST_SIDE 5               /* of a tile of gradients */
 
@@ -29,7 +34,7 @@ struct weight_kind {
     int side, step,
         span; /* of a tile, in one direction: outputs, inputs from one to the next, inputs in all */
     int planes, matrices;
-    ptrdiff_t tiles; /* at a time */
+    ptrdiff_t tiles; /* at a time, at most */
     int (*matrix)(int plane);
     /* One vector of channels, or filters, of one tile, of which `left` are left; `plane`: elements
      * between planes. */
@@ -103,6 +108,7 @@ struct winograd_weight {
     struct weight_parts parts;
     const struct weight_kind *kind;
     struct tiling tiling;
+    ptrdiff_t together;                                         /* tiles at a time */
     ptrdiff_t channel_blocks, filter_blocks, channels, filters; /* channels, filters: of the largest block */
     ptrdiff_t v_pitch, d_pitch;
     ptrdiff_t v_plane, d_plane, m_plane; /* elements from one plane to the next: odd in cache lines */
@@ -133,21 +139,21 @@ static void make_gradient_tile(const struct winograd_weight *w, ptrdiff_t tile, 
         w->kind->transform_gradient(from, k, end - k, d, w->d_plane);
 }
 
-#define OUTER(m, vectors) tile_outer(m, vectors, 0, segment, segments, &x_offset, x_step, g_step, acc)
+#define OUTER(m, vectors) tile_outer(m, vectors, 0, segment, segments, &x_offset, x_step, g_step, add, acc)
 
 static void outer_2(ptrdiff_t size, const struct segment *segment, ptrdiff_t segments, ptrdiff_t x_offset,
-                    ptrdiff_t x_step, ptrdiff_t g_step, real *acc) {
+                    ptrdiff_t x_step, ptrdiff_t g_step, int add, real *acc) {
     DISPATCH_OUTER(size, OUTER, 2)
 }
 
 static void outer_1(ptrdiff_t size, const struct segment *segment, ptrdiff_t segments, ptrdiff_t x_offset,
-                    ptrdiff_t x_step, ptrdiff_t g_step, real *acc) {
+                    ptrdiff_t x_step, ptrdiff_t g_step, int add, real *acc) {
     DISPATCH_OUTER(size, OUTER, 1)
 }
 
-/* M[q][block of filters][c][BLOCK] += V[p]^T D[p] over `tiles` and the planes p of q */
+/* M[q][block of filters][c][BLOCK] (+)= V[p]^T D[p] over `tiles` and the planes p of q; += where `add` */
 static void multiply(const struct winograd_weight *w, ptrdiff_t tiles, ptrdiff_t channels, ptrdiff_t filters,
-                     const real *v, const real *d, real *m) {
+                     const real *v, const real *d, int add, real *m) {
     const struct weight_kind *kind = w->kind;
     ptrdiff_t parts = ceil_div(channels, OUTER_TILE);
     for (int p = 0, planes; p < kind->planes; p += planes) {
@@ -161,9 +167,9 @@ static void multiply(const struct winograd_weight *w, ptrdiff_t tiles, ptrdiff_t
             for (ptrdiff_t part = 0; part < parts; part++) {
                 ptrdiff_t c = channels * part / parts, size = channels * (part + 1) / parts - c;
                 if (filters - k > LANES)
-                    outer_2(size, segment, planes, c, w->v_pitch, w->d_pitch, acc + c * BLOCK);
+                    outer_2(size, segment, planes, c, w->v_pitch, w->d_pitch, add, acc + c * BLOCK);
                 else
-                    outer_1(size, segment, planes, c, w->v_pitch, w->d_pitch, acc + c * BLOCK);
+                    outer_1(size, segment, planes, c, w->v_pitch, w->d_pitch, add, acc + c * BLOCK);
             }
         }
     }
@@ -195,18 +201,17 @@ static void run_winograd_weight(const void *context, ptrdiff_t task, void *scrat
               channels = c1 - c0;
     ptrdiff_t k0 = filter_block * FILTERS, k1 = min_size(k0 + FILTERS, w->g->out_channels), filters = k1 - k0;
     real *v = scratch, *d = v + w->kind->planes * w->v_plane, *m = d + w->kind->planes * w->d_plane;
-    memset(m, 0, (size_t)(w->kind->matrices * w->m_plane) * sizeof(real));
 
     ptrdiff_t begin = w->tiling.tiles * part / w->parts.count,
               end = w->tiling.tiles * (part + 1) / w->parts.count;
-    for (ptrdiff_t groups = ceil_div(end - begin, w->kind->tiles), group = 0; group < groups; group++) {
+    for (ptrdiff_t groups = ceil_div(end - begin, w->together), group = 0; group < groups; group++) {
         ptrdiff_t first = begin + (end - begin) * group / groups,
                   last = begin + (end - begin) * (group + 1) / groups;
         for (ptrdiff_t t = first; t < last; t++) {
             make_input_tile(w, t, c0, c1, v + (t - first) * w->v_pitch);
             make_gradient_tile(w, t, k0, k1, d + (t - first) * w->d_pitch);
         }
-        multiply(w, last - first, channels, filters, v, d, m);
+        multiply(w, last - first, channels, filters, v, d, group > 0, m);
     }
     put_weights(w, part, c0, channels, k0, filters, m);
 }
@@ -216,17 +221,19 @@ static void plan(struct winograd_weight *w) {
     w->kind = kind_of(g);
     w->tiling = cut_tiles(w->kind->side, g->batch, g->out_height, g->out_width, g->dilation_height,
                           g->dilation_width);
+    w->together = g->batch * g->out_height * g->out_width < FEW_PIXELS ? w->kind->tiles / 2 : w->kind->tiles;
     w->channel_blocks = ceil_div(g->in_channels, CHANNELS);
     w->filter_blocks = ceil_div(g->out_channels, FILTERS);
     w->channels = min_size(g->in_channels, CHANNELS);
     w->filters = min_size(ceil_div(g->out_channels, BLOCK) * BLOCK, FILTERS);
     w->v_pitch = ceil_div(w->channels, LANES) * LANES + LANES;
     w->d_pitch = w->filters + LANES;
-    w->v_plane = w->kind->tiles * w->v_pitch + LANES;
-    w->d_plane = w->kind->tiles * w->d_pitch + LANES;
+    w->v_plane = w->together * w->v_pitch + LANES;
+    w->d_plane = w->together * w->d_pitch + LANES;
     w->m_plane = w->channels * w->filters + LANES;
-    ptrdiff_t parts = ceil_div(TASKS_WANTED, w->channel_blocks * w->filter_blocks);
-    parts = max_size(min_size(parts, w->tiling.tiles / w->kind->tiles), 1);
+    const ptrdiff_t blocks = w->channel_blocks * w->filter_blocks, groups = w->tiling.tiles / w->together;
+    ptrdiff_t parts = max_size(groups / GROUPS_WANTED, min_size(ceil_div(FEW_TASKS, blocks), groups));
+    parts = max_size(min_size(parts, ceil_div(TASKS_WANTED, blocks)), 1);
     w->parts = weight_parts(g, 1, parts);
 }
 

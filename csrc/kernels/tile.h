@@ -2,7 +2,7 @@
  *
  * tile_gather:  dst[m][v] = bias[v] + sum over j of x[m][j] * w[j][v]      m < pixels, v < vectors
  * tile_product: out[m][v] = sum over j of x[m][j] * w[j][v]                m < rows,   v < vectors
- * tile_outer:   acc[m][v] += sum over p of x[p][m] * g[p][v]                m < rows,   v < vectors
+ * tile_outer:   acc[m][v] (+)= sum over p of x[p][m] * g[p][v]                m < rows,   v < vectors
  *
  * Register budget with 32 vector registers: 6 x 4 accumulators + 4 weights + 1 broadcast = 29, 9 x 3 + 3 + 1
  * = 31, or 12 x 2 + 2 + 1 = 27; with 16: 4 x 3 + 3 + 1 = 16, or 6 x 2 + 2 + 1 = 15. Each broadcast feeds as
@@ -236,10 +236,10 @@ struct segment {
     ptrdiff_t count;
 };
 
-/* Row m reads x at offset[m] where `indexed`, otherwise at offset[0] + m. */
+/* Row m reads x at offset[m] where `indexed`, otherwise at offset[0] + m. += where `add` */
 INLINE void tile_outer(const int rows, const int vectors, const int indexed, const struct segment *segment,
                        ptrdiff_t segments, const ptrdiff_t *offset, ptrdiff_t x_step, ptrdiff_t g_step,
-                       real *acc) {
+                       int add, real *acc) {
     vec sum[OUTER_TILE][BLOCK_VECTORS];
     UNROLL for (int m = 0; m < rows; m++) UNROLL for (int v = 0; v < vectors; v++) sum[m][v] = (vec){0};
     for (ptrdiff_t t = 0; t < segments; t++) {
@@ -255,7 +255,7 @@ INLINE void tile_outer(const int rows, const int vectors, const int indexed, con
     }
     UNROLL for (int m = 0; m < rows; m++) UNROLL for (int v = 0; v < vectors; v++) {
         real *to = acc + m * BLOCK + v * LANES;
-        store(to, load(to) + sum[m][v]);
+        store(to, add ? load(to) + sum[m][v] : sum[m][v]);
     }
 }
 
