@@ -56,8 +56,8 @@ static int fits_scatter(const struct pyconv_conv2d *g) {
 #define STRIDED_TILE 300.0        /* for LANES channels or filters of a tile of 81 planes; and where */
 #define STRIDED_WEIGHT_TILE 450.0 /* they come from memory, for the weight's gradient */
 #define LINE_TILE 120.0           /* for LANES channels of a tile of seven points, to or from memory */
-#define LINE_FILTER 300.0         /* for LANES filters on one channel and four taps, and */
-#define LINE_WEIGHT 200.0         /* for their gradient */
+#define LINE_FILTER 200.0         /* for LANES filters on one channel and four taps, and */
+#define LINE_WEIGHT 130.0         /* for their gradient */
 #define SCATTER_VECTOR 4.0        /* load, add, store */
 #define SCATTER_PACK 4.0          /* for each weight, one by one */
 #define GATHER_STORE 3.0          /* for LANES filters of a pixel: what a tile takes besides its products */
@@ -169,10 +169,12 @@ static double square_cycles(const struct square *s, enum pyconv_conv_pass pass, 
  * stay below 1.4e-6 with so many channels. */
 #define SEVEN_CHANNELS (512 * 3) /* times taps: 5x5 kernels have a little more */
 #define SEVEN_PIXELS 5600
+#define SEVEN_TILES 48 /* of fewer, two cores with their own copies of the larger filters lose 25 % */
 
 int VARIANT(square_points)(const struct square *s, enum pyconv_conv_pass pass) {
     int exact = pass == PYCONV_GRAD_WEIGHT ? s->batch * s->height * s->width >= SEVEN_PIXELS
                                            : s->from * s->taps <= SEVEN_CHANNELS;
+    if (square_tiles(s, 7).tiles < SEVEN_TILES) return 6;
     return exact && square_cycles(s, pass, 7) < square_cycles(s, pass, 6) ? 7 : 6;
 }
 

@@ -150,10 +150,13 @@ static void put_group(const struct winograd *w, const struct places *places, ptr
 
 /* ---- Tasks ---- */
 
-static void share_filters(const void *context, ptrdiff_t block, void *scratch) {
+/* A block's filters, of some of the channels. */
+static void share_filters(const void *context, ptrdiff_t task, void *scratch) {
     (void)scratch;
     const struct winograd *w = context;
-    make_filters(w, block, 0, w->c->src_channels, (real *)w->u + block * w->u_elements);
+    ptrdiff_t block = task / w->filter_shares, share = task % w->filter_shares, channels = w->c->src_channels;
+    ptrdiff_t begin = channels * share / w->filter_shares, end = channels * (share + 1) / w->filter_shares;
+    make_filters(w, block, begin, end, (real *)w->u + block * w->u_elements + begin * BLOCK);
 }
 
 static void share_tiles(const void *context, ptrdiff_t group, void *scratch) {
@@ -213,6 +216,7 @@ static void plan(struct winograd *w, const struct winograd_kind *kind, const str
     w->kind = kind;
     w->tiling = kind->cut(c);
     w->blocks = ceil_div(c->dst_channels, BLOCK);
+    w->filter_shares = ceil_div(FEW_TASKS, max_size(w->blocks, 1));
     w->pitch = ceil_div(c->src_channels, LANES) * LANES + LANES;
     const ptrdiff_t size = sizeof(real), planes = kind->planes;
     ptrdiff_t tile_bytes = planes * w->pitch * size;
@@ -229,6 +233,8 @@ static void plan(struct winograd *w, const struct winograd_kind *kind, const str
     w->filters_outside =
         filter_bytes > L2_FILTERS && w->tiling.tiles * tile_bytes <= MOST_SHARED && 2.6 * tiles < filters;
     w->groups = ceil_div(w->tiling.tiles, w->filters_outside ? 2 * TILE : most);
+    if (w->groups < FEW_TASKS && w->tiling.tiles >= TILE)
+        w->groups += w->groups % 2; /* two cores share evenly */
     w->group = ceil_div(w->tiling.tiles, w->groups);
     if (w->filters_outside) {
         w->shares = max_size(ceil_div(w->tiling.tiles, SHARE_BYTES / (planes * BLOCK * size)),
@@ -266,6 +272,10 @@ static double filters_cost(const struct winograd *w) {
     return (double)(w->blocks * w->c->src_channels) * w->kind->matrices * BLOCK * 0.2;
 }
 
+static int make_all_filters(const struct winograd *w) {
+    return parallel_run(w->blocks * w->filter_shares, filters_cost(w), 0, share_filters, w);
+}
+
 static int run(const struct winograd_kind *kind, const struct correlation *c) {
     struct winograd w;
     plan(&w, kind, c);
@@ -285,7 +295,7 @@ static int run(const struct winograd_kind *kind, const struct correlation *c) {
                 parallel_run(w.blocks * w.shares, products + filters_cost(&w), bytes.scratch, run_block, &w);
     } else {
         w.u = c->prepared ? c->prepared : w.shared;
-        status = c->prepared ? PYCONV_OK : parallel_run(w.blocks, filters_cost(&w), 0, share_filters, &w);
+        status = c->prepared ? PYCONV_OK : make_all_filters(&w);
         if (status == PYCONV_OK)
             status = parallel_run(w.groups * w.shares, products + tiles, bytes.scratch, run_group, &w);
     }
@@ -325,7 +335,7 @@ int VARIANT(prepare_winograd)(const struct correlation *c, real *prepared) {
     struct winograd w;
     plan(&w, kind, c);
     w.u = prepared;
-    return parallel_run(w.blocks, filters_cost(&w), 0, share_filters, &w);
+    return make_all_filters(&w);
 }
 
 int VARIANT(correlate_winograd)(const struct correlation *c) {

@@ -53,6 +53,7 @@ struct winograd {
     struct tiling tiling;
     ptrdiff_t groups, group;  /* of tiles; the tiles of the largest */
     ptrdiff_t blocks, shares; /* of filters; of the blocks, or with filters outside of the groups */
+    ptrdiff_t filter_shares;  /* of the channels of a block, while its filters are made */
     int filters_outside, planes_outside;
     ptrdiff_t together; /* blocks whose M is kept at once */
     ptrdiff_t pitch;    /* elements from one tile of V[p] to the next, and */
