@@ -352,8 +352,8 @@ struct pyconv_conv_plan {
 /* input, grad_input: [batch][in_height][in_width][in_channels]; output, grad_output likewise;
  * weight, grad_weight: [out_channels][in_channels / groups][kernel_height][kernel_width];
  * grad_bias: [out_channels]. grad_weight and grad_bias may be NULL: not wanted.
- * prepared: NULL, or what `prepare` made of this weight for the same algorithm; images may be of another
- * size. */
+ * prepared: NULL, or what `prepare` made of this weight for the same algorithm, in as many bytes (its tiles
+ * differ otherwise); images may be of another size. */
 struct pyconv_conv_kernels {
     int (*forward)(const struct pyconv_conv2d *, const void *input, const void *weight, const void *prepared,
                    const struct pyconv_epilogue *, void *output, enum pyconv_conv_algorithm);

@@ -41,7 +41,7 @@ cdef class Conv2d:
         cdef const pyconv_kernels_table *table = kernels_of(dtype)
         cdef pyconv_conv_plan plan
         check(table.conv.explain(&self.geometry, PYCONV_FORWARD_PREPARED, <pyconv_conv_algorithm>algorithm, &plan))
-        return (current_isa, plan.algorithm), plan.prepared // dtype.itemsize
+        return (current_isa, plan.algorithm, plan.prepared), plan.prepared // dtype.itemsize
 
     def prepare(self, weight, int algorithm, result):
         """result = the weight, laid out for `forward`."""

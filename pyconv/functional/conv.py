@@ -154,7 +154,8 @@ class PreparedWeight:
     """A weight that will not change, with what the kernels make of it, made once and kept.
 
     Packing and transforming weights takes a fifth of ResNet-18's time on one image. How it is laid out
-    depends on the algorithm, and so on the image's size: each layout is made when the first image needs it.
+    depends on the algorithm and its tiles, and so on the image's size: each layout is made when the first image
+    needs it.
     """
 
     def __init__(self, data):

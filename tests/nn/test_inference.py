@@ -83,7 +83,7 @@ def test_prepared_weights_have_the_same_bits(algorithm, isa, dtype, rng):
     conv = nn.Conv2d(35, 70, 3, padding=1, dtype=dtype)
     prepared = PreparedConv(conv)
     with pyconv.no_grad(), pyconv.options(conv_algorithm=algorithm):
-        for shape in [(1, 35, 4, 4), (1, 35, 20, 20), (5, 35, 9, 14), (1, 35, 4, 4), (0, 35, 4, 4)]:
+        for shape in [(1, 35, 4, 4), (1, 35, 20, 20), (5, 35, 9, 14), (8, 35, 15, 15), (1, 35, 4, 4), (0, 35, 4, 4)]:
             x = rng.normal(size=shape).astype(dtype)
             np.testing.assert_array_equal(prepared(x), conv(x))
             np.testing.assert_array_equal(prepared(x, True), conv(x, True))
