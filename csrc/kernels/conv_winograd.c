@@ -233,8 +233,9 @@ static void plan(struct winograd *w, const struct winograd_kind *kind, const str
     w->filters_outside =
         filter_bytes > L2_FILTERS && w->tiling.tiles * tile_bytes <= MOST_SHARED && 2.6 * tiles < filters;
     w->groups = ceil_div(w->tiling.tiles, w->filters_outside ? 2 * TILE : most);
-    if (w->groups < FEW_TASKS && w->tiling.tiles >= TILE)
-        w->groups += w->groups % 2; /* two cores share evenly */
+    /* Two cores share an even number evenly; but the many planes of a strided kernel want full groups. */
+    if (w->groups < FEW_TASKS && w->tiling.tiles >= TILE && planes == kind->matrices)
+        w->groups += w->groups % 2;
     w->group = ceil_div(w->tiling.tiles, w->groups);
     if (w->filters_outside) {
         w->shares = max_size(ceil_div(w->tiling.tiles, SHARE_BYTES / (planes * BLOCK * size)),
