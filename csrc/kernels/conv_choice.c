@@ -181,33 +181,22 @@ int VARIANT(square_points)(const struct square *s, enum pyconv_conv_pass pass) {
 }
 
 static double winograd_cycles(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass) {
-    int back = pass == PYCONV_GRAD_INPUT, strided = is_strided(g);
-    if (!strided && !is_square(g->kernel_height, g->kernel_width)) return line_cycles(g, pass);
-    ptrdiff_t from = back ? g->out_channels : g->in_channels, to = back ? g->in_channels : g->out_channels;
-    ptrdiff_t height = back ? ceil_div(g->in_height, g->stride_height) : g->out_height,
-              width = back ? ceil_div(g->in_width, g->stride_width) : g->out_width;
+    if (!is_strided(g) && !is_square(g->kernel_height, g->kernel_width)) return line_cycles(g, pass);
     if (pass == PYCONV_FORWARD_PREPARED && !keeps_filters(g)) pass = PYCONV_FORWARD;
-    if (strided) {
-        struct tiling tiling =
-            cut_tiles(SIDE, g->batch, height, width, g->dilation_height, g->dilation_width);
-        struct tile_work w = {.tiles = (double)tiling.tiles,
-                              .planes = STRIDED_PLANES,
-                              .matrices = STRIDED_MATRICES,
-                              .make = pass == PYCONV_GRAD_WEIGHT ? STRIDED_WEIGHT_TILE : STRIDED_TILE,
-                              .put = STRIDED_TILE,
-                              .filter = pass == PYCONV_FORWARD_PREPARED ? 0 : TRANSFORM_FILTER};
-        return tiles_cycles(&w, from, to, pass);
-    }
-    struct square s = {.taps = g->kernel_height,
-                       .batch = g->batch,
-                       .height = height,
-                       .width = width,
-                       .dilation_height = g->dilation_height,
-                       .dilation_width = g->dilation_width,
-                       .from = from,
-                       .to = to};
-    return square_cycles(&s, pass,
-                         VARIANT(square_points)(&s, pass == PYCONV_GRAD_WEIGHT ? pass : PYCONV_FORWARD));
+    struct square s = square_of(g, pass == PYCONV_GRAD_INPUT);
+    if (!is_strided(g))
+        return square_cycles(&s, pass,
+                             VARIANT(square_points)(&s, pass == PYCONV_GRAD_WEIGHT ? pass : PYCONV_FORWARD));
+    ptrdiff_t step = pass == PYCONV_GRAD_INPUT ? 2 : 1; /* a tile of the gradient holds all residues */
+    struct tiling tiling = cut_tiles(SIDE, s.batch, ceil_div(s.height, step), ceil_div(s.width, step),
+                                     s.dilation_height, s.dilation_width);
+    struct tile_work w = {.tiles = (double)tiling.tiles,
+                          .planes = STRIDED_PLANES,
+                          .matrices = STRIDED_MATRICES,
+                          .make = pass == PYCONV_GRAD_WEIGHT ? STRIDED_WEIGHT_TILE : STRIDED_TILE,
+                          .put = STRIDED_TILE,
+                          .filter = pass == PYCONV_FORWARD_PREPARED ? 0 : TRANSFORM_FILTER};
+    return tiles_cycles(&w, s.from, s.to, pass);
 }
 
 double VARIANT(conv_cycles)(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass,

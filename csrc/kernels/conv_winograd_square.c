@@ -13,7 +13,7 @@
 
 static int matrix(int plane) { return plane; }
 
-static struct square square_of(const struct correlation *c) {
+static struct square correlation_square(const struct correlation *c) {
     return (struct square){.taps = kernel_height(c),
                            .batch = c->batch,
                            .height = c->dst_height,
@@ -25,7 +25,7 @@ static struct square square_of(const struct correlation *c) {
 }
 
 INLINE struct tiling cut(const struct correlation *c, const int points) {
-    struct square square = square_of(c);
+    struct square square = correlation_square(c);
     return square_tiles(&square, points);
 }
 
@@ -82,7 +82,7 @@ KIND(six_5x5, 6, 5, SIX_CHUNK)
 KIND(seven_5x5, 7, 5, SEVEN_CHUNK)
 
 const struct winograd_kind *VARIANT(winograd_square)(const struct correlation *c) {
-    struct square square = square_of(c);
+    struct square square = correlation_square(c);
     int seven = VARIANT(square_points)(&square, PYCONV_FORWARD) == 7;
     return square.taps == 3 ? seven ? &seven_3x3 : &six_3x3 : seven ? &seven_5x5 : &six_5x5;
 }

@@ -90,14 +90,7 @@ KIND(seven_5x5, 7, 5, 16)
 
 static const struct weight_kind *kind_of(const struct pyconv_conv2d *g) {
     if (g->stride_height == 2) return &strided;
-    struct square square = {.taps = g->kernel_height,
-                            .batch = g->batch,
-                            .height = g->out_height,
-                            .width = g->out_width,
-                            .dilation_height = g->dilation_height,
-                            .dilation_width = g->dilation_width,
-                            .from = g->in_channels,
-                            .to = g->out_channels};
+    struct square square = square_of(g, 0);
     int seven = VARIANT(square_points)(&square, PYCONV_GRAD_WEIGHT) == 7;
     return square.taps == 3 ? seven ? &seven_3x3 : &six_3x3 : seven ? &seven_5x5 : &six_5x5;
 }

@@ -24,6 +24,7 @@
 #ifndef PYCONV_WINOGRAD_H
 #define PYCONV_WINOGRAD_H
 
+#include "pyconv.h"
 #include "simd.h"
 
 /* The kernels that square tiles are for: 3x3 and 5x5. */
@@ -250,6 +251,18 @@ struct square {
     ptrdiff_t batch, height, width, dilation_height, dilation_width;
     ptrdiff_t from, to; /* channels that are summed, and that are made */
 };
+
+/* Of a convolution: its forward pass and its weight's gradient, or (`back`) its input's gradient. */
+INLINE struct square square_of(const struct pyconv_conv2d *g, int back) {
+    return (struct square){.taps = g->kernel_height,
+                           .batch = g->batch,
+                           .height = back ? g->in_height : g->out_height,
+                           .width = back ? g->in_width : g->out_width,
+                           .dilation_height = g->dilation_height,
+                           .dilation_width = g->dilation_width,
+                           .from = back ? g->out_channels : g->in_channels,
+                           .to = back ? g->in_channels : g->out_channels};
+}
 
 INLINE struct tiling square_tiles(const struct square *s, int points) {
     return cut_tiles(points + 1 - s->taps, s->batch, s->height, s->width, s->dilation_height,

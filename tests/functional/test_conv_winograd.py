@@ -9,6 +9,14 @@ import pyconv.functional as F
 from oracle import assert_close, conv2d_passes, to_torch
 
 
+def passes(x, weight, bias, grad_output, *options):
+    """The output and the gradients, all of them by Winograd's algorithm."""
+    with pyconv.options(conv_algorithm="winograd"):
+        plans = pyconv.explain_conv2d(x.shape, weight.shape, *options)
+        assert {plan.algorithm for plan in plans.values()} == {"winograd"}
+        return [F.conv2d(x, weight, bias, *options), *F.conv2d_backward(grad_output, x, weight, *options)]
+
+
 def relative_rms(actual, expected):
     return np.sqrt(np.square(actual - expected).mean() / np.square(expected).mean())
 
@@ -61,11 +69,7 @@ def test_winograd_with_dilation(dilation, size, kernel, isa, rng):
     grad_output = rng.standard_normal(exact.shape).astype(np.float32)
     options = (1, padding, dilation)
     expected = [exact, *F.conv2d_backward(grad_output.astype(float), x.astype(float), weight.astype(float), *options)]
-    with pyconv.options(conv_algorithm="winograd"):
-        plans = pyconv.explain_conv2d(x.shape, weight.shape, *options)
-        assert {plan.algorithm for plan in plans.values()} == {"winograd"}
-        output = F.conv2d(x, weight, None, *options)
-        actual = [output, *F.conv2d_backward(grad_output, x, weight, *options)]
+    actual = passes(x, weight, None, grad_output, *options)
     for name, a, e in zip(("output", "grad_input", "grad_weight", "grad_bias"), actual, expected):
         assert_close(a, e.astype(np.float32), rtol=1e-5, err_msg=name)
 
@@ -79,10 +83,7 @@ def test_winograd_with_a_stride(size, padding, channels, filters, isa, rng):
     options = (2, 2 if size == (1, 1) else padding, 1, 1)
     grad_output = rng.standard_normal(conv2d_passes(x, weight, bias, None, *options)).astype(np.float32)
     expected = conv2d_passes(x, weight, bias, grad_output, *options)
-    with pyconv.options(conv_algorithm="winograd"):
-        plans = pyconv.explain_conv2d(x.shape, weight.shape, *options)
-        assert {plan.algorithm for plan in plans.values()} == {"winograd"}
-        actual = [F.conv2d(x, weight, bias, *options), *F.conv2d_backward(grad_output, x, weight, *options)]
+    actual = passes(x, weight, bias, grad_output, *options)
     for a, e in zip(actual[:3], expected):
         assert_close(a, e.astype(np.float32), rtol=1e-5)
 
@@ -105,10 +106,7 @@ def test_winograd_along_lines(kernel, size, channels, filters, isa, rng):
         options = (1, padding, dilation, 1)
         grad_output = rng.standard_normal(conv2d_passes(x, weight, bias, None, *options)).astype(np.float32)
         expected = conv2d_passes(x, weight, bias, grad_output, *options)
-        with pyconv.options(conv_algorithm="winograd"):
-            plans = pyconv.explain_conv2d(x.shape, weight.shape, *options)
-            assert {plan.algorithm for plan in plans.values()} == {"winograd"}
-            actual = [F.conv2d(x, weight, bias, *options), *F.conv2d_backward(grad_output, x, weight, *options)]
+        actual = passes(x, weight, bias, grad_output, *options)
         for name, a, e in zip(("output", "grad_input", "grad_weight", "grad_bias"), actual, expected):
             assert_close(a, e.astype(np.float32), rtol=1e-5, err_msg=name)
 
