@@ -10,8 +10,7 @@
  * All passes are bound by memory. A row of few channels would waste lanes, so wide rows of several rows
  * are formed whose width is a multiple of the vector and about WIDTH elements; parameters are repeated
  * to that width. Rows of more than BLOCK channels are cut into blocks. A task is a piece of at most MAX_ROWS
- * wide rows, or one block of them; its sums are of `real`, those across pieces of double, in order; its
- * squares are of the distance from its own mean.
+ * wide rows, or one block of them; its sums are of `real`, those across pieces of double, in order.
  */
 #include "kernels/norm.h"
 #include "parallel.h"
@@ -24,7 +23,9 @@
 #define MAX_ROWS ((ptrdiff_t)512)
 #define MIN_ROWS ((ptrdiff_t)64)
 #define CHUNK ((ptrdiff_t)32768) /* elements of a task, between these bounds: stays in L2 */
-#define GROUP 4                  /* wide rows summed before an accumulator is stored */
+#define GROUP 8                  /* wide rows summed before an accumulator is stored */
+#define SAMPLES 4
+#define MOMENT_SLOTS 5 /* three arrays of `real` and one of double, of a wide row */
 /* A core streams about 10 bytes a nanosecond. */
 #define NANOSECONDS(bytes) ((double)(bytes) / 10.0)
 
@@ -162,44 +163,79 @@ static void add_partial(const struct job *job, ptrdiff_t entry, int which, doubl
 
 /* ---- Mean, and sum of squared distances from it ---- */
 
-/* sum[j] = the sum over the rows of x[row][j], or with `mean` of its squared distance from mean[j]. */
-INLINE void sum_rows(const struct job *job, const struct range *range, const real *mean, real *sum) {
+/* sum[j] = the sum over the rows of the distance x[row][j] - center[j], squares[j] = that of its square */
+static void sum_rows(const struct job *job, const struct range *range, const real *center, real *sum,
+                     real *squares) {
     const real *x = job->x + range->start;
     ptrdiff_t width = range->width, stride = job->cut.stride;
-    for (ptrdiff_t j = 0; j < width; j += LANES) store(sum + j, (vec){0});
-    for (ptrdiff_t i = 0; i < range->count; i += GROUP * width, x += GROUP * stride) {
+    for (ptrdiff_t j = 0; j < width; j += LANES) store(sum + j, (vec){0}), store(squares + j, (vec){0});
+    for (ptrdiff_t i = 0; i < range->count; i += GROUP * width, x += GROUP * stride)
         for (ptrdiff_t j = 0; j < width; j += LANES) {
-            vec center = mean ? load(mean + j) : (vec){0}, total = {0};
+            vec middle = load(center + j), sums = {0}, total = {0};
             ptrdiff_t rest = range->count - i - j, lanes = min_size(LANES, width - j);
             if (lanes == LANES && rest >= (GROUP - 1) * width + LANES) {
-                for (int row = 0; row < GROUP; row++) {
-                    vec v = load(x + row * stride + j) - center;
-                    total += mean ? v * v : v;
-                }
+                UNROLL for (int row = 0; row < GROUP; row++)
+                    add_distances(load(x + row * stride + j) - middle, &sums, &total);
             } else {
                 for (int row = 0; row < GROUP && rest > row * width; row++) {
                     ptrdiff_t n = min_size(lanes, rest - row * width);
-                    vec v = load_first(x + row * stride + j, n);
-                    if (mean) v -= load_first(mean + j, n);
-                    total += mean ? v * v : v;
+                    vec distance = load_first(x + row * stride + j, n) - middle;
+                    add_distances(first_lanes(distance, n, (vec){0}), &sums, &total);
                 }
             }
-            store(sum + j, load(sum + j) + total);
+            store(sum + j, load(sum + j) + sums);
+            store(squares + j, load(squares + j) + total);
         }
-    }
 }
 
+/* Sums of the distances from each channel's center, and of their squares; in slots 0 to 2. */
+static void distances(const struct job *job, const struct range *range, void *scratch, const double *center,
+                      double *sum, double *squares) {
+    real *wide_sum = slot(job, scratch, 1), *wide_squares = slot(job, scratch, 2);
+    sum_rows(job, range, spread(job, scratch, 0, range, center), wide_sum, wide_squares);
+    fold(job, range, wide_sum, sum);
+    fold(job, range, wide_squares, squares);
+}
+
+/* The channels' means and sums of squared distances from them, by way of distances from centers. Returns
+ * whether all these are near enough, FAR standard deviations, that little cancels. */
+static int moments_around(const double *center, const struct job *job, const struct range *range,
+                          ptrdiff_t rows, void *scratch, double *mean, double *squares) {
+    int near = 1;
+    distances(job, range, scratch, center, mean, squares);
+    for (ptrdiff_t i = 0; i < channels_of(job, range); i++) {
+        double off = mean[i] / (double)rows, shift = mean[i] * off;
+        mean[i] = moved(center[i], off);
+        squares[i] -= shift;
+        near &= shift <= FAR * FAR * squares[i];
+    }
+    return near;
+}
+
+/* The mean of a few rows that lie apart. */
+static void guess(const struct job *job, const struct range *range, ptrdiff_t rows, double *mean) {
+    ptrdiff_t channels = channels_of(job, range);
+    for (ptrdiff_t i = 0; i < channels; i++) mean[i] = 0;
+    for (ptrdiff_t s = 0; s < SAMPLES; s++) {
+        const real *x = job->x + range->start + rows * s / SAMPLES * job->norm->channels;
+        for (ptrdiff_t i = 0; i < channels; i++) mean[i] += (double)x[i];
+    }
+    for (ptrdiff_t i = 0; i < channels; i++) mean[i] = (double)(real)(mean[i] / SAMPLES);
+}
+
+/* Around a guess, in one reading; where it is far off, around the mean, out of L2. */
 static void run_moments(const void *context, ptrdiff_t task, void *scratch) {
     const struct job *job = context;
     struct range range = range_of(job, task);
     ptrdiff_t channels = channels_of(job, &range), rows = range.count / channels;
-    double *mean = partial_of(job, &range, 0);
-    real *sums = slot(job, scratch, 0);
-    sum_rows(job, &range, NULL, sums);
-    fold(job, &range, sums, mean);
-    for (ptrdiff_t i = 0; i < channels; i++) mean[i] /= (double)rows;
-    sum_rows(job, &range, spread(job, scratch, 1, &range, mean), sums);
-    fold(job, &range, sums, partial_of(job, &range, 1));
+    double *mean = partial_of(job, &range, 0), *squares = partial_of(job, &range, 1);
+    double *center = (double *)slot(job, scratch, 3);
+    guess(job, &range, rows, center);
+    if (moments_around(center, job, &range, rows, scratch, mean, squares)) return;
+    for (ptrdiff_t i = 0; i < channels; i++) center[i] = 0;
+    distances(job, &range, scratch, center, mean, squares);
+    for (ptrdiff_t i = 0; i < channels; i++) center[i] = (double)(real)(mean[i] / (double)rows);
+    moments_around(center, job, &range, rows, scratch, mean, squares);
 }
 
 /* The moments of a whole batch entry, from its pieces'. */
@@ -226,7 +262,7 @@ static int moments(const struct pyconv_norm *norm, const void *x, double *mean, 
     struct job job = {.norm = norm, .cut = cut_norm(norm), .x = x};
     size_t bytes;
     int status = alloc_partial(&job, &bytes);
-    if (status == PYCONV_OK) status = run(&job, run_moments, 2, 1);
+    if (status == PYCONV_OK) status = run(&job, run_moments, MOMENT_SLOTS, 1);
     for (ptrdiff_t n = 0; status == PYCONV_OK && n < norm->batch; n++)
         entry_moments(&job, n, mean + n * norm->channels, square + n * norm->channels);
     pyconv_free(job.partial, bytes);
@@ -429,7 +465,8 @@ static void run_entry(const void *context, ptrdiff_t entry, void *scratch) {
     ptrdiff_t tasks = job->cut.pieces * job->cut.blocks;
     for (ptrdiff_t t = 0; t < tasks; t++) job->passes.first(job, entry * tasks + t, scratch);
     job->passes.between(job, entry);
-    for (ptrdiff_t t = 0; t < tasks && job->result; t++) job->passes.second(job, entry * tasks + t, scratch);
+    if (!job->result) return;
+    for (ptrdiff_t t = tasks - 1; t >= 0; t--) job->passes.second(job, entry * tasks + t, scratch);
 }
 
 static int run_passes(struct job *job, int slots, ptrdiff_t streams) {
@@ -461,7 +498,7 @@ static int normalize_groups(const struct pyconv_norm *norm, const struct pyconv_
     struct pyconv_norm own = with_groups(*norm, groups);
     struct job job = {.norm = &own, .cut = cut_norm(norm), .x = x, .result = y, .groups = groups};
     job.passes = (struct passes){run_moments, run_normalize, set_statistics};
-    return run_passes(&job, 3, 2);
+    return run_passes(&job, MOMENT_SLOTS, 2);
 }
 
 static void set_coefficients(const struct job *job, ptrdiff_t entry) {

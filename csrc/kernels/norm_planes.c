@@ -10,8 +10,8 @@
 #include "simd.h"
 
 #define PIECE ((ptrdiff_t)32768)
-#define BLOCK ((ptrdiff_t)4096)
 #define SUMS 4 /* independent accumulators, to hide the latency of additions */
+#define BLOCK ((ptrdiff_t)(64 * SUMS * LANES)) /* whose rounding stays small with 64 additions to each */
 /* A core streams about 10 bytes a nanosecond. */
 #define NANOSECONDS(bytes) ((double)(bytes) / 10.0)
 
@@ -94,24 +94,40 @@ static struct splats splats_of(const struct job *job, ptrdiff_t plane) {
 
 /* ---- Mean, and sum of squared distances from it ---- */
 
-/* The sum of a block's elements, or of their squared distances from `center`. */
-INLINE double sum_block(const real *x, ptrdiff_t count, real center, int squares) {
-    vec sums[SUMS] = {{0}}, middle = splat(center);
+/* Sums of a block's elements' distances from `center`, and of the squares of these. */
+struct distances {
+    double sum, squares;
+};
+
+static struct distances distances(const real *x, ptrdiff_t count, real center) {
+    vec sum[SUMS] = {{0}}, squares[SUMS] = {{0}}, middle = splat(center);
     ptrdiff_t i = 0;
     for (; i + SUMS * LANES <= count; i += SUMS * LANES)
-        for (int j = 0; j < SUMS; j++) {
-            vec v = load(x + i + j * LANES) - middle;
-            sums[j] += squares ? v * v : v;
-        }
-    for (; i + LANES <= count; i += LANES) {
-        vec v = load(x + i) - middle;
-        sums[0] += squares ? v * v : v;
+        UNROLL for (int j = 0; j < SUMS; j++)
+            add_distances(load(x + i + j * LANES) - middle, sum + j, squares + j);
+    for (; i < count; i += LANES) {
+        ptrdiff_t n = min_size(LANES, count - i);
+        add_distances(first_lanes(load_some(x + i, n) - middle, n, (vec){0}), sum, squares);
     }
-    if (i < count) {
-        vec v = first_lanes(load_first(x + i, count - i) - middle, count - i, (vec){0});
-        sums[1] += squares ? v * v : v;
-    }
-    return total((sums[0] + sums[1]) + (sums[2] + sums[3]));
+    return (struct distances){total((sum[0] + sum[1]) + (sum[2] + sum[3])),
+                              total((squares[0] + squares[1]) + (squares[2] + squares[3]))};
+}
+
+/* A block's mean and the sum of squared distances from it, by way of distances from a center. Returns whether
+ * that is near enough, FAR standard deviations, that little cancels. */
+static int moments_around(real center, const real *x, ptrdiff_t count, double *mean, double *square) {
+    struct distances from = distances(x, count, center);
+    double off = from.sum / (double)count, shift = from.sum * off;
+    *mean = moved(center, off);
+    *square = from.squares - shift;
+    return shift <= FAR * FAR * *square;
+}
+
+/* Around the first element, in one reading; where it is far off, around the mean, out of L1. */
+static void block_moments(const real *x, ptrdiff_t count, double *mean, double *square) {
+    if (moments_around(x[0], x, count, mean, square)) return;
+    double guess = distances(x, count, 0).sum / (double)count;
+    moments_around((real)guess, x, count, mean, square);
 }
 
 /* Add `more` elements with these moments to those that are there (Chan, Golub, LeVeque 1979). */
@@ -127,9 +143,9 @@ static void moments_piece(const struct job *job, struct piece piece) {
     double count = 0, mean = 0, square = 0;
     for (ptrdiff_t i = 0; i < piece.count; i += BLOCK) {
         ptrdiff_t n = min_size(BLOCK, piece.count - i);
-        const real *x = job->x + piece.start + i;
-        double its_mean = sum_block(x, n, 0, 0) / (double)n;
-        merge(&count, &mean, &square, (double)n, its_mean, sum_block(x, n, (real)its_mean, 1));
+        double its_mean, its_square;
+        block_moments(job->x + piece.start + i, n, &its_mean, &its_square);
+        merge(&count, &mean, &square, (double)n, its_mean, its_square);
     }
     piece.partial[0] = mean;
     piece.partial[1] = square;
@@ -331,13 +347,15 @@ static ptrdiff_t units_together(const struct job *job) {
     return max_size(PIECE / (job->norm->rows * unit_planes(job)), 1);
 }
 
-static void each_piece(const struct job *job, ptrdiff_t unit, run_piece *run) {
-    ptrdiff_t planes = unit_planes(job), rows = job->norm->rows;
-    for (ptrdiff_t plane = unit * planes; plane < (unit + 1) * planes; plane++)
-        for (ptrdiff_t piece = 0; piece < job->pieces; piece++)
-            run(job,
-                (struct piece){plane, plane * rows + piece * PIECE, min_size(PIECE, rows - piece * PIECE),
-                               job->partial + 2 * (plane * job->pieces + piece)});
+/* Run over a unit's pieces; the second pass goes backwards: what the first has read last is still in L2. */
+static void each_piece(const struct job *job, ptrdiff_t unit, run_piece *run, int backwards) {
+    ptrdiff_t pieces = unit_planes(job) * job->pieces, rows = job->norm->rows;
+    for (ptrdiff_t i = 0; i < pieces; i++) {
+        ptrdiff_t at = unit * pieces + (backwards ? pieces - 1 - i : i);
+        ptrdiff_t plane = at / job->pieces, begin = at % job->pieces * PIECE;
+        run(job, (struct piece){plane, plane * rows + begin, min_size(PIECE, rows - begin),
+                                job->partial + 2 * at});
+    }
 }
 
 static void run_units(const void *context, ptrdiff_t task, void *scratch) {
@@ -345,9 +363,9 @@ static void run_units(const void *context, ptrdiff_t task, void *scratch) {
     const struct job *job = context;
     ptrdiff_t units = job->norm->batch * job->groups->groups, together = units_together(job);
     for (ptrdiff_t unit = task * together; unit < min_size((task + 1) * together, units); unit++) {
-        each_piece(job, unit, job->passes->first);
+        each_piece(job, unit, job->passes->first, 0);
         job->passes->between(job, unit);
-        if (job->result) each_piece(job, unit, job->passes->second);
+        if (job->result) each_piece(job, unit, job->passes->second, 1);
     }
 }
 

@@ -127,8 +127,36 @@ def test_batch_norm_is_robust(dtype, isa, rng):
     for array in (x, channels_last(x)):
         mean, var = np.zeros(5, dtype), np.zeros(5, dtype)
         F.batch_norm(array, mean, var, training=True, momentum=1.0)
-        np.testing.assert_allclose(mean, exact.mean((0, 2, 3)), rtol=1e-6)
+        error = abs(mean - exact.mean((0, 2, 3)))
+        assert np.all(error <= 1e-7 * (abs(mean) + exact.std((0, 2, 3))))
         np.testing.assert_allclose(var, exact.var((0, 2, 3), ddof=1), rtol=2e-5 if dtype == np.float32 else 1e-10)
+
+
+HARD = {
+    "far": lambda rng, shape: rng.standard_normal(shape) + 1000,
+    "rectified": lambda rng, shape: np.maximum(rng.standard_normal(shape), 0),
+    "half": lambda rng, shape: rng.standard_normal(shape) * (np.arange(shape[2])[:, None] > shape[2] // 2) + 3,
+    "spikes": lambda rng, shape: np.where(rng.random(shape) < 1e-3, 1e4, rng.standard_normal(shape)),
+    "heavy": lambda rng, shape: rng.standard_cauchy(shape),
+    "constant": lambda rng, shape: np.full(shape, 3.3),
+    "tiny": lambda rng, shape: rng.standard_normal(shape) * 1e-15,
+}
+
+
+@pytest.mark.parametrize("shape", [(8, 16, 70, 40), (64, 10, 14, 14), (3, 2100, 5, 5)], ids=str)
+@pytest.mark.parametrize("kind", HARD)
+def test_batch_norm_statistics_of_hard_data(kind, shape, dtype, isa, rng):
+    """Moments are taken around a guess at the mean: where it is a bad one, nothing may cancel."""
+    x = HARD[kind](rng, shape).astype(dtype)
+    exact = x.astype(np.float64)
+    mean64, var64 = exact.mean((0, 2, 3)), exact.var((0, 2, 3))
+    unbiased = var64 * x[:, 0].size / (x[:, 0].size - 1)
+    eps = 1e-7 if dtype == np.float32 else 1e-14
+    for array in (x, channels_last(x)):
+        mean, var = np.zeros(shape[1], dtype), np.zeros(shape[1], dtype)
+        F.batch_norm(array, mean, var, training=True, momentum=1.0)
+        assert np.all(abs(mean - mean64) <= 4 * eps * (abs(mean64) + np.sqrt(var64)))
+        assert np.all(abs(var - unbiased) <= 16 * eps * unbiased + (eps * mean64) ** 2)
 
 
 def test_batch_norm_of_nan_and_infinity(dtype, isa, rng):
