@@ -62,7 +62,7 @@ static int fits_scatter(const struct pyconv_conv2d *g) {
 #define SCATTER_PACK 4.0          /* for each weight, one by one */
 #define GATHER_STORE 3.0          /* for LANES filters of a pixel: what a tile takes besides its products */
 #define PLANAR_EFFICIENCY 0.35
-#define PLANAR_STORE 0.8   /* for each output */
+#define PLANAR_STORE 13.0  /* for LANES pixels of an output */
 #define PRODUCT_STORE 8.0  /* the same of Winograd's products, as so many more channels */
 #define PACK_FILTERS 24.0  /* for LANES filters on one channel and tap, and */
 #define PACK_RESIDUES 50.0 /* where each residue of a stride packs its own */
@@ -72,32 +72,36 @@ static int fits_scatter(const struct pyconv_conv2d *g) {
 static double beyond_l2(double bytes) { return bytes > L2_BYTES ? bytes - L2_BYTES : 0; }
 
 static double direct_cycles(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass) {
-    double pixels = (double)(g->batch * g->out_height * g->out_width),
-           taps = (double)(g->kernel_height * g->kernel_width);
+    int back = pass == PYCONV_GRAD_INPUT;
     ptrdiff_t from = g->in_channels / g->groups, to = g->out_channels / g->groups;
-    if (pass == PYCONV_GRAD_INPUT) from = g->out_channels / g->groups, to = g->in_channels / g->groups;
-    ptrdiff_t width = pass == PYCONV_GRAD_INPUT ? g->in_width : g->out_width;
-    ptrdiff_t step = pass == PYCONV_GRAD_INPUT ? 1 : g->stride_width;
-    if (pass != PYCONV_GRAD_WEIGHT && is_planar(g->groups, step, (ptrdiff_t)taps, from, to, width))
-        return pixels * (double)to * (taps * (double)from / LANES / 2 / PLANAR_EFFICIENCY + PLANAR_STORE);
-    double vectors = pixels * (double)(g->groups * ceil_div(to, LANES));
+    if (back) from = g->out_channels / g->groups, to = g->in_channels / g->groups;
+    ptrdiff_t rows = back ? ceil_div(g->in_height, g->stride_height) : g->out_height;
+    ptrdiff_t columns = back ? ceil_div(g->in_width, g->stride_width) : g->out_width;
+    double lines = (double)(g->batch * rows), taps = (double)(g->kernel_height * g->kernel_width);
+    if (pass != PYCONV_GRAD_WEIGHT && is_planar(g->groups, back ? 1 : g->stride_width, (ptrdiff_t)taps, from,
+                                                to, back ? g->in_width : g->out_width))
+        return lines * (double)(ceil_div(columns, LANES) * to) *
+               (taps * (double)from / 2 / PLANAR_EFFICIENCY + PLANAR_STORE);
+    double vectors = lines * (double)(columns * g->groups * ceil_div(to, LANES));
     double products = vectors * (taps * (double)from / 2 / GATHER_EFFICIENCY + GATHER_STORE);
     if (pass == PYCONV_GRAD_WEIGHT) return products;
     double weights = taps * (double)from * (double)(g->groups * ceil_div(to, LANES)),
            bytes = weights * VECTOR_BYTES;
-    double packing = pass == PYCONV_FORWARD_PREPARED                    ? 0
-                     : pass == PYCONV_GRAD_INPUT && g->stride_width > 1 ? PACK_RESIDUES
-                                                                        : PACK_FILTERS;
+    double packing = pass == PYCONV_FORWARD_PREPARED ? 0
+                     : back && g->stride_width > 1   ? PACK_RESIDUES
+                                                     : PACK_FILTERS;
     return products + packing * weights + (double)g->batch * beyond_l2(bytes) / L3_BYTES;
 }
 
 static double scatter_cycles(const struct pyconv_conv2d *g) {
-    double pixels = (double)(g->batch * g->out_height * g->out_width);
+    double rows = (double)(g->batch * g->out_height), pixels = rows * (double)g->out_width;
     ptrdiff_t run = g->kernel_width * g->in_channels;
-    double product =
-        (double)(ceil_div(g->kernel_height * run, LANES) * g->out_channels) / 2 / PRODUCT_EFFICIENCY;
-    return pixels * (product + SCATTER_VECTOR * (double)(g->kernel_height * ceil_div(run, LANES))) +
-           SCATTER_PACK * (double)(g->kernel_height * run) * (double)g->out_channels;
+    double vectors = (double)(ceil_div(g->kernel_height * run, LANES) * g->out_channels);
+    double travel =
+        rows * (double)ceil_div(g->out_width, TILE) * beyond_l2(vectors * VECTOR_BYTES) / L3_BYTES;
+    return pixels * (vectors / 2 / PRODUCT_EFFICIENCY +
+                     SCATTER_VECTOR * (double)(g->kernel_height * ceil_div(run, LANES))) +
+           SCATTER_PACK * (double)(g->kernel_height * run) * (double)g->out_channels + travel;
 }
 
 static double line_cycles(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass) {

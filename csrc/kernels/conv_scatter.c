@@ -20,7 +20,7 @@
 
 struct scatter {
     const struct pyconv_conv2d *g;
-    const real *grad_output;
+    const real *grad_output, *weight;
     real *grad_input, *packed;         /* packed: [block of (r, s, c)][k][BLOCK] */
     ptrdiff_t elements, blocks, pitch; /* r * s * c; of BLOCK; elements of a product row */
     ptrdiff_t run;                     /* s * c */
@@ -29,15 +29,20 @@ struct scatter {
     ivec tail;                         /* lanes of a run's last vector */
 };
 
-static void pack(const struct pyconv_conv2d *g, const real *weight, const struct scatter *s) {
-    ptrdiff_t area = g->kernel_height * g->kernel_width;
-    for (ptrdiff_t block = 0; block < s->blocks; block++)
-        for (ptrdiff_t k = 0; k < g->out_channels; k++)
-            for (ptrdiff_t i = 0; i < BLOCK; i++) {
-                ptrdiff_t j = block * BLOCK + i, tap = j / g->in_channels, c = j % g->in_channels;
-                s->packed[(block * g->out_channels + k) * BLOCK + i] =
-                    j < s->elements ? weight[(k * g->in_channels + c) * area + tap] : 0;
-            }
+/* Filter k's weights [c][r, s] as rows of blocks [r, s, c], zeros at the end. */
+static void pack(const void *context, ptrdiff_t k, void *scratch) {
+    (void)scratch;
+    const struct scatter *s = context;
+    const struct pyconv_conv2d *g = s->g;
+    ptrdiff_t area = g->kernel_height * g->kernel_width, lane = 0;
+    const real *weight = s->weight + k * g->in_channels * area;
+    real *to = s->packed + k * BLOCK;
+    for (ptrdiff_t tap = 0; tap < area; tap++)
+        for (ptrdiff_t c = 0; c < g->in_channels; c++) {
+            to[lane++] = weight[c * area + tap];
+            if (lane == BLOCK) to += g->out_channels * BLOCK, lane = 0;
+        }
+    while (lane % BLOCK) to[lane++] = 0;
 }
 
 #define PRODUCT(m, vectors) tile_product(m, vectors, x, depth, depth, CHUNK, weight, BLOCK, out, pitch, 0)
@@ -132,14 +137,15 @@ struct workspace VARIANT(grad_input_scatter_workspace)(const struct pyconv_conv2
 
 int VARIANT(grad_input_scatter)(const struct pyconv_conv2d *g, const real *grad_output, const real *weight,
                                 real *grad_input) {
-    struct scatter s = {.grad_output = grad_output, .grad_input = grad_input};
+    struct scatter s = {.grad_output = grad_output, .weight = weight, .grad_input = grad_input};
     plan(&s, g);
     struct workspace bytes = space(&s);
     if (!(s.packed = pyconv_alloc(bytes.shared))) return PYCONV_NO_MEMORY;
-    pack(g, weight, &s);
     double work =
         (double)(g->batch * g->out_height * g->out_width) * (double)(s.blocks * BLOCK * g->out_channels);
-    int status = parallel_run(g->batch * s.bands, 1.3 * work / MULTIPLY_ADDS_PER_NANOSECOND, bytes.scratch,
+    int status = parallel_run(g->out_channels, (double)(s.elements * g->out_channels), 0, pack, &s);
+    if (status == PYCONV_OK)
+        status = parallel_run(g->batch * s.bands, 1.3 * work / MULTIPLY_ADDS_PER_NANOSECOND, bytes.scratch,
                               run_scatter, &s);
     pyconv_free(s.packed, bytes.shared);
     return status;

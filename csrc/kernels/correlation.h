@@ -72,14 +72,16 @@ INLINE void copy_pixels(const real *from, ptrdiff_t from_pitch, ptrdiff_t pixels
 }
 
 /* An image's destination rows, cut into bands: one task each, whose source rows of `row_bytes` fit `bytes`,
- * and enough of them for 16 threads to share evenly. */
+ * and enough of them for 16 threads to share evenly, but no band so low that most of its source rows are its
+ * neighbours' as well. */
 struct bands {
     ptrdiff_t count, source_rows; /* of the largest */
 };
 
 INLINE struct bands cut_bands(const struct correlation *c, ptrdiff_t row_bytes, ptrdiff_t bytes) {
     ptrdiff_t reach = c->y_max - c->y_min + 1, fit = (bytes / row_bytes - reach) / c->step_height + 1;
-    ptrdiff_t even = ceil_div(c->dst_height, ceil_div(64, c->batch));
+    ptrdiff_t even =
+        max_size(ceil_div(c->dst_height, ceil_div(64, c->batch)), ceil_div(reach, c->step_height));
     struct bands b = {.count = ceil_div(c->dst_height, max_size(min_size(fit, even), 1))};
     b.source_rows = (ceil_div(c->dst_height, b.count) - 1) * c->step_height + reach;
     return b;
