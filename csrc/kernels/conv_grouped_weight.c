@@ -20,6 +20,7 @@
 #define CHANNELS 4
 #define MOST_CHANNELS (VECTOR_REGISTERS == 32 ? 8 : 4)
 #define MOST_PARTS ((ptrdiff_t)64)
+#define TASKS_WANTED 16
 #define MOST_PART_BYTES ((ptrdiff_t)16 << 20)
 
 struct grouped_weight {
@@ -32,8 +33,9 @@ struct grouped_weight {
     ptrdiff_t
         grad_width; /* columns of a copied row of gradients: as many where taps are fused, 0 at the end */
     ptrdiff_t rows, bands; /* output rows to a band, at most; bands to an image */
-    ptrdiff_t bundle_elements, part_elements, parts;
-    real *sums; /* [part][bundle][tap][c][LANES] */
+    ptrdiff_t bundle_elements, part_elements;
+    ptrdiff_t parts, shares; /* of the bands, and of the bundles where there are few parts */
+    real *sums;              /* [part][bundle][tap][c][LANES] */
 };
 
 /* What channel i of each lane's group is at x: one value where the bundle is a group alone. */
@@ -127,22 +129,25 @@ static void copy_gradient(const struct grouped_weight *w, ptrdiff_t image, ptrdi
     const real *from = w->grad_output + bundle * b->groups_each * b->dst;
     for (ptrdiff_t i = first; i < end; i++, to += w->grad_width * LANES) {
         copy_bundle(from + (image * c->dst_height + i) * c->dst_width * pitch, groups_of(b, bundle) * b->dst,
-                    c->dst_width, pitch, c->dst_width * pitch, to);
+                    c->dst_width, pitch, to);
         memset(to + c->dst_width * LANES, 0, (size_t)((w->grad_width - c->dst_width) * LANES) * sizeof(real));
     }
 }
 
-static void run_part(const void *context, ptrdiff_t part, void *scratch) {
+/* A part of the bands, and a share of the bundles. */
+static void run_part(const void *context, ptrdiff_t task, void *scratch) {
     const struct grouped_weight *w = context;
     const struct correlation *c = w->c;
     const struct bundles *b = &w->bundles;
+    ptrdiff_t part = task / w->shares, share = task % w->shares, bands = c->batch * w->bands;
+    ptrdiff_t begin = b->count * share / w->shares, stop = b->count * (share + 1) / w->shares;
     real *sums = w->sums + part * w->part_elements, *g = scratch, *x = g + w->rows * w->grad_width * LANES;
-    ptrdiff_t bands = c->batch * w->bands;
-    memset(sums, 0, (size_t)w->part_elements * sizeof(real));
+    memset(sums + begin * w->bundle_elements, 0,
+           (size_t)((stop - begin) * w->bundle_elements) * sizeof(real));
     for (ptrdiff_t i = bands * part / w->parts; i < bands * (part + 1) / w->parts; i++) {
         ptrdiff_t image = i / w->bands, band = i % w->bands;
         ptrdiff_t first = c->dst_height * band / w->bands, end = c->dst_height * (band + 1) / w->bands;
-        for (ptrdiff_t bundle = 0; bundle < b->count; bundle++) {
+        for (ptrdiff_t bundle = begin; bundle < stop; bundle++) {
             copy_rows(c, b, image, bundle, first, end, 0, c->dst_width, w->width, x);
             copy_gradient(w, image, bundle, first, end, g);
             (b->groups_each == 1 ? add_alone : add_bundle)(w, x, g, end - first,
@@ -181,6 +186,7 @@ static void plan(struct grouped_weight *w) {
     w->part_elements = w->bundles.count * w->bundle_elements;
     ptrdiff_t most = MOST_PART_BYTES / (w->part_elements * (ptrdiff_t)sizeof(real));
     w->parts = max_size(min_size(min_size(most, MOST_PARTS), c->batch * w->bands), 1);
+    w->shares = min_size(ceil_div(TASKS_WANTED, w->parts), w->bundles.count);
 }
 
 static struct workspace space(const struct grouped_weight *w) {
@@ -201,7 +207,8 @@ int VARIANT(grad_weight_grouped)(const struct correlation *c, const real *grad_o
     struct workspace bytes = space(&w);
     if (!(w.sums = pyconv_alloc(bytes.shared))) return PYCONV_NO_MEMORY;
     double work = (double)(c->batch * c->dst_height * c->dst_width) * (double)w.part_elements;
-    int status = parallel_run(w.parts, work / MULTIPLY_ADDS_PER_NANOSECOND, bytes.scratch, run_part, &w);
+    int status =
+        parallel_run(w.parts * w.shares, work / MULTIPLY_ADDS_PER_NANOSECOND, bytes.scratch, run_part, &w);
     if (status == PYCONV_OK)
         status = parallel_run(w.bundles.count, (double)(w.parts * w.part_elements) / 8, 0, sum_bundle, &w);
     pyconv_free(w.sums, bytes.shared);
