@@ -55,6 +55,17 @@ def _sizes(op, shape, size, scale_factor, mode, align_corners, recompute_scale_f
     return tuple(map(int, sizes)), scales
 
 
+def _multiply_subtract(ratio, factor, minus):
+    """ratio * factor - minus, rounded once, as the fused instruction that PyTorch is compiled to does.
+
+    Where the product is rounded to `minus`, a neighbour would have a weight of 0 instead of 1e-8, and an infinite one
+    would make the pixel NaN. factor: an array of multiples of 1/2 below 2^28, so both products are exact.
+    """
+    high = np.float64(np.float32(ratio))
+    factor = factor.astype(np.float64)
+    return ((high * factor - minus) + (ratio - high) * factor).astype(ratio.dtype)
+
+
 @lru_cache(maxsize=256)
 def _axis(extent, size, scale, mode, align_corners, dtype, images):
     """The Axis of `size` outputs that an axis of `extent` inputs becomes; `images`: of 4 dimensions.
@@ -84,11 +95,13 @@ def _axis(extent, size, scale, mode, align_corners, dtype, images):
         position = place * (real(last) / real(size - 1) if size > 1 else real(0))
     else:
         ratio = real(1 / scale) if scale is not None else real(extent) / real(size)
-        position = ratio * (place + real(0.5)) - real(0.5)
+        position = _multiply_subtract(ratio, place + real(0.5), real(0.5))
+    if mode != "bicubic":
+        position = np.maximum(position, 0)
+    below = np.minimum(np.floor(position.astype(np.float32)).astype(np.intp), last)  # of a float32, in PyTorch
+    weight = np.clip(position - below.astype(real), 0, 1)
     if mode == "bicubic":
-        below = np.floor(position)
-        t, a = position - below, real(-0.75)
-        below = below.astype(np.intp)
+        t, a = weight, real(-0.75)
 
         def near(x):
             return ((a + 2) * x - (a + 3)) * x * x + 1
@@ -101,9 +114,6 @@ def _axis(extent, size, scale, mode, align_corners, dtype, images):
     if size == extent:
         # whatever the scale says; PyTorch adds to the pixel 0 times itself
         return Axis(extent, [place.astype(np.intp)] * 2, [np.ones(size, dtype), np.zeros(size, dtype)])
-    position = np.maximum(position, 0)
-    below = np.minimum(position.astype(np.intp), last)
-    weight = np.clip(position - below.astype(real), 0, 1).astype(dtype)
     return Axis(extent, [below, np.minimum(below + 1, last)], [1 - weight, weight])
 
 

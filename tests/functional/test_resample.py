@@ -124,6 +124,19 @@ def test_nan_and_infinity(dtype):
     assert_close(F.interpolate(x, size=(2, 8)), expected)
 
 
+@pytest.mark.parametrize("mode", ["linear", "bilinear", "bicubic"])
+@pytest.mark.parametrize("corners", [False, True])
+@pytest.mark.parametrize("options", [{"scale_factor": 3.0}, {"size": 15}, {"scale_factor": 1.7}, {"size": 5}], ids=str)
+def test_an_infinite_pixel_reaches_as_far_as_in_pytorch(options, corners, mode, dtype):
+    """A neighbour's weight of 0 or of 1e-8 is a matter of one rounding, and of NaN or infinity."""
+    options = {**options, "mode": mode, "align_corners": corners}
+    for width in range(1, 9):
+        for at in range(width):
+            x = np.ones((1, 1, width) if mode == "linear" else (1, 1, 2, width), dtype)
+            x[..., at] = np.inf
+            assert_close(F.interpolate(x, **options), T.interpolate(to_torch(x), **options))
+
+
 X = np.zeros((1, 2, 4, 4), np.float32)
 ERRORS = [
     (lambda: F.interpolate(X), ValueError, "interpolate: either size or scale_factor must be given"),
