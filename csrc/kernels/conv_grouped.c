@@ -18,17 +18,22 @@
 struct grouped {
     const struct correlation *c;
     struct bundles bundles;
-    const real *packed; /* [bundle][tap][c][LANES], then [bundle][LANES] of bias */
+    real *packed; /* [bundle][tap][c][LANES], then [bundle][LANES] of bias */
     ptrdiff_t bundle_elements;
     ivec first;              /* see first_channels */
     int fused;               /* taps come in threes side by side, and steps are 1 across */
     ptrdiff_t strips, width; /* of an image; source columns that one reads, at most */
-    struct bands bands;      /* of which each is a task */
+    struct bands bands;      /* a task is one of these, for a share of the bundles where they are few */
+    ptrdiff_t shares;
 };
 
-static void pack_bundle(const struct grouped *g, ptrdiff_t bundle, real *packed, real *bias) {
+static void pack_bundle(const void *context, ptrdiff_t bundle, void *scratch) {
+    (void)scratch;
+    const struct grouped *g = context;
     const struct correlation *c = g->c;
     const struct bundles *b = &g->bundles;
+    real *packed = g->packed + bundle * g->bundle_elements;
+    real *bias = g->packed + b->count * g->bundle_elements + bundle * LANES;
     ptrdiff_t lanes = groups_of(b, bundle) * b->dst, first = bundle * b->groups_each;
     for (ptrdiff_t l = 0; l < LANES; l++) {
         ptrdiff_t group = first + l / b->dst, k = l % b->dst;
@@ -109,12 +114,14 @@ static void run_grouped(const void *context, ptrdiff_t task, void *scratch) {
     const struct grouped *g = context;
     const struct correlation *c = g->c;
     const struct bundles *b = &g->bundles;
-    ptrdiff_t band = task % g->bands.count, image = task / g->bands.count;
+    ptrdiff_t share = task % g->shares, band = task / g->shares % g->bands.count,
+              image = task / g->shares / g->bands.count;
+    ptrdiff_t begin = b->count * share / g->shares, stop = b->count * (share + 1) / g->shares;
     ptrdiff_t first = c->dst_height * band / g->bands.count,
               end = c->dst_height * (band + 1) / g->bands.count;
     ptrdiff_t row = c->step_height * g->width * LANES;
     for (ptrdiff_t s = 0; s < g->strips; s++)
-        for (ptrdiff_t bundle = 0; bundle < b->count; bundle++) {
+        for (ptrdiff_t bundle = begin; bundle < stop; bundle++) {
             ptrdiff_t j = c->dst_width * s / g->strips, size = c->dst_width * (s + 1) / g->strips - j;
             copy_rows(c, b, image, bundle, first, end, j, size, g->width, scratch);
             for (ptrdiff_t i = first; i < end; i++) {
@@ -138,6 +145,7 @@ static void plan(struct grouped *g) {
     g->strips = ceil_div(c->dst_width, GROUPED_PIXELS);
     g->width = (ceil_div(c->dst_width, g->strips) - 1) * c->step_width + c->x_max - c->x_min + 1;
     g->bands = cut_bands(c, g->width * VECTOR_BYTES, COPY_BYTES);
+    g->shares = bundle_shares(&g->bundles, c->batch * g->bands.count);
 }
 
 static struct workspace space(const struct grouped *g) {
@@ -157,15 +165,13 @@ int VARIANT(correlate_grouped)(const struct correlation *c) {
     struct grouped g = {.c = c};
     plan(&g);
     struct workspace bytes = space(&g);
-    real *packed = pyconv_alloc(bytes.shared);
-    if (!packed) return PYCONV_NO_MEMORY;
-    g.packed = packed;
-    for (ptrdiff_t bundle = 0; bundle < g.bundles.count; bundle++)
-        pack_bundle(&g, bundle, packed + bundle * g.bundle_elements,
-                    packed + g.bundles.count * g.bundle_elements + bundle * LANES);
-    double work = (double)(c->batch * c->dst_height * c->dst_width) *
-                  (double)(g.bundles.count * g.bundle_elements) / MULTIPLY_ADDS_PER_NANOSECOND;
-    int status = parallel_run(c->batch * g.bands.count, work, bytes.scratch, run_grouped, &g);
-    pyconv_free(packed, bytes.shared);
+    if (!(g.packed = pyconv_alloc(bytes.shared))) return PYCONV_NO_MEMORY;
+    ptrdiff_t elements = g.bundles.count * g.bundle_elements, bands = c->batch * g.bands.count;
+    double work = (double)(c->batch * c->dst_height * c->dst_width) * (double)elements;
+    int status = parallel_run(g.bundles.count, (double)elements, 0, pack_bundle, &g);
+    if (status == PYCONV_OK)
+        status = parallel_run(bands * g.shares, work / MULTIPLY_ADDS_PER_NANOSECOND, bytes.scratch,
+                              run_grouped, &g);
+    pyconv_free(g.packed, bytes.shared);
     return status;
 }

@@ -20,7 +20,6 @@
 #define CHANNELS 4
 #define MOST_CHANNELS (VECTOR_REGISTERS == 32 ? 8 : 4)
 #define MOST_PARTS ((ptrdiff_t)64)
-#define TASKS_WANTED 16
 #define MOST_PART_BYTES ((ptrdiff_t)16 << 20)
 
 struct grouped_weight {
@@ -186,7 +185,7 @@ static void plan(struct grouped_weight *w) {
     w->part_elements = w->bundles.count * w->bundle_elements;
     ptrdiff_t most = MOST_PART_BYTES / (w->part_elements * (ptrdiff_t)sizeof(real));
     w->parts = max_size(min_size(min_size(most, MOST_PARTS), c->batch * w->bands), 1);
-    w->shares = min_size(ceil_div(TASKS_WANTED, w->parts), w->bundles.count);
+    w->shares = bundle_shares(&w->bundles, w->parts);
 }
 
 static struct workspace space(const struct grouped_weight *w) {
