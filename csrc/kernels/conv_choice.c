@@ -171,15 +171,18 @@ static double square_cycles(const struct square *s, enum pyconv_conv_pass pass, 
     return tiles_cycles(&w, s->from, s->to, pass) * (points == 7 ? SEVEN_CHUNKS : 1);
 }
 
-/* Seven points round more than six: see winograd_is_exact_enough for the weight's gradient; the other passes
- * stay below 1.4e-6 with so many channels. */
+/* The more points, the more rounding: see winograd_is_exact_enough for the weight's gradient; the other
+ * passes stay below 1.4e-6 with so many channels. */
+#define SIX_PIXELS 600           /* of a 3x3 kernel's gradient; five points do with */
+#define FIVE_PIXELS 169          /* that even the outer taps see */
 #define SEVEN_CHANNELS (512 * 3) /* times taps: 5x5 kernels have a little more */
 #define SEVEN_PIXELS 5600
 #define SEVEN_TILES 48 /* of fewer, two cores with their own copies of the larger filters lose 25 % */
 
 int VARIANT(square_points)(const struct square *s, enum pyconv_conv_pass pass) {
-    int exact = pass == PYCONV_GRAD_WEIGHT ? s->batch * s->height * s->width >= SEVEN_PIXELS
-                                           : s->from * s->taps <= SEVEN_CHANNELS;
+    ptrdiff_t pixels = s->batch * s->height * s->width;
+    if (pass == PYCONV_GRAD_WEIGHT && s->taps == 3 && pixels < SIX_PIXELS) return 5;
+    int exact = pass == PYCONV_GRAD_WEIGHT ? pixels >= SEVEN_PIXELS : s->from * s->taps <= SEVEN_CHANNELS;
     if (square_tiles(s, 7).tiles < SEVEN_TILES) return 6;
     return exact && square_cycles(s, pass, 7) < square_cycles(s, pass, 6) ? 7 : 6;
 }
@@ -215,12 +218,14 @@ double VARIANT(conv_cycles)(const struct pyconv_conv2d *g, enum pyconv_conv_pass
 }
 
 /* Winograd's gradient of the weight has a relative RMS error of 5e-7 for few pixels, which grows to 6e-7
- * (7e-7 unless it is 3x3; with seven points 1.1e-6), where a plain sum over n pixels has 1.7e-8 sqrt(n), or a
- * little less. It is chosen only where it is at most 1.5 times as large. */
+ * (7e-7 unless it is 3x3; with seven points 1.1e-6, with five 2.2e-7 to 3e-7), where a plain sum over n
+ * pixels has 1.7e-8 sqrt(n), or a little less. It is chosen only where it is at most 1.5 times as large. */
 static int winograd_is_exact_enough(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass) {
+    if (pass != PYCONV_GRAD_WEIGHT) return 1;
     ptrdiff_t pixels = g->batch * g->out_height * g->out_width;
-    return pass != PYCONV_GRAD_WEIGHT ||
-           pixels >= (g->kernel_height == 3 && g->kernel_width == 3 ? 600 : 1100);
+    if (g->kernel_height != 3 || g->kernel_width != 3) return pixels >= 1100;
+    if (is_strided(g)) return pixels >= SIX_PIXELS;
+    return g->batch * (g->out_height - 1) * (g->out_width - 1) >= FIVE_PIXELS;
 }
 
 static enum pyconv_conv_algorithm cheapest(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass) {

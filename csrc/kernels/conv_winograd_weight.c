@@ -1,5 +1,5 @@
-/* Winograd's gradient of the weight: 3x3 kernels as F(3x3, 4x4) or F(3x3, 5x5), 5x5 as F(5x5, 2x2) or F(5x5,
- * 3x3), and 3x3 ones with a stride of 2 (winograd_strided.h).
+/* Winograd's gradient of the weight: 3x3 kernels as F(3x3, 3x3), F(3x3, 4x4) or F(3x3, 5x5), 5x5 as F(5x5,
+ * 2x2) or F(5x5, 3x3), and 3x3 ones with a stride of 2 (winograd_strided.h).
  *
  *     V[p][t][c] = input tile t transformed                                 (B^T d B)
  *     D[p][t][k] = output gradient tile t, transformed as a filter          (G g G^T)
@@ -83,6 +83,7 @@ static const struct weight_kind strided = {SIDE,
     static const struct weight_kind name = {points + 1 - taps, 1,          points,     points * points,      \
                                             points * points,   tiles,      own_matrix, name##_input,         \
                                             name##_gradient,   name##_taps};
+KIND(five_3x3, 5, 3, 20)
 KIND(six_3x3, 6, 3, 32)
 KIND(seven_3x3, 7, 3, 16)
 KIND(six_5x5, 6, 5, 32)
@@ -91,8 +92,11 @@ KIND(seven_5x5, 7, 5, 16)
 static const struct weight_kind *kind_of(const struct pyconv_conv2d *g) {
     if (g->stride_height == 2) return &strided;
     struct square square = square_of(g, 0);
-    int seven = VARIANT(square_points)(&square, PYCONV_GRAD_WEIGHT) == 7;
-    return square.taps == 3 ? seven ? &seven_3x3 : &six_3x3 : seven ? &seven_5x5 : &six_5x5;
+    switch (VARIANT(square_points)(&square, PYCONV_GRAD_WEIGHT)) {
+    case 5: return &five_3x3;
+    case 6: return square.taps == 3 ? &six_3x3 : &six_5x5;
+    default: return square.taps == 3 ? &seven_3x3 : &seven_5x5;
+    }
 }
 
 struct winograd_weight {

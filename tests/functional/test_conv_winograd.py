@@ -42,6 +42,20 @@ def test_winograd_around_tile_edges(kernel, size, channels, filters, isa, rng):
         assert_close(a, e.astype(np.float32), rtol=1e-5, err_msg=name)
 
 
+@pytest.mark.parametrize("size", [(3, 3), (2, 5), (4, 4), (7, 7), (9, 13), (10, 6)])
+@pytest.mark.parametrize("channels, filters", [(16, 8), (17, 33), (65, 15)])
+@pytest.mark.parametrize("pixels, error", [(200, 3.5e-7), (600, 6e-7)])
+def test_winograd_gradients_of_3x3_weights(pixels, error, size, channels, filters, isa, rng):
+    """With five points to a tile, or with six, which are exact enough for more pixels only."""
+    batch = -(-pixels // (size[0] * size[1]))
+    x = rng.standard_normal((batch, channels, *size)).astype(np.float32)
+    weight = rng.standard_normal((filters, channels, 3, 3)).astype(np.float32)
+    grad_output = rng.standard_normal((batch, filters, *size)).astype(np.float32)
+    expected = conv2d_passes(x, weight, np.zeros(filters), grad_output, 1, 1, 1, 1)[2]
+    actual = passes(x, weight, None, grad_output, 1, 1)[2]
+    assert relative_rms(actual, expected) < error
+
+
 @pytest.mark.parametrize("kernel", [3, 5])
 @pytest.mark.parametrize("size", [(14, 15), (10, 11), (13, 20)])
 @pytest.mark.parametrize("channels, filters", [(17, 33), (40, 15)])
@@ -141,6 +155,8 @@ def test_winograd_around_group_edges(tiles, isa, rng):
     [
         ((4, 128, 14, 14), 128, 3, 1),
         ((4, 512, 7, 7), 512, 3, 1),
+        ((8, 256, 7, 7), 128, 3, 1),
+        ((1, 128, 14, 14), 256, 3, 1),
         ((4, 64, 14, 14), 32, 5, 1),
         ((6, 64, 14, 14), 32, 5, 1),
         ((4, 128, 28, 28), 128, 3, 2),
