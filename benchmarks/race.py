@@ -37,6 +37,8 @@ class Worker:
     def __init__(self, side, settings):
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "PYCONV_", "KMP_"))}
         environment["OMP_NUM_THREADS"] = str(settings.threads)
+        # NumPy's threads, which add up the norms that are compared, would spin on while the first call is timed
+        environment["OPENBLAS_NUM_THREADS"] = "1"
         if settings.isa:
             environment |= TORCH_ISA.get(settings.isa, {}) | {"PYCONV_ISA": settings.isa}
         self.side = side

@@ -206,7 +206,7 @@ static int moments_around(const double *center, const struct job *job, const str
     for (ptrdiff_t i = 0; i < channels_of(job, range); i++) {
         double off = mean[i] / (double)rows, shift = mean[i] * off;
         mean[i] = moved(center[i], off);
-        squares[i] -= shift;
+        squares[i] = squares_around_mean(squares[i], shift);
         near &= shift <= FAR * FAR * squares[i];
     }
     return near;

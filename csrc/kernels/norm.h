@@ -38,6 +38,11 @@ INLINE void add_distances(vec distance, vec *sum, vec *squares) {
 /* The mean that is `off` from a center; from an infinite one, distances are no numbers. */
 INLINE double moved(double center, double off) { return off == off ? center + off : center; }
 
+/* The sum of squared distances from the mean, of those from a center: rounding makes no variance negative. */
+INLINE double squares_around_mean(double squares, double shift) {
+    return squares < shift ? 0 : squares - shift;
+}
+
 /* norm_elements.c */
 int VARIANT(element_sums)(const struct pyconv_norm *norm, const void *g, const void *x, void *product,
                           void *sum);

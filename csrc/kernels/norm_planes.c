@@ -119,7 +119,7 @@ static int moments_around(real center, const real *x, ptrdiff_t count, double *m
     struct distances from = distances(x, count, center);
     double off = from.sum / (double)count, shift = from.sum * off;
     *mean = moved(center, off);
-    *square = from.squares - shift;
+    *square = squares_around_mean(from.squares, shift);
     return shift <= FAR * FAR * *square;
 }
 
