@@ -34,9 +34,11 @@ INLINE ptrdiff_t groups_of(const struct bundles *b, ptrdiff_t bundle) {
     return min_size(b->groups_each, b->groups - bundle * b->groups_each);
 }
 
+#define GROUPED_TASKS 16
+
 /* Into how many shares the bundles go where so many stretches of the images make too few tasks. */
 INLINE ptrdiff_t bundle_shares(const struct bundles *b, ptrdiff_t stretches) {
-    return min_size(ceil_div(16, max_size(stretches, 1)), b->count);
+    return min_size(ceil_div(GROUPED_TASKS, max_size(stretches, 1)), b->count);
 }
 
 /* The lanes that hold channel 0 of each lane's group. */

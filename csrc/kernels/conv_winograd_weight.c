@@ -24,7 +24,7 @@
 #define FEW_TASKS 4     /* at least */
 #define GROUPS_WANTED 3 /* of tiles, to a part */
 /* Fewer have half as many tiles at a time, and an error of 5e-7 instead of 6e-7: as they must, to be
- * within 1.5 times that of a plain sum. */
+ * within 1.5 times that of a plain sum. (With five points there are always fewer.) */
 #define FEW_PIXELS 1200
 #define MOST_MERGED (SIDE * SIDE) /* planes of one matrix */
 #define MOST_SIDE 5               /* of a tile of gradients */

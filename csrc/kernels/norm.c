@@ -198,17 +198,13 @@ static void distances(const struct job *job, const struct range *range, void *sc
 }
 
 /* The channels' means and sums of squared distances from them, by way of distances from centers. Returns
- * whether all these are near enough, FAR standard deviations, that little cancels. */
+ * whether all these were near enough. */
 static int moments_around(const double *center, const struct job *job, const struct range *range,
                           ptrdiff_t rows, void *scratch, double *mean, double *squares) {
     int near = 1;
     distances(job, range, scratch, center, mean, squares);
-    for (ptrdiff_t i = 0; i < channels_of(job, range); i++) {
-        double off = mean[i] / (double)rows, shift = mean[i] * off;
-        mean[i] = moved(center[i], off);
-        squares[i] = squares_around_mean(squares[i], shift);
-        near &= shift <= FAR * FAR * squares[i];
-    }
+    for (ptrdiff_t i = 0; i < channels_of(job, range); i++)
+        near &= center_moments(center[i], (double)rows, mean + i, squares + i);
     return near;
 }
 

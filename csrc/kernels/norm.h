@@ -35,12 +35,14 @@ INLINE void add_distances(vec distance, vec *sum, vec *squares) {
     *squares += distance * distance;
 }
 
-/* The mean that is `off` from a center; from an infinite one, distances are no numbers. */
-INLINE double moved(double center, double off) { return off == off ? center + off : center; }
-
-/* The sum of squared distances from the mean, of those from a center: rounding makes no variance negative. */
-INLINE double squares_around_mean(double squares, double shift) {
-    return squares < shift ? 0 : squares - shift;
+/* Of the sums of `count` distances from a center and of their squares, make the mean and the sum of squared
+ * distances from it, which rounding makes no less than 0. From an infinite center, distances are no numbers.
+ * Returns whether the center was near enough that little cancels. */
+INLINE int center_moments(double center, double count, double *sum, double *squares) {
+    double off = *sum / count, shift = *sum * off;
+    *sum = off == off ? center + off : center;
+    *squares = *squares < shift ? 0 : *squares - shift;
+    return shift <= FAR * FAR * *squares;
 }
 
 /* norm_elements.c */

@@ -114,13 +114,11 @@ static struct distances distances(const real *x, ptrdiff_t count, real center) {
 }
 
 /* A block's mean and the sum of squared distances from it, by way of distances from a center. Returns whether
- * that is near enough, FAR standard deviations, that little cancels. */
+ * that was near enough. */
 static int moments_around(real center, const real *x, ptrdiff_t count, double *mean, double *square) {
     struct distances from = distances(x, count, center);
-    double off = from.sum / (double)count, shift = from.sum * off;
-    *mean = moved(center, off);
-    *square = squares_around_mean(from.squares, shift);
-    return shift <= FAR * FAR * *square;
+    *mean = from.sum, *square = from.squares;
+    return center_moments((double)center, (double)count, mean, square);
 }
 
 /* Around the first element, in one reading; where it is far off, around the mean, out of L1. */

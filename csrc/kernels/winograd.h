@@ -57,6 +57,16 @@ INLINE int is_square(ptrdiff_t kernel_height, ptrdiff_t kernel_width) {
 
 /* ---- In one direction; steps: vectors between neighbours of the operand and of out ---- */
 
+INLINE void input_of_five(const vec *d, int d_step, vec *out, int out_step) {
+    vec even_a = d[2 * d_step] - FIVE_B2 * d[0], odd_a = d[3 * d_step] - FIVE_B2 * d[d_step];
+    vec even_b = d[2 * d_step] - FIVE_A2 * d[0], odd_b = d[3 * d_step] - FIVE_A2 * d[d_step];
+    out[0] = FIVE_A * even_a + odd_a;
+    out[out_step] = FIVE_A * even_a - odd_a;
+    out[2 * out_step] = FIVE_B * even_b + odd_b;
+    out[3 * out_step] = FIVE_B * even_b - odd_b;
+    out[4 * out_step] = d[4 * d_step] - (FIVE_A2 + FIVE_B2) * d[2 * d_step] + (FIVE_A2 * FIVE_B2) * d[0];
+}
+
 INLINE void input_of_six(const vec *d, int d_step, vec *out, int out_step) {
     vec d0 = d[0], d1 = d[d_step], d2 = d[2 * d_step], d3 = d[3 * d_step], d4 = d[4 * d_step],
         d5 = d[5 * d_step];
@@ -85,16 +95,6 @@ INLINE void input_of_seven(const vec *d, int d_step, vec *out, int out_step) {
     out[6 * out_step] = d[6 * d_step] - (SEVEN_A2 + SEVEN_B2 + SEVEN_C2) * d[4 * d_step] +
                         (SEVEN_A2 * SEVEN_B2 + SEVEN_A2 * SEVEN_C2 + SEVEN_B2 * SEVEN_C2) * d[2 * d_step] -
                         (SEVEN_A2 * SEVEN_B2 * SEVEN_C2) * d[0];
-}
-
-INLINE void input_of_five(const vec *d, int d_step, vec *out, int out_step) {
-    vec even_a = d[2 * d_step] - FIVE_B2 * d[0], odd_a = d[3 * d_step] - FIVE_B2 * d[d_step];
-    vec even_b = d[2 * d_step] - FIVE_A2 * d[0], odd_b = d[3 * d_step] - FIVE_A2 * d[d_step];
-    out[0] = FIVE_A * even_a + odd_a;
-    out[out_step] = FIVE_A * even_a - odd_a;
-    out[2 * out_step] = FIVE_B * even_b + odd_b;
-    out[3 * out_step] = FIVE_B * even_b - odd_b;
-    out[4 * out_step] = d[4 * d_step] - (FIVE_A2 + FIVE_B2) * d[2 * d_step] + (FIVE_A2 * FIVE_B2) * d[0];
 }
 
 /* out = B^T d */

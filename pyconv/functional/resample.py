@@ -99,9 +99,9 @@ def _axis(extent, size, scale, mode, align_corners, dtype, images):
     if mode != "bicubic":
         position = np.maximum(position, 0)
     below = np.minimum(np.floor(position.astype(np.float32)).astype(np.intp), last)  # of a float32, in PyTorch
-    weight = np.clip(position - below.astype(real), 0, 1)
+    t = np.clip(position - below.astype(real), 0, 1)
     if mode == "bicubic":
-        t, a = weight, real(-0.75)
+        a = real(-0.75)
 
         def near(x):
             return ((a + 2) * x - (a + 3)) * x * x + 1
@@ -114,7 +114,7 @@ def _axis(extent, size, scale, mode, align_corners, dtype, images):
     if size == extent:
         # whatever the scale says; PyTorch adds to the pixel 0 times itself
         return Axis(extent, [place.astype(np.intp)] * 2, [np.ones(size, dtype), np.zeros(size, dtype)])
-    return Axis(extent, [below, np.minimum(below + 1, last)], [1 - weight, weight])
+    return Axis(extent, [below, np.minimum(below + 1, last)], [1 - t, t])
 
 
 def _resample(array, extents, sizes, scales, mode, align_corners, backward):
