@@ -121,11 +121,14 @@ static int moments_around(real center, const real *x, ptrdiff_t count, double *m
     return center_moments((double)center, (double)count, mean, square);
 }
 
-/* Around the first element, in one reading; where it is far off, around the mean, out of L1. */
+/* Around the first element, in one reading; where it is far off, in double around the mean, out of L1. */
 static void block_moments(const real *x, ptrdiff_t count, double *mean, double *square) {
     if (moments_around(x[0], x, count, mean, square)) return;
-    double guess = distances(x, count, 0).sum / (double)count;
-    moments_around((real)guess, x, count, mean, square);
+    double sum = 0, squares = 0;
+    for (ptrdiff_t i = 0; i < count; i++) sum += (double)x[i];
+    *mean = sum / (double)count;
+    for (ptrdiff_t i = 0; i < count; i++) squares += ((double)x[i] - *mean) * ((double)x[i] - *mean);
+    *square = squares;
 }
 
 /* Add `more` elements with these moments to those that are there (Chan, Golub, LeVeque 1979). */
