@@ -115,37 +115,13 @@ static void multiply(const struct winograd *w, ptrdiff_t tiles, ptrdiff_t block,
 
 /* ---- The output tiles ---- */
 
-/* One vector of filters of the tile, from m[plane][BLOCK] on. */
-INLINE void put_vector(const struct winograd *w, const struct output_place *place, ptrdiff_t channel,
-                       ptrdiff_t lanes, const real *m) {
-    const struct correlation *c = w->c;
-    const int outputs = w->kind->outputs;
-    const real *bias = c->epilogue.bias, *residual = c->epilogue.residual;
-    vec all[MOST_OUTPUTS], add = bias ? load_first(bias + channel, lanes) : (vec){0};
-    w->kind->transform_output(m, w->m_plane, all);
-    for (int residue = 0; residue < w->kind->residues; residue++, place++) {
-        const vec *out = all + residue * outputs * outputs;
-        for (ptrdiff_t i = 0; i < place->rows; i++)
-            for (ptrdiff_t j = 0; j < place->columns; j++) {
-                ptrdiff_t at = place->offset + i * place->row + j * place->column + channel;
-                vec value = out[i * outputs + j] + add;
-                if (residual) value += load_first(residual + at, lanes);
-                if (c->epilogue.relu) value = choose(value < 0, (vec){0}, value);
-                if (lanes == LANES)
-                    store(c->dst + at, value);
-                else
-                    store_first(c->dst + at, value, lanes);
-            }
-    }
-}
-
 static void put_group(const struct winograd *w, const struct places *places, ptrdiff_t tiles, ptrdiff_t block,
                       const real *m) {
     ptrdiff_t begin = block * BLOCK, end = min_size(begin + BLOCK, w->c->dst_channels);
     for (ptrdiff_t t = 0; t < tiles; t++)
         for (ptrdiff_t k = begin; k < end; k += LANES)
-            put_vector(w, places->at + t * w->kind->residues, k, min_size(LANES, end - k),
-                       m + t * BLOCK + (k - begin));
+            w->kind->put(w, places->at + t * w->kind->residues, k, min_size(LANES, end - k),
+                         m + t * BLOCK + (k - begin));
 }
 
 /* ---- Tasks ---- */

@@ -18,7 +18,6 @@
 
 #define MOST_TAPS 25
 #define MOST_RESIDUES 4
-#define MOST_OUTPUTS 64 /* of a tile */
 
 struct winograd;
 
@@ -34,13 +33,14 @@ struct winograd_kind {
     ptrdiff_t chunk;          /* the sum over c is cut into, for its rounding error */
     int (*matrix)(int plane); /* ascending with the planes */
     struct tiling (*cut)(const struct correlation *);
-    /* All taps of LANES filters on one channel, to the matrices; one tile of all channels; one vector of
-     * filters of one tile, out: [residue][outputs][outputs]. `plane`: elements between the matrices, or
-     * planes. */
+    /* All taps of LANES filters on one channel, to the matrices, `plane` elements apart; one tile of all
+     * channels; `lanes` filters from `channel` on of one tile, from their products to where they belong (a
+     * place for each residue). */
     void (*transform_filter)(const vec *g, real *to, ptrdiff_t plane);
     void (*make_tile)(const struct winograd *, ptrdiff_t tile, real *v);
     struct output_place (*place_output)(const struct winograd *, ptrdiff_t tile, int residue);
-    void (*transform_output)(const real *m, ptrdiff_t plane, vec *out);
+    void (*put)(const struct winograd *, const struct output_place *, ptrdiff_t channel, ptrdiff_t lanes,
+                const real *m);
 };
 
 extern const struct winograd_kind VARIANT(winograd_strided), VARIANT(winograd_spread);
@@ -70,14 +70,34 @@ struct winograd {
 INLINE void read_filters(const int area, const struct correlation *c, const real *from, ptrdiff_t count,
                          vec *g) {
     vec by_index[2 * LANES + MOST_TAPS];
-    for (int part = 0; part < area; part += LANES) {
+    UNROLL for (int part = 0; part < area; part += LANES) {
         vec *row = by_index + part;
         const ptrdiff_t here = min_size(LANES, area - part);
         for (ptrdiff_t k = 0; k < LANES; k++)
             row[k] = k < count ? load_first(from + k * c->weight_dst + part, here) : (vec){0};
         transpose_lanes(row);
     }
-    for (int t = 0; t < area; t++) g[t] = by_index[c->tap[t].index];
+    /* (Taps are in the filter's order or in its reverse, so tap[i].index is also the tap of index i.) */
+    UNROLL for (int i = 0; i < area; i++) g[c->tap[i].index] = by_index[i];
+}
+
+/* ---- Outputs: + bias, + residual, max(., 0) ---- */
+
+INLINE vec load_bias(const struct winograd *w, ptrdiff_t channel, ptrdiff_t lanes) {
+    const real *bias = w->c->epilogue.bias;
+    return bias ? load_first(bias + channel, lanes) : (vec){0};
+}
+
+/* One output, whose bias is added already */
+INLINE void put_output(const struct winograd *w, real *to, ptrdiff_t lanes, vec value) {
+    const struct correlation *c = w->c;
+    const real *residual = c->epilogue.residual;
+    if (residual) value += load_first(residual + (to - c->dst), lanes);
+    if (c->epilogue.relu) value = choose(value < 0, (vec){0}, value);
+    if (lanes == LANES)
+        store(to, value);
+    else
+        store_first(to, value, lanes);
 }
 
 #endif

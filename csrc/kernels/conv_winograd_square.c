@@ -29,24 +29,20 @@ INLINE struct tiling cut(const struct correlation *c, const int points) {
     return square_tiles(&square, points);
 }
 
-INLINE void make_tile(const struct winograd *w, ptrdiff_t tile, real *v, const int points) {
+/* A tile of all channels: `transform` of one vector of them */
+INLINE void make_tile(const struct winograd *w, ptrdiff_t tile, real *v, const int points,
+                      tile_transform *transform) {
     const struct correlation *c = w->c;
     struct tile_place at = place_tile(&w->tiling, tile);
     ptrdiff_t channels = c->src_channels;
     const real *from[MOST_AREA];
     find_pixels(points, &w->tiling, c->src + at.image * c->src_height * c->src_width * channels,
                 c->src_height, c->src_width, channels, at.y + c->y_min, at.x + c->x_min, w->zeros, from);
-    const ptrdiff_t next =
-        w->tiling.outputs * w->tiling.dilation_width * channels; /* the tile to the right */
-    for (ptrdiff_t k = 0; k < channels; k += LANES) {
-        for (int i = 0; i < points; i++)
-            for (int j = points - (int)w->tiling.outputs; j < points; j++)
-                __builtin_prefetch(from[i * points + j] + next + k);
-        if (k + LANES <= channels)
-            transform_input_tile(points, from, k, LANES, v + k, w->v_plane);
-        else
-            transform_input_tile(points, from, k, channels - k, v + k, w->v_plane);
-    }
+    const struct tile_vector t = {.from = from,
+                                  .next = w->tiling.outputs * w->tiling.dilation_width * channels,
+                                  .to = v,
+                                  .plane = w->v_plane};
+    transform_channels(transform, t, channels, w->pitch);
 }
 
 static struct output_place place_output(const struct winograd *w, ptrdiff_t tile, int residue) {
@@ -61,21 +57,58 @@ static struct output_place place_output(const struct winograd *w, ptrdiff_t tile
     return to;
 }
 
+/* One vector of filters of a tile, from its products on; `plain`: all lanes of all outputs, with nothing but
+ * a bias to be added. */
+INLINE void put_tile(const struct winograd *w, const struct output_place *place, ptrdiff_t channel,
+                     ptrdiff_t lanes, const real *m, const int points, const int outputs, const int plain) {
+    vec half[MOST_AREA], bias = load_bias(w, channel, lanes);
+    UNROLL for (int j = 0; j < points; j++) {
+        vec y[MOST_POINTS];
+        UNROLL for (int i = 0; i < points; i++) y[i] = load(m + (i * points + j) * w->m_plane);
+        transform_output(points, outputs, y, 1, half + j, points);
+    }
+    real *row = w->c->dst + place->offset + channel;
+    UNROLL for (int i = 0; i < outputs; i++, row += place->row) {
+        if (!plain && i >= place->rows) return;
+        vec out[MOST_POINTS];
+        transform_output(points, outputs, half + i * points, 1, out, 1);
+        real *to = row;
+        UNROLL for (int j = 0; j < outputs; j++, to += place->column) {
+            if (plain)
+                store(to, out[j] + bias);
+            else if (j < place->columns)
+                put_output(w, to, lanes, out[j] + bias);
+        }
+    }
+}
+
+INLINE void put(const struct winograd *w, const struct output_place *place, ptrdiff_t channel,
+                ptrdiff_t lanes, const real *m, const int points, const int outputs) {
+    const struct pyconv_epilogue *epilogue = &w->c->epilogue;
+    if (lanes == LANES && place->rows == outputs && place->columns == outputs && !epilogue->residual &&
+        !epilogue->relu)
+        put_tile(w, place, channel, LANES, m, points, outputs, 1);
+    else
+        put_tile(w, place, channel, lanes, m, points, outputs, 0);
+}
+
 /* The kind for `points` and `taps` in one direction. */
 #define KIND(name, points, taps, chunk)                                                                      \
     static struct tiling name##_cut(const struct correlation *c) { return cut(c, points); }                  \
     static void name##_filter(const vec *g, real *to, ptrdiff_t plane) {                                     \
-        transform_filter_tile(points, taps, g, to, plane);                                                   \
+        transform_filter_tile(points, taps, g, to, plane, BLOCK);                                            \
     }                                                                                                        \
+    TILE_TRANSFORM(name##_vector, transform_input_tile(points, taps - 1, t))                                 \
     static void name##_tile(const struct winograd *w, ptrdiff_t tile, real *v) {                             \
-        make_tile(w, tile, v, points);                                                                       \
+        make_tile(w, tile, v, points, name##_vector);                                                        \
     }                                                                                                        \
-    static void name##_output(const real *m, ptrdiff_t plane, vec *out) {                                    \
-        transform_output_tile(points, points + 1 - taps, m, plane, out);                                     \
+    static void name##_put(const struct winograd *w, const struct output_place *place, ptrdiff_t channel,    \
+                           ptrdiff_t lanes, const real *m) {                                                 \
+        put(w, place, channel, lanes, m, points, points + 1 - taps);                                         \
     }                                                                                                        \
     static const struct winograd_kind name = {                                                               \
         points + 1 - taps, 1,           points * points, points * points, chunk, matrix, name##_cut,         \
-        name##_filter,     name##_tile, place_output,    name##_output};
+        name##_filter,     name##_tile, place_output,    name##_put};
 KIND(six_3x3, 6, 3, SIX_CHUNK)
 KIND(seven_3x3, 7, 3, SEVEN_CHUNK)
 KIND(six_5x5, 6, 5, SIX_CHUNK)

@@ -8,44 +8,44 @@
 #include "conv_winograd.h"
 #include "winograd_strided.h"
 
+#define RESIDUES 4 /* of the stride, both ways */
+
 /* ---- The filters: the same for both passes, which have their taps in reverse order ---- */
 
 static void filter_planes(const vec *g, real *to, ptrdiff_t plane) {
     vec half[3 * EVEN_POINTS], out[EVEN_POINTS]; /* [point][tap across] */
     UNROLL for (int s = 0; s < 3; s++) transform_taps(g[s], g[6 + s], half + s, 3);
-    store(to, g[4]);
-    UNROLL for (int i = 0; i < EVEN_POINTS; i++) store(to + (1 + i) * plane, half[i * 3 + 1]);
+    store_and_fetch(to, g[4], BLOCK);
+    UNROLL for (int i = 0; i < EVEN_POINTS; i++)
+        store_and_fetch(to + (1 + i) * plane, half[i * 3 + 1], BLOCK);
     transform_taps(g[3], g[5], out, 1);
-    UNROLL for (int j = 0; j < EVEN_POINTS; j++) store(to + (1 + EVEN_POINTS + j) * plane, out[j]);
+    UNROLL for (int j = 0; j < EVEN_POINTS; j++)
+        store_and_fetch(to + (1 + EVEN_POINTS + j) * plane, out[j], BLOCK);
     UNROLL for (int i = 0; i < EVEN_POINTS; i++) {
         transform_taps(half[i * 3], half[i * 3 + 2], out, 1);
         UNROLL for (int j = 0; j < EVEN_POINTS; j++)
-            store(to + (1 + (2 + i) * EVEN_POINTS + j) * plane, out[j]);
+            store_and_fetch(to + (1 + (2 + i) * EVEN_POINTS + j) * plane, out[j], BLOCK);
     }
 }
 
 /* ---- The tiles of an image: 9 x 9 pixels to 81 planes, and these to 4 x 4 outputs ---- */
 
+TILE_TRANSFORM(image_vector, image_planes(t))
+
 static void make_image_tile(const struct winograd *w, ptrdiff_t tile, real *v) {
     const struct correlation *c = w->c;
     const struct tile_place at = place_tile(&w->tiling, tile);
-    const ptrdiff_t channels = c->src_channels, next = 2 * SIDE * channels; /* the tile to the right */
+    const ptrdiff_t channels = c->src_channels;
     const real *from[SPAN * SPAN];
     find_pixels(SPAN, &w->tiling, c->src + at.image * c->src_height * c->src_width * channels, c->src_height,
                 c->src_width, channels, 2 * at.y + c->y_min, 2 * at.x + c->x_min, w->zeros, from);
-    for (ptrdiff_t k = 0; k < channels; k += LANES) {
-        for (int i = 0; i < SPAN; i++)
-            for (int j = 1; j < SPAN; j++) __builtin_prefetch(from[i * SPAN + j] + next + k);
-        if (k + LANES <= channels)
-            image_planes(from, k, LANES, v + k, w->v_plane);
-        else
-            image_planes(from, k, channels - k, v + k, w->v_plane);
-    }
+    const struct tile_vector t = {.from = from, .next = 2 * SIDE * channels, .to = v, .plane = w->v_plane};
+    transform_channels(image_vector, t, channels, w->pitch);
 }
 
 /* What the planes of two taps both ways and of two across have in common is added before it is transformed.
  */
-static void image_outputs(const real *m, ptrdiff_t plane, vec *out) {
+INLINE void image_outputs(const real *m, ptrdiff_t plane, vec *out) {
     vec half[SIDE * EVEN_POINTS], y[EVEN_POINTS], column[SIDE];
     UNROLL for (int j = 0; j < EVEN_POINTS; j++) {
         UNROLL for (int i = 0; i < EVEN_POINTS; i++) y[i] = load(m + (BOTH + i * EVEN_POINTS + j) * plane);
@@ -60,6 +60,23 @@ static void image_outputs(const real *m, ptrdiff_t plane, vec *out) {
         UNROLL for (int i = 0; i < SIDE; i++) out[i * SIDE + j] +=
             column[i] + load(m + (i * SIDE + j) * plane);
     }
+}
+
+/* One vector of SIDE x SIDE outputs */
+static void put_square(const struct winograd *w, const struct output_place *place, ptrdiff_t channel,
+                       ptrdiff_t lanes, const vec *out) {
+    const vec bias = load_bias(w, channel, lanes);
+    for (ptrdiff_t i = 0; i < place->rows; i++)
+        for (ptrdiff_t j = 0; j < place->columns; j++)
+            put_output(w, w->c->dst + place->offset + i * place->row + j * place->column + channel, lanes,
+                       out[i * SIDE + j] + bias);
+}
+
+static void put_image(const struct winograd *w, const struct output_place *place, ptrdiff_t channel,
+                      ptrdiff_t lanes, const real *m) {
+    vec out[SIDE * SIDE];
+    image_outputs(m, w->m_plane, out);
+    put_square(w, place, channel, lanes, out);
 }
 
 static struct tiling cut(const struct correlation *c) {
@@ -78,7 +95,7 @@ static struct output_place place_output(const struct winograd *w, ptrdiff_t tile
 const struct winograd_kind VARIANT(winograd_strided) = {
     SIDE,           1,   STRIDED_PLANES, STRIDED_MATRICES, SIX_CHUNK,
     strided_matrix, cut, filter_planes,  make_image_tile,  place_output,
-    image_outputs};
+    put_image};
 
 /* ---- The tiles of a gradient: 5 x 5 pixels to 81 planes, and these to 8 x 8 ----
  *
@@ -88,49 +105,52 @@ const struct winograd_kind VARIANT(winograd_strided) = {
 static ptrdiff_t is_odd(ptrdiff_t n) { return n & 1; }
 
 /* row, column: where the pixels of one tap begin in the 5 x 5 */
-INLINE void gradient_planes(const real *const *from, ptrdiff_t row, ptrdiff_t column, ptrdiff_t offset,
-                            ptrdiff_t lanes, real *to, ptrdiff_t plane) {
+INLINE void gradient_planes(const struct tile_vector *t, const int row, const int column) {
     vec half[EVEN_POINTS * EVEN_POINTS], d[EVEN_POINTS], out[EVEN_POINTS];
     UNROLL for (int j = 0; j < EVEN_POINTS; j++) {
-        UNROLL for (int i = 0; i < EVEN_POINTS; i++) d[i] = PIXEL(i * EVEN_POINTS + j);
+        UNROLL for (int i = 0; i < EVEN_POINTS; i++) d[i] =
+            read_pixel(t, i * EVEN_POINTS + j, i > 0 && j > 0);
         transform_pixels(d, 1, half + j, EVEN_POINTS);
     }
     UNROLL for (int i = 0; i < EVEN_POINTS; i++) {
         UNROLL for (int j = 0; j < SIDE; j++)
-            store(to + (DOWN + i * SIDE + j) * plane, half[i * EVEN_POINTS + j + column]);
+            write_plane(t, DOWN + i * SIDE + j, half[i * EVEN_POINTS + j + column]);
         transform_pixels(half + i * EVEN_POINTS, 1, out, 1);
-        UNROLL for (int j = 0; j < EVEN_POINTS; j++) store(to + (BOTH + i * EVEN_POINTS + j) * plane, out[j]);
+        UNROLL for (int j = 0; j < EVEN_POINTS; j++) write_plane(t, BOTH + i * EVEN_POINTS + j, out[j]);
     }
-    from += row * EVEN_POINTS;
     UNROLL for (int i = 0; i < SIDE; i++) {
-        UNROLL for (int j = 0; j < EVEN_POINTS; j++) d[j] = PIXEL(i * EVEN_POINTS + j);
+        UNROLL for (int j = 0; j < EVEN_POINTS; j++) d[j] = read_pixel(t, (i + row) * EVEN_POINTS + j, 0);
         transform_pixels(d, 1, out, 1);
-        UNROLL for (int j = 0; j < EVEN_POINTS; j++) store(to + (ACROSS + j * SIDE + i) * plane, out[j]);
+        UNROLL for (int j = 0; j < EVEN_POINTS; j++) write_plane(t, ACROSS + j * SIDE + i, out[j]);
         UNROLL for (int j = 0; j < SIDE; j++)
-            store(to + (i * SIDE + j) * plane, PIXEL(i * EVEN_POINTS + j + column));
+            write_plane(t, i * SIDE + j, read_pixel(t, (i + row) * EVEN_POINTS + j + column, 0));
     }
 }
+TILE_TRANSFORM(planes_00, gradient_planes(t, 0, 0))
+TILE_TRANSFORM(planes_01, gradient_planes(t, 0, 1))
+TILE_TRANSFORM(planes_10, gradient_planes(t, 1, 0))
+TILE_TRANSFORM(planes_11, gradient_planes(t, 1, 1))
 
 static void make_gradient_tile(const struct winograd *w, ptrdiff_t tile, real *v) {
     const struct correlation *c = w->c;
     const struct tile_place at = place_tile(&w->tiling, tile);
     const ptrdiff_t odd_y = is_odd(c->y_min), odd_x = is_odd(c->x_min), channels = c->src_channels;
-    const ptrdiff_t next = SIDE * channels; /* the tile to the right */
     const real *from[EVEN_POINTS * EVEN_POINTS];
     find_pixels(EVEN_POINTS, &w->tiling, c->src + at.image * c->src_height * c->src_width * channels,
                 c->src_height, c->src_width, channels, at.y + (c->y_min + odd_y) / 2,
                 at.x + (c->x_min + odd_x) / 2, w->zeros, from);
-    for (ptrdiff_t k = 0; k < channels; k += LANES) {
-        for (int i = 0; i < EVEN_POINTS; i++)
-            for (int j = 1; j < EVEN_POINTS; j++) __builtin_prefetch(from[i * EVEN_POINTS + j] + next + k);
-        if (k + LANES <= channels)
-            gradient_planes(from, !odd_y, !odd_x, k, LANES, v + k, w->v_plane);
-        else
-            gradient_planes(from, !odd_y, !odd_x, k, channels - k, v + k, w->v_plane);
-    }
+    const struct tile_vector t = {.from = from, .next = SIDE * channels, .to = v, .plane = w->v_plane};
+    if (odd_y && odd_x)
+        transform_channels(planes_00, t, channels, w->pitch);
+    else if (odd_y)
+        transform_channels(planes_01, t, channels, w->pitch);
+    else if (odd_x)
+        transform_channels(planes_10, t, channels, w->pitch);
+    else
+        transform_channels(planes_11, t, channels, w->pitch);
 }
 
-static void gradient_outputs(const real *m, ptrdiff_t plane, vec *out) {
+INLINE void gradient_outputs(const real *m, ptrdiff_t plane, vec *out) {
     vec half[SIDE * EVEN_POINTS], y[EVEN_POINTS];
     vec *both = out, *down = both + SIDE * SIDE, *across = down + SIDE * SIDE, *none = across + SIDE * SIDE;
     UNROLL for (int j = 0; j < EVEN_POINTS; j++) {
@@ -147,6 +167,14 @@ static void gradient_outputs(const real *m, ptrdiff_t plane, vec *out) {
     UNROLL for (int i = 0; i < SIDE * SIDE; i++) none[i] = load(m + i * plane);
 }
 
+static void put_gradient(const struct winograd *w, const struct output_place *place, ptrdiff_t channel,
+                         ptrdiff_t lanes, const real *m) {
+    vec out[RESIDUES * SIDE * SIDE];
+    gradient_outputs(m, w->m_plane, out);
+    for (int residue = 0; residue < RESIDUES; residue++)
+        put_square(w, place + residue, channel, lanes, out + residue * SIDE * SIDE);
+}
+
 static struct tiling cut_gradient(const struct correlation *c) {
     return cut_tiles(SIDE, c->batch, ceil_div(c->dst_height, 2), ceil_div(c->dst_width, 2), 1, 1);
 }
@@ -161,14 +189,6 @@ static struct output_place place_gradient(const struct winograd *w, ptrdiff_t ti
                                  min_size(SIDE, ceil_div(c->dst_width - x, 2))};
 }
 
-const struct winograd_kind VARIANT(winograd_spread) = {SIDE,
-                                                       4,
-                                                       STRIDED_PLANES,
-                                                       STRIDED_MATRICES,
-                                                       SIX_CHUNK,
-                                                       strided_matrix,
-                                                       cut_gradient,
-                                                       filter_planes,
-                                                       make_gradient_tile,
-                                                       place_gradient,
-                                                       gradient_outputs};
+const struct winograd_kind VARIANT(winograd_spread) = {
+    SIDE,         RESIDUES,      STRIDED_PLANES,     STRIDED_MATRICES, SIX_CHUNK,   strided_matrix,
+    cut_gradient, filter_planes, make_gradient_tile, place_gradient,   put_gradient};

@@ -36,30 +36,16 @@ struct weight_kind {
     int planes, matrices;
     ptrdiff_t tiles; /* at a time, at most */
     int (*matrix)(int plane);
-    /* One vector of channels, or filters, of one tile, of which `left` are left; `plane`: elements
-     * between planes. */
-    void (*transform_input)(const real *const *from, ptrdiff_t offset, ptrdiff_t left, real *to,
-                            ptrdiff_t plane);
-    void (*transform_gradient)(const real *const *from, ptrdiff_t offset, ptrdiff_t left, real *to,
-                               ptrdiff_t plane);
+    /* One vector of channels, or filters, of one tile; one of M (`plane`: elements between planes) */
+    tile_transform *transform_input;
+    tile_transform *transform_gradient;
     void (*transform_products)(const real *m, ptrdiff_t plane, vec *taps);
 };
 
 static int own_matrix(int plane) { return plane; }
 
-/* The transform of all lanes, or of those that are left at the end. */
-#define OF_TILE(name, TRANSFORM)                                                                             \
-    static void name(const real *const *from, ptrdiff_t offset, ptrdiff_t left, real *to, ptrdiff_t plane) { \
-        if (left >= LANES) {                                                                                 \
-            const ptrdiff_t lanes = LANES;                                                                   \
-            TRANSFORM;                                                                                       \
-        } else {                                                                                             \
-            const ptrdiff_t lanes = left;                                                                    \
-            TRANSFORM;                                                                                       \
-        }                                                                                                    \
-    }
-OF_TILE(strided_input, image_planes(from, offset, lanes, to, plane))
-OF_TILE(strided_gradient, gradient_tile_planes(from, offset, lanes, to, plane))
+TILE_TRANSFORM(strided_input, image_planes(t))
+TILE_TRANSFORM(strided_gradient, gradient_tile_planes(t))
 static void strided_taps(const real *m, ptrdiff_t plane, vec *taps) { tap_outputs(m, plane, taps); }
 static const struct weight_kind strided = {SIDE,
                                            2,
@@ -74,9 +60,8 @@ static const struct weight_kind strided = {SIDE,
 
 /* The kind for `points` and `taps` in one direction. */
 #define KIND(name, points, taps, tiles)                                                                      \
-    OF_TILE(name##_input, transform_input_tile(points, from, offset, lanes, to, plane))                      \
-    OF_TILE(name##_gradient,                                                                                 \
-            transform_gradient_tile(points, points + 1 - taps, from, offset, lanes, to, plane))              \
+    TILE_TRANSFORM(name##_input, transform_input_tile(points, taps - 1, t))                                  \
+    TILE_TRANSFORM(name##_gradient, transform_gradient_tile(points, points + 1 - taps, t))                   \
     static void name##_taps(const real *m, ptrdiff_t plane, vec *out) {                                      \
         transform_output_tile(points, taps, m, plane, out);                                                  \
     }                                                                                                        \
@@ -111,6 +96,11 @@ struct winograd_weight {
     ptrdiff_t v_plane, d_plane, m_plane; /* elements from one plane to the next: odd in cache lines */
 };
 
+/* Outputs from a tile to the one on its right */
+static ptrdiff_t to_next(const struct winograd_weight *w) {
+    return w->tiling.outputs * w->tiling.dilation_width;
+}
+
 static void make_input_tile(const struct winograd_weight *w, ptrdiff_t tile, ptrdiff_t begin, ptrdiff_t end,
                             real *v) {
     const struct pyconv_conv2d *g = w->g;
@@ -120,8 +110,12 @@ static void make_input_tile(const struct winograd_weight *w, ptrdiff_t tile, ptr
     find_pixels(w->kind->span, &w->tiling, w->input + at.image * g->in_height * g->in_width * g->in_channels,
                 g->in_height, g->in_width, g->in_channels, at.y * step - g->pad_top,
                 at.x * step - g->pad_left, w->zeros, from);
-    for (ptrdiff_t c = begin; c < end; c += LANES, v += LANES)
-        w->kind->transform_input(from, c, end - c, v, w->v_plane);
+    const struct tile_vector t = {.from = from,
+                                  .offset = begin,
+                                  .next = to_next(w) * step * g->in_channels,
+                                  .to = v,
+                                  .plane = w->v_plane};
+    transform_channels(w->kind->transform_input, t, end - begin, w->v_pitch);
 }
 
 static void make_gradient_tile(const struct winograd_weight *w, ptrdiff_t tile, ptrdiff_t begin,
@@ -132,8 +126,9 @@ static void make_gradient_tile(const struct winograd_weight *w, ptrdiff_t tile, 
     find_pixels(w->kind->side, &w->tiling,
                 w->grad_output + at.image * g->out_height * g->out_width * g->out_channels, g->out_height,
                 g->out_width, g->out_channels, at.y, at.x, w->zeros, from);
-    for (ptrdiff_t k = begin; k < end; k += LANES, d += LANES)
-        w->kind->transform_gradient(from, k, end - k, d, w->d_plane);
+    const struct tile_vector t = {
+        .from = from, .offset = begin, .next = to_next(w) * g->out_channels, .to = d, .plane = w->d_plane};
+    transform_channels(w->kind->transform_gradient, t, end - begin, w->d_pitch);
 }
 
 #define OUTER(m, vectors) tile_outer(m, vectors, 0, segment, segments, &x_offset, x_step, g_step, add, acc)

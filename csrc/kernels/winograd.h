@@ -25,13 +25,8 @@
 #ifndef PYCONV_WINOGRAD_H
 #define PYCONV_WINOGRAD_H
 
-#include "pyconv.h"
 #include "simd.h"
-
-/* The kernels that square tiles are for: 3x3 and 5x5. */
-INLINE int is_square(ptrdiff_t kernel_height, ptrdiff_t kernel_width) {
-    return kernel_height == kernel_width && (kernel_height == 3 || kernel_height == 5);
-}
+#include "winograd_tile.h"
 
 #define MOST_POINTS 7
 #define MOST_AREA (MOST_POINTS * MOST_POINTS)
@@ -180,57 +175,51 @@ INLINE void transform_output(const int points, const int outputs, const vec *y, 
 }
 
 /* The same in both directions, from memory to memory: what passes through arrays of vectors on the way is
- * stored and loaded once more, and a transform is bound by just that. `plane`: elements from one of the
- * points x points to the next. */
+ * stored and loaded once more, and a transform is bound by just that. */
 
-/* points x points inputs, of which pixel p's channels begin at from[p] + offset and `lanes` exist */
-INLINE void transform_input_tile(const int points, const real *const *from, ptrdiff_t offset, ptrdiff_t lanes,
-                                 real *to, ptrdiff_t plane) {
+/* points x points inputs; rows and columns from `fresh` on are those that a tile does not share with the one
+ * before, or above. */
+INLINE void transform_input_tile(const int points, const int fresh, const struct tile_vector *t) {
     vec half[MOST_AREA];
     UNROLL for (int j = 0; j < points; j++) {
         vec d[MOST_POINTS];
-        UNROLL for (int i = 0; i < points; i++) {
-            const real *at = from[i * points + j] + offset;
-            d[i] = lanes == LANES ? load(at) : load_first(at, lanes);
-        }
+        UNROLL for (int i = 0; i < points; i++) d[i] =
+            read_pixel(t, i * points + j, i >= fresh && j >= fresh);
         transform_input(points, d, 1, half + j, points);
     }
     UNROLL for (int i = 0; i < points; i++) {
         vec out[MOST_POINTS];
         transform_input(points, half + i * points, 1, out, 1);
-        UNROLL for (int j = 0; j < points; j++) store(to + (i * points + j) * plane, out[j]);
-    }
-}
-
-/* The second direction of a filter's transform; half: [points][points], of which `taps` columns count. */
-INLINE void store_filter(const int points, const int taps, const vec *half, real *to, ptrdiff_t plane) {
-    UNROLL for (int i = 0; i < points; i++) {
-        vec out[MOST_POINTS];
-        transform_filter(points, taps, half + i * points, 1, out, 1);
-        UNROLL for (int j = 0; j < points; j++) store(to + (i * points + j) * plane, out[j]);
+        UNROLL for (int j = 0; j < points; j++) write_plane(t, i * points + j, out[j]);
     }
 }
 
 /* taps x taps gradients as a filter, in the same form */
-INLINE void transform_gradient_tile(const int points, const int taps, const real *const *from,
-                                    ptrdiff_t offset, ptrdiff_t lanes, real *to, ptrdiff_t plane) {
+INLINE void transform_gradient_tile(const int points, const int taps, const struct tile_vector *t) {
     vec half[MOST_AREA];
     UNROLL for (int j = 0; j < taps; j++) {
         vec g[MOST_POINTS];
-        UNROLL for (int i = 0; i < taps; i++) {
-            const real *at = from[i * taps + j] + offset;
-            g[i] = lanes == LANES ? load(at) : load_first(at, lanes);
-        }
+        UNROLL for (int i = 0; i < taps; i++) g[i] = read_pixel(t, i * taps + j, 1);
         transform_filter(points, taps, g, 1, half + j, points);
     }
-    store_filter(points, taps, half, to, plane);
+    UNROLL for (int i = 0; i < points; i++) {
+        vec out[MOST_POINTS];
+        transform_filter(points, taps, half + i * points, 1, out, 1);
+        UNROLL for (int j = 0; j < points; j++) write_plane(t, i * points + j, out[j]);
+    }
 }
 
-/* taps x taps filters, in vectors */
-INLINE void transform_filter_tile(const int points, const int taps, const vec *g, real *to, ptrdiff_t plane) {
+/* taps x taps filters, in vectors; elements from one of the points x points to the next, and to what will be
+ * written next */
+INLINE void transform_filter_tile(const int points, const int taps, const vec *g, real *to, ptrdiff_t plane,
+                                  ptrdiff_t ahead) {
     vec half[MOST_AREA];
     UNROLL for (int j = 0; j < taps; j++) transform_filter(points, taps, g + j, taps, half + j, points);
-    store_filter(points, taps, half, to, plane);
+    UNROLL for (int i = 0; i < points; i++) {
+        vec out[MOST_POINTS];
+        transform_filter(points, taps, half + i * points, 1, out, 1);
+        UNROLL for (int j = 0; j < points; j++) store_and_fetch(to + (i * points + j) * plane, out[j], ahead);
+    }
 }
 
 /* points x points products to outputs x outputs, in vectors */
@@ -244,80 +233,6 @@ INLINE void transform_output_tile(const int points, const int outputs, const rea
     }
     UNROLL for (int i = 0; i < outputs; i++)
         transform_output(points, outputs, half + i * points, 1, out + i * outputs, 1);
-}
-
-/* ---- Tiles of an image ----
- *
- * A convolution of dilation d is d dense ones in each direction: the outputs congruent modulo d to one
- * another read inputs that are, too. So a tile's pixels lie `dilation` apart, and each residue has its own
- * tiles. */
-struct tiling {
-    ptrdiff_t outputs; /* of a tile, in one direction */
-    ptrdiff_t dilation_height, dilation_width;
-    ptrdiff_t row_residues, column_residues;
-    ptrdiff_t rows, columns; /* of tiles, in one residue */
-    ptrdiff_t tiles;         /* in all */
-};
-
-INLINE struct tiling cut_tiles(ptrdiff_t outputs, ptrdiff_t batch, ptrdiff_t height, ptrdiff_t width,
-                               ptrdiff_t dilation_height, ptrdiff_t dilation_width) {
-    struct tiling t = {outputs, dilation_height, dilation_width,
-                       .row_residues = min_size(dilation_height, height),
-                       .column_residues = min_size(dilation_width, width)};
-    t.rows = ceil_div(ceil_div(height, dilation_height), outputs);
-    t.columns = ceil_div(ceil_div(width, dilation_width), outputs);
-    t.tiles = batch * t.row_residues * t.column_residues * t.rows * t.columns;
-    return t;
-}
-
-/* What a square kernel with stride 1 is applied to: outputs of batch x height x width. */
-struct square {
-    ptrdiff_t taps; /* in one direction */
-    ptrdiff_t batch, height, width, dilation_height, dilation_width;
-    ptrdiff_t from, to; /* channels that are summed, and that are made */
-};
-
-/* Of a convolution: its forward pass and its weight's gradient, or (`back`) its input's gradient. */
-INLINE struct square square_of(const struct pyconv_conv2d *g, int back) {
-    return (struct square){.taps = g->kernel_height,
-                           .batch = g->batch,
-                           .height = back ? g->in_height : g->out_height,
-                           .width = back ? g->in_width : g->out_width,
-                           .dilation_height = g->dilation_height,
-                           .dilation_width = g->dilation_width,
-                           .from = back ? g->out_channels : g->in_channels,
-                           .to = back ? g->in_channels : g->out_channels};
-}
-
-INLINE struct tiling square_tiles(const struct square *s, int points) {
-    return cut_tiles(points + 1 - s->taps, s->batch, s->height, s->width, s->dilation_height,
-                     s->dilation_width);
-}
-
-/* Where a tile's first output lies. */
-struct tile_place {
-    ptrdiff_t image, y, x;
-};
-
-INLINE struct tile_place place_tile(const struct tiling *t, ptrdiff_t tile) {
-    ptrdiff_t column = tile % t->columns, row = tile / t->columns % t->rows,
-              residue = tile / t->columns / t->rows;
-    ptrdiff_t x = residue % t->column_residues, y = residue / t->column_residues % t->row_residues;
-    return (struct tile_place){residue / t->column_residues / t->row_residues,
-                               y + row * t->outputs * t->dilation_height,
-                               x + column * t->outputs * t->dilation_width};
-}
-
-/* The `side` x `side` pixels from (y0, x0) on, or zeros outside of the image. */
-INLINE void find_pixels(const int side, const struct tiling *t, const real *image, ptrdiff_t height,
-                        ptrdiff_t width, ptrdiff_t channels, ptrdiff_t y0, ptrdiff_t x0, const real *zeros,
-                        const real **from) {
-    for (ptrdiff_t i = 0; i < side; i++)
-        for (ptrdiff_t j = 0; j < side; j++) {
-            ptrdiff_t y = y0 + i * t->dilation_height, x = x0 + j * t->dilation_width;
-            int inside = y >= 0 && y < height && x >= 0 && x < width;
-            from[i * side + j] = inside ? image + (y * width + x) * channels : zeros;
-        }
 }
 
 #endif

@@ -16,6 +16,7 @@
 #define PYCONV_WINOGRAD_STRIDED_H
 
 #include "simd.h"
+#include "winograd_tile.h"
 
 #define SIDE 4        /* outputs of a tile in one direction */
 #define EVEN_POINTS 5 /* of two taps */
@@ -94,51 +95,48 @@ INLINE void transform_tap_products(const vec *y, const int step, vec *out, const
 
 /* ---- In both ---- */
 
-#define PIXEL(at) (lanes == LANES ? load(from[at] + offset) : load_first(from[at] + offset, lanes))
-
-/* 9 x 9 inputs to 81 planes */
-INLINE void image_planes(const real *const *from, ptrdiff_t offset, ptrdiff_t lanes, real *to,
-                         ptrdiff_t plane) {
+/* 9 x 9 inputs to 81 planes; the first row and column are shared with the tiles before. */
+INLINE void image_planes(const struct tile_vector *t) {
     vec half[EVEN_POINTS * EVEN_POINTS], d[EVEN_POINTS], out[EVEN_POINTS];
     UNROLL for (int i = 0; i < SIDE; i++) UNROLL for (int j = 0; j < SIDE; j++)
-        store(to + (i * SIDE + j) * plane, PIXEL((2 * i + 1) * SPAN + 2 * j + 1));
+        write_plane(t, i * SIDE + j, read_pixel(t, (2 * i + 1) * SPAN + 2 * j + 1, 1));
     UNROLL for (int j = 0; j < SIDE; j++) {
-        UNROLL for (int i = 0; i < EVEN_POINTS; i++) d[i] = PIXEL(2 * i * SPAN + 2 * j + 1);
+        UNROLL for (int i = 0; i < EVEN_POINTS; i++) d[i] = read_pixel(t, 2 * i * SPAN + 2 * j + 1, i > 0);
         transform_pixels(d, 1, out, 1);
-        UNROLL for (int i = 0; i < EVEN_POINTS; i++) store(to + (DOWN + i * SIDE + j) * plane, out[i]);
+        UNROLL for (int i = 0; i < EVEN_POINTS; i++) write_plane(t, DOWN + i * SIDE + j, out[i]);
     }
     UNROLL for (int i = 0; i < SIDE; i++) {
-        UNROLL for (int j = 0; j < EVEN_POINTS; j++) d[j] = PIXEL((2 * i + 1) * SPAN + 2 * j);
+        UNROLL for (int j = 0; j < EVEN_POINTS; j++) d[j] = read_pixel(t, (2 * i + 1) * SPAN + 2 * j, j > 0);
         transform_pixels(d, 1, out, 1);
-        UNROLL for (int j = 0; j < EVEN_POINTS; j++) store(to + (ACROSS + j * SIDE + i) * plane, out[j]);
+        UNROLL for (int j = 0; j < EVEN_POINTS; j++) write_plane(t, ACROSS + j * SIDE + i, out[j]);
     }
     UNROLL for (int j = 0; j < EVEN_POINTS; j++) {
-        UNROLL for (int i = 0; i < EVEN_POINTS; i++) d[i] = PIXEL(2 * i * SPAN + 2 * j);
+        UNROLL for (int i = 0; i < EVEN_POINTS; i++) d[i] =
+            read_pixel(t, 2 * i * SPAN + 2 * j, i > 0 && j > 0);
         transform_pixels(d, 1, half + j, EVEN_POINTS);
     }
     UNROLL for (int i = 0; i < EVEN_POINTS; i++) {
         transform_pixels(half + i * EVEN_POINTS, 1, out, 1);
-        UNROLL for (int j = 0; j < EVEN_POINTS; j++) store(to + (BOTH + i * EVEN_POINTS + j) * plane, out[j]);
+        UNROLL for (int j = 0; j < EVEN_POINTS; j++) write_plane(t, BOTH + i * EVEN_POINTS + j, out[j]);
     }
 }
 
 /* 4 x 4 gradients to 81 planes, each of which meets the image's */
-INLINE void gradient_tile_planes(const real *const *from, ptrdiff_t offset, ptrdiff_t lanes, real *to,
-                                 ptrdiff_t plane) {
+INLINE void gradient_tile_planes(const struct tile_vector *t) {
     vec g[SIDE * SIDE], half[EVEN_POINTS * SIDE], out[EVEN_POINTS];
     UNROLL for (int i = 0; i < SIDE * SIDE; i++) {
-        g[i] = PIXEL(i);
-        store(to + i * plane, g[i]);
+        g[i] = read_pixel(t, i, 1);
+        write_plane(t, i, g[i]);
     }
     UNROLL for (int i = 0; i < SIDE; i++) {
         transform_gradients(g + i * SIDE, 1, out, 1);
-        UNROLL for (int j = 0; j < EVEN_POINTS; j++) store(to + (ACROSS + j * SIDE + i) * plane, out[j]);
+        UNROLL for (int j = 0; j < EVEN_POINTS; j++) write_plane(t, ACROSS + j * SIDE + i, out[j]);
     }
     UNROLL for (int j = 0; j < SIDE; j++) transform_gradients(g + j, SIDE, half + j, SIDE);
     UNROLL for (int i = 0; i < EVEN_POINTS; i++) {
-        UNROLL for (int j = 0; j < SIDE; j++) store(to + (DOWN + i * SIDE + j) * plane, half[i * SIDE + j]);
+        UNROLL for (int j = 0; j < SIDE; j++) write_plane(t, DOWN + i * SIDE + j, half[i * SIDE + j]);
         transform_gradients(half + i * SIDE, 1, out, 1);
-        UNROLL for (int j = 0; j < EVEN_POINTS; j++) store(to + (BOTH + i * EVEN_POINTS + j) * plane, out[j]);
+        UNROLL for (int j = 0; j < EVEN_POINTS; j++) write_plane(t, BOTH + i * EVEN_POINTS + j, out[j]);
     }
 }
 
