@@ -45,7 +45,8 @@ static void pack(const void *context, ptrdiff_t k, void *scratch) {
     while (lane % BLOCK) to[lane++] = 0;
 }
 
-#define PRODUCT(m, vectors) tile_product(m, vectors, x, depth, depth, CHUNK, weight, BLOCK, out, pitch, 0)
+#define PRODUCT(m, vectors)                                                                                  \
+    tile_product(m, vectors, 0, x, depth, NULL, depth, CHUNK, weight, BLOCK, out, pitch, 0)
 
 static void product_2(ptrdiff_t size, const real *x, ptrdiff_t depth, const real *weight, real *out,
                       ptrdiff_t pitch) {

@@ -18,7 +18,7 @@
 #define MOST_TILES (2 * TILE)
 #define LEAVES_L2 ((ptrdiff_t)1800 << 10)  /* more than this of V and a block's U: see plan */
 #define L2_FILTERS ((ptrdiff_t)2 << 20)    /* a smaller U stays in L2 and L3 anyway */
-#define MOST_SHARED ((ptrdiff_t)24 << 20)  /* of V made for all */
+#define MOST_SHARED ((ptrdiff_t)32 << 20)  /* of V made for all */
 #define SHARE_BYTES ((ptrdiff_t)576 << 10) /* of M that a task keeps: 128 tiles of 36 planes */
 #define TASKS_WANTED 16
 #define FEW_TASKS 8 /* fewer leave one of two cores idle for long */
@@ -78,17 +78,21 @@ INLINE void fetch_output(const struct winograd *w, const struct output_place *pl
     }
 }
 
-#define PRODUCT(m, vectors) tile_product(m, vectors, x, pitch, depth, chunk, weight, BLOCK, out, BLOCK, add)
-
-static void product_2(ptrdiff_t size, const real *x, ptrdiff_t pitch, ptrdiff_t depth, ptrdiff_t chunk,
-                      const real *weight, real *out, int add) {
-    DISPATCH_TILE(size, PRODUCT, 2)
-}
-
-static void product_1(ptrdiff_t size, const real *x, ptrdiff_t pitch, ptrdiff_t depth, ptrdiff_t chunk,
-                      const real *weight, real *out, int add) {
-    DISPATCH_TILE(size, PRODUCT, 1)
-}
+/* Of up to TILE tiles and a block; the stream_ ones fetch the tiles from `next` on. */
+typedef void product_function(ptrdiff_t size, const real *x, ptrdiff_t pitch, const real *next,
+                              ptrdiff_t depth, ptrdiff_t chunk, const real *weight, real *out, int add);
+#define PRODUCT(m, vectors, stream)                                                                          \
+    tile_product(m, vectors, stream, x, pitch, next, depth, chunk, weight, BLOCK, out, BLOCK, add)
+#define PRODUCT_FUNCTION(name, vectors, stream)                                                              \
+    static void name(ptrdiff_t size, const real *x, ptrdiff_t pitch, const real *next, ptrdiff_t depth,      \
+                     ptrdiff_t chunk, const real *weight, real *out, int add) {                              \
+        (void)next;                                                                                          \
+        DISPATCH_TILE(size, PRODUCT, vectors, stream)                                                        \
+    }
+PRODUCT_FUNCTION(product_1, 1, 0)
+PRODUCT_FUNCTION(product_2, 2, 0)
+PRODUCT_FUNCTION(stream_1, 1, 1)
+PRODUCT_FUNCTION(stream_2, 2, 1)
 
 /* M (+)= V U of a group's `tiles` and a block over `depth` channels, for the planes [begin, end): += after
  * the first channels; with the last ones the outputs are fetched from where they are. */
@@ -97,7 +101,9 @@ static void multiply(const struct winograd *w, ptrdiff_t tiles, ptrdiff_t block,
                      const struct places *fetched) {
     ptrdiff_t filters = w->c->dst_channels - block * BLOCK, parts = ceil_div(tiles, TILE);
     const ptrdiff_t chunk = even_chunk(depth, w->kind->chunk);
-    const int planes = w->kind->planes, residues = w->kind->residues;
+    const int planes = w->kind->planes, residues = w->kind->residues, wide = filters > LANES;
+    product_function *product = w->filters_outside ? (wide ? stream_2 : stream_1) /* V, of all, is in L3 */
+                                                   : (wide ? product_2 : product_1);
     for (int p = begin; p < end; p++) {
         const real *weight = u + w->kind->matrix(p) * w->u_plane, *x = v + p * w->v_plane;
         real *out = m + p * w->m_plane;
@@ -105,10 +111,8 @@ static void multiply(const struct winograd *w, ptrdiff_t tiles, ptrdiff_t block,
             fetch_output(w, fetched->at + t * residues, block);
         for (ptrdiff_t part = 0; part < parts; part++) {
             ptrdiff_t t = tiles * part / parts, size = tiles * (part + 1) / parts - t;
-            if (filters > LANES)
-                product_2(size, x + t * w->pitch, w->pitch, depth, chunk, weight, out + t * BLOCK, add);
-            else
-                product_1(size, x + t * w->pitch, w->pitch, depth, chunk, weight, out + t * BLOCK, add);
+            const real *next = part + 1 < parts ? x + (t + size) * w->pitch : x + w->v_plane;
+            product(size, x + t * w->pitch, w->pitch, next, depth, chunk, weight, out + t * BLOCK, add);
         }
     }
 }
@@ -207,7 +211,7 @@ static void plan(struct winograd *w, const struct winograd_kind *kind, const str
     double filters = (double)filter_bytes * (double)(ceil_div(w->tiling.tiles, most) + 1);
     double tiles = (double)w->tiling.tiles * (double)tile_bytes * (double)(w->blocks + 1);
     w->filters_outside =
-        filter_bytes > L2_FILTERS && w->tiling.tiles * tile_bytes <= MOST_SHARED && 2.6 * tiles < filters;
+        filter_bytes > L2_FILTERS && w->tiling.tiles * tile_bytes <= MOST_SHARED && 2.4 * tiles < filters;
     w->groups = ceil_div(w->tiling.tiles, w->filters_outside ? 2 * TILE : most);
     /* Two cores share an even number evenly; but the many planes of a strided kernel want full groups. */
     if (w->groups < FEW_TASKS && w->tiling.tiles >= TILE && planes == kind->matrices)

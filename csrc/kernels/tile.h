@@ -202,26 +202,35 @@ INLINE vec splat_row(const struct rows *r, const int row) {
 }
 
 /* out[m * out_pitch + v] (+)= sum over j of x[m * pitch + j] * w[j * w_pitch + v], `chunk` products (see
- * even_chunk) at a time; += where `add` */
-INLINE void tile_product(const int rows, const int vectors, const real *x, ptrdiff_t pitch, ptrdiff_t depth,
-                         ptrdiff_t chunk, const real *w, const ptrdiff_t w_pitch, real *out,
-                         ptrdiff_t out_pitch, int add) {
+ * even_chunk) at a time; += where `add`. `stream`: x comes from L3, so with every cache line of its rows one
+ * of the rows from `next` on is fetched. */
+INLINE void tile_product(const int rows, const int vectors, const int stream, const real *x, ptrdiff_t pitch,
+                         const real *next, ptrdiff_t depth, ptrdiff_t chunk, const real *w,
+                         const ptrdiff_t w_pitch, real *out, ptrdiff_t out_pitch, int add) {
     struct rows from = begin_rows(x, pitch);
     for (const real *end = x + depth; x < end; add = 1) {
         vec sum[TILE][WIDEST];
         UNROLL for (int m = 0; m < rows; m++) UNROLL for (int v = 0; v < vectors; v++) sum[m][v] = (vec){0};
         ptrdiff_t count = min_size(chunk, end - x);
         x += count;
-        TWICE for (; count > 0; count--, from.at += sizeof(real), w += w_pitch) {
-            vec weight[WIDEST];
-            keep_scaling(&from, rows);
-            UNROLL for (int v = 0; v < vectors; v++) weight[v] = load(w + v * LANES);
-            UNROLL for (int v = 0; v < vectors; v += 2) __builtin_prefetch(w + AHEAD + v * LANES);
-            UNROLL for (int m = 0; m < rows; m++) {
-                vec value = splat_row(&from, m);
-                UNROLL for (int v = 0; v < vectors; v++) sum[m][v] += value * weight[v];
+        do {
+            ptrdiff_t steps = stream ? min_size(count, LINE) : count;
+            count -= steps;
+            if (stream) {
+                UNROLL for (int m = 0; m < rows; m++) __builtin_prefetch(next + m * pitch);
+                next += steps;
             }
-        }
+            TWICE for (; steps > 0; steps--, from.at += sizeof(real), w += w_pitch) {
+                vec weight[WIDEST];
+                keep_scaling(&from, rows);
+                UNROLL for (int v = 0; v < vectors; v++) weight[v] = load(w + v * LANES);
+                UNROLL for (int v = 0; v < vectors; v += 2) __builtin_prefetch(w + AHEAD + v * LANES);
+                UNROLL for (int m = 0; m < rows; m++) {
+                    vec value = splat_row(&from, m);
+                    UNROLL for (int v = 0; v < vectors; v++) sum[m][v] += value * weight[v];
+                }
+            }
+        } while (stream && count > 0);
         if (add)
             UNROLL for (int m = 0; m < rows; m++) UNROLL for (int v = 0; v < vectors; v++) sum[m][v] +=
                 load(out + m * out_pitch + v * LANES);
