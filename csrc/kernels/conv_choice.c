@@ -48,13 +48,13 @@ static int fits_scatter(const struct pyconv_conv2d *g) {
  * to two the register tiles come, and what a transform of one 6 x 6 tile of vectors takes, loads and
  * stores included. */
 #define GATHER_EFFICIENCY 0.9
-#define PRODUCT_EFFICIENCY 0.8
+#define PRODUCT_EFFICIENCY 0.8    /* and of sums over pixels */
 #define TRANSFORM_INPUT 130.0     /* cycles for LANES channels of a tile */
 #define TRANSFORM_OUTPUT 110.0    /* for LANES filters of a tile */
 #define TRANSFORM_FILTER 220.0    /* for LANES filters on one channel, the transposition included */
 #define SEVEN_CHUNKS 1.15         /* seven points: chunks are shorter, transforms longer */
 #define STRIDED_TILE 300.0        /* for LANES channels or filters of a tile of 81 planes; and where */
-#define STRIDED_WEIGHT_TILE 450.0 /* they come from memory, for the weight's gradient */
+#define STRIDED_WEIGHT_TILE 350.0 /* they come from memory, for the weight's gradient */
 #define LINE_TILE 120.0           /* for LANES channels of a tile of seven points, to or from memory */
 #define LINE_FILTER 200.0         /* for LANES filters on one channel and four taps, and */
 #define LINE_WEIGHT 130.0         /* for their gradient */
@@ -83,8 +83,8 @@ static double direct_cycles(const struct pyconv_conv2d *g, enum pyconv_conv_pass
         return lines * (double)(ceil_div(columns, LANES) * to) *
                (taps * (double)from / 2 / PLANAR_EFFICIENCY + PLANAR_STORE);
     double vectors = lines * (double)(columns * g->groups * ceil_div(to, LANES));
+    if (pass == PYCONV_GRAD_WEIGHT) return vectors * taps * (double)from / 2 / PRODUCT_EFFICIENCY;
     double products = vectors * (taps * (double)from / 2 / GATHER_EFFICIENCY + GATHER_STORE);
-    if (pass == PYCONV_GRAD_WEIGHT) return products;
     double weights = taps * (double)from * (double)(g->groups * ceil_div(to, LANES)),
            bytes = weights * VECTOR_BYTES;
     double packing = pass == PYCONV_FORWARD_PREPARED ? 0
@@ -146,16 +146,20 @@ struct tile_work {
     double tiles, planes, matrices, make, put, filter;
 };
 
-/* Of the weight's gradient, tiles are made again for every 64 channels or filters of the other side. */
+/* Of the weight's gradient, tiles are made again for every 64 channels or filters of the other side; few
+ * tiles of so few of both are one task, for which the other cores wait. */
 static double tiles_cycles(const struct tile_work *w, ptrdiff_t from, ptrdiff_t to,
                            enum pyconv_conv_pass pass) {
     double from_vectors = (double)ceil_div(from, LANES), to_vectors = (double)ceil_div(to, LANES);
     double products =
         w->planes * w->tiles * ((double)from + PRODUCT_STORE) * to_vectors / 2 / PRODUCT_EFFICIENCY;
     double filters = (double)from * to_vectors * w->filter;
-    if (pass == PYCONV_GRAD_WEIGHT)
-        return products + filters +
-               w->tiles * w->make * (from_vectors * ceil_div(to, 64) + to_vectors * ceil_div(from, 64));
+    if (pass == PYCONV_GRAD_WEIGHT) {
+        double from_blocks = (double)ceil_div(from, 64), to_blocks = (double)ceil_div(to, 64);
+        double all =
+            products + filters + w->tiles * w->make * (from_vectors * to_blocks + to_vectors * from_blocks);
+        return from_blocks * to_blocks == 1 && w->tiles < 64 ? 2 * all : all;
+    }
     return products + filters + w->tiles * (w->make * from_vectors + w->put * to_vectors) +
            travel_cycles(w->tiles, w->planes, w->matrices, from, to);
 }

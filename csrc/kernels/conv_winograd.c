@@ -16,8 +16,11 @@
 
 #define GROUP_BYTES ((ptrdiff_t)640 << 10) /* of V, in L2 beside M and what passes of U */
 #define MOST_TILES (2 * TILE)
-#define LEAVES_L2 ((ptrdiff_t)1800 << 10)  /* more than this of V and a block's U: see plan */
-#define L2_FILTERS ((ptrdiff_t)2 << 20)    /* a smaller U stays in L2 and L3 anyway */
+#define LEAVES_L2 ((ptrdiff_t)1800 << 10) /* more than this of V and a block's U: see plan */
+/* A smaller U is not worth making by blocks: of one that is kept, which stays in L2 and L3 anyway, and of one
+ * that is made now, half of which each of two cores would read from the other. */
+#define KEPT_FILTERS ((ptrdiff_t)2 << 20)
+#define MADE_FILTERS ((ptrdiff_t)128 << 10)
 #define MOST_SHARED ((ptrdiff_t)32 << 20)  /* of V made for all */
 #define SHARE_BYTES ((ptrdiff_t)576 << 10) /* of M that a task keeps: 128 tiles of 36 planes */
 #define TASKS_WANTED 16
@@ -191,7 +194,9 @@ static void run_group(const void *context, ptrdiff_t task, void *scratch) {
     }
 }
 
-static void plan(struct winograd *w, const struct winograd_kind *kind, const struct correlation *c) {
+/* kept: for filters that are, or will be, prepared */
+static void plan(struct winograd *w, const struct winograd_kind *kind, const struct correlation *c,
+                 int kept) {
     w->c = c;
     w->kind = kind;
     w->tiling = kind->cut(c);
@@ -210,8 +215,8 @@ static void plan(struct winograd *w, const struct winograd_kind *kind, const str
      * byte costs thrice. */
     double filters = (double)filter_bytes * (double)(ceil_div(w->tiling.tiles, most) + 1);
     double tiles = (double)w->tiling.tiles * (double)tile_bytes * (double)(w->blocks + 1);
-    w->filters_outside =
-        filter_bytes > L2_FILTERS && w->tiling.tiles * tile_bytes <= MOST_SHARED && 2.4 * tiles < filters;
+    w->filters_outside = filter_bytes > (kept ? KEPT_FILTERS : MADE_FILTERS) &&
+                         w->tiling.tiles * tile_bytes <= MOST_SHARED && 2.4 * tiles < filters;
     w->groups = ceil_div(w->tiling.tiles, w->filters_outside ? 2 * TILE : most);
     /* Two cores share an even number evenly; but the many planes of a strided kernel want full groups. */
     if (w->groups < FEW_TASKS && w->tiling.tiles >= TILE && planes == kind->matrices)
@@ -259,7 +264,7 @@ static int make_all_filters(const struct winograd *w) {
 
 static int run(const struct winograd_kind *kind, const struct correlation *c) {
     struct winograd w;
-    plan(&w, kind, c);
+    plan(&w, kind, c, c->prepared != NULL);
     struct workspace bytes = space(&w);
     if (!(w.shared = pyconv_alloc(bytes.shared))) return PYCONV_NO_MEMORY;
     w.zeros = w.shared + bytes.shared / sizeof(real) - w.pitch;
@@ -297,7 +302,7 @@ struct workspace VARIANT(correlate_winograd_workspace)(const struct correlation 
     const struct winograd_kind *kind = kind_of(c);
     if (!kind) return VARIANT(correlate_line_workspace)(c);
     struct winograd w;
-    plan(&w, kind, c);
+    plan(&w, kind, c, c->prepared != NULL);
     return space(&w);
 }
 
@@ -306,7 +311,7 @@ ptrdiff_t VARIANT(winograd_prepared)(const struct correlation *c) {
     const struct winograd_kind *kind = kind_of(c);
     if (!kind) return VARIANT(line_prepared)(c);
     struct winograd w;
-    plan(&w, kind, c);
+    plan(&w, kind, c, 1);
     return w.filters_outside ? 0 : w.blocks * w.u_elements;
 }
 
@@ -314,7 +319,7 @@ int VARIANT(prepare_winograd)(const struct correlation *c, real *prepared) {
     const struct winograd_kind *kind = kind_of(c);
     if (!kind) return VARIANT(prepare_line)(c, prepared);
     struct winograd w;
-    plan(&w, kind, c);
+    plan(&w, kind, c, 1);
     w.u = prepared;
     return make_all_filters(&w);
 }
