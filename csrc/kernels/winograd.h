@@ -143,14 +143,16 @@ INLINE void transform_filter(const int points, const int taps, const vec *g, int
     out[(points - 1) * out_step] = g[(taps - 1) * g_step];
 }
 
-/* sum (+)= (1, x, x^2, ...) of one point, and of its negative; += unless `first` */
+/* sum (+)= (1, x, x^2, ...) of one point, and of its negative; += unless `first`, whose products are rounded:
+ * left to the compiler, which of two products is fused with the sum differs from one inlined copy to another,
+ * and so would the bits of a tile's outputs with and without a residual. */
 INLINE void outputs_of_pair(const int outputs, const int first, vec plus, vec minus, real x, vec *sum) {
     vec even = plus + minus, odd = plus - minus;
     real power = x;
     sum[0] = first ? even : sum[0] + even;
     UNROLL for (int i = 1; i < outputs; i++, power *= x) {
         vec term = i % 2 ? odd : even;
-        sum[i] = first ? power * term : sum[i] + power * term;
+        sum[i] = first ? in_register(power * term) : sum[i] + power * term;
     }
 }
 
