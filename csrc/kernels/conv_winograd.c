@@ -6,9 +6,9 @@
  *     tiles outside: U is made once for all, a task makes its group's V (2 * TILE tiles of 64 channels: 36 *
  *         24 * 80 * 4 = 270 KiB) and takes the blocks of filters in turn (M of one: 36 * 24 * 32 * 4 = 108
  *         KiB), or, from 384 channels on, the planes, each with all blocks, since V would not stay in L2;
- *     filters outside, where U exceeds L2 and the tiles are few: V is made once for all, a task makes U for
- *         one block, CHUNK channels at a time (36 * 128 * 32 * 4 = 576 KiB), and takes the groups in turn; U,
- *         37 MB for 512 x 512 filters, never exists as a whole.
+ *     filters outside, where V is small beside what would travel of U: V is made once for all, a task makes U
+ *         for one block, CHUNK channels at a time (36 * 128 * 32 * 4 = 576 KiB), and takes the groups in turn;
+ *         U, 37 MB for 512 x 512 filters, never exists as a whole, and no core reads what another has made.
  */
 #include "conv_winograd.h"
 #include "parallel.h"
