@@ -137,12 +137,22 @@ struct bias_gradient {
     real *parts;
 };
 
+/* Of fewer channels than lanes, LANES pixels are added as one row of whole vectors, and then these. */
 static void run_bias(const void *context, ptrdiff_t task, void *scratch) {
     (void)scratch;
     const struct bias_gradient *b = context;
     ptrdiff_t begin = task * BIAS_PIXELS, count = min_size(BIAS_PIXELS, b->pixels - begin);
-    sum_parts(b->grad_output + begin * b->channels, count, b->channels, 0, b->channels,
-              b->parts + task * b->channels);
+    const ptrdiff_t channels = b->channels, rows = channels < LANES ? count / LANES : 0;
+    const real *from = b->grad_output + begin * channels;
+    real *to = b->parts + task * channels, row[LANES * LANES];
+    if (rows == 0) {
+        sum_parts(from, count, channels, 0, channels, to);
+        return;
+    }
+    sum_parts(from, rows, channels * LANES, 0, channels * LANES, row);
+    sum_parts(row, LANES, channels, 0, channels, to);
+    for (ptrdiff_t p = rows * LANES; p < count; p++)
+        for (ptrdiff_t k = 0; k < channels; k++) to[k] += from[p * channels + k];
 }
 
 static int bias_gradient(ptrdiff_t pixels, ptrdiff_t channels, const real *grad_output, real *grad_bias) {

@@ -120,15 +120,19 @@ static double line_cycles(const struct pyconv_conv2d *g, enum pyconv_conv_pass p
            filter * taps * (double)from * to_vectors;
 }
 
-/* What exceeds L2 comes from L3: transformed filters for every group of tiles, after they were written
- * (unless tiles are so few that each block is made where it is used); and a group's tiles for every block of
- * filters, in streams so short that each byte costs thrice. */
+/* What exceeds L2 comes from L3: transformed filters for every group of tiles, after they were written, and a
+ * group's tiles for every block of filters, in streams so short that each byte costs thrice. Or, where each
+ * block of filters is made where it is used, all tiles for every block, which square kernels fetch in time.
+ */
 static double travel_cycles(double tiles, double planes, double matrices, ptrdiff_t from, ptrdiff_t to) {
-    double filter_bytes = matrices * (double)from * (double)to * sizeof(real);
+    double filter_bytes = matrices * (double)from * (double)to * sizeof(real), blocks = (double)to / BLOCK;
     double tile_bytes = planes * (double)from * sizeof(real), group = tiles < TILE ? tiles : TILE;
-    double again = beyond_l2(tile_bytes * group) > 0 ? 3 * tile_bytes * tiles * (double)to / BLOCK : 0;
+    double again = beyond_l2(tile_bytes * group) > 0 ? 3 * tile_bytes * tiles * blocks : 0;
     double times = tiles < TILE ? tiles / TILE : tiles / TILE + 2;
-    return (beyond_l2(filter_bytes) * times + again) / L3_BYTES;
+    double travel = beyond_l2(filter_bytes) * times + again;
+    if (planes == matrices && tile_bytes * tiles <= MOST_SHARED && tile_bytes * tiles * blocks < travel)
+        travel = tile_bytes * tiles * blocks;
+    return travel / L3_BYTES;
 }
 
 /* Whether filters that are not going to change stay transformed, see winograd_prepared. */

@@ -7,8 +7,8 @@
  *         24 * 80 * 4 = 270 KiB) and takes the blocks of filters in turn (M of one: 36 * 24 * 32 * 4 = 108
  *         KiB), or, from 384 channels on, the planes, each with all blocks, since V would not stay in L2;
  *     filters outside, where V is small beside what would travel of U: V is made once for all, a task makes U
- *         for one block, CHUNK channels at a time (36 * 128 * 32 * 4 = 576 KiB), and takes the groups in turn;
- *         U, 37 MB for 512 x 512 filters, never exists as a whole, and no core reads what another has made.
+ *         for one block, CHUNK channels at a time (36 * 128 * 32 * 4 = 576 KiB), and takes the groups in
+ * turn; U, 37 MB for 512 x 512 filters, never exists as a whole, and no core reads what another has made.
  */
 #include "conv_winograd.h"
 #include "parallel.h"
@@ -21,7 +21,6 @@
  * that is made now, half of which each of two cores would read from the other. */
 #define KEPT_FILTERS ((ptrdiff_t)2 << 20)
 #define MADE_FILTERS ((ptrdiff_t)128 << 10)
-#define MOST_SHARED ((ptrdiff_t)32 << 20)  /* of V made for all */
 #define SHARE_BYTES ((ptrdiff_t)576 << 10) /* of M that a task keeps: 128 tiles of 36 planes */
 #define TASKS_WANTED 16
 #define FEW_TASKS 8 /* fewer leave one of two cores idle for long */

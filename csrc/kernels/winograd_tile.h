@@ -11,6 +11,8 @@
 #include "pyconv.h"
 #include "simd.h"
 
+#define MOST_SHARED ((ptrdiff_t)32 << 20) /* bytes of transformed tiles that are kept for all tasks */
+
 struct tiling {
     ptrdiff_t outputs; /* of a tile, in one direction */
     ptrdiff_t dilation_height, dilation_width;
