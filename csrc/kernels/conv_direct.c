@@ -302,11 +302,11 @@ static void run_block(const struct direct *d, const struct reduction *r, const s
     for (ptrdiff_t i = 0; i < r->chunks; i++) {
         const struct chunk *chunk = r->chunk + i;
         to.first = i == 0, to.last = i == r->chunks - 1;
-        for (ptrdiff_t t = 0; t < tiles; t++) {
-            ptrdiff_t p = band->pixels * t / tiles, size = band->pixels * (t + 1) / tiles - p;
+        for (ptrdiff_t t = 0, p = 0, size; t < tiles; t++, p += size) {
+            size = band->pixels * (t + 1) / tiles - p;
             to.top = band->dst_row[p] * c->step_height;
             to.bottom = band->dst_row[p + size - 1] * c->step_height;
-            to.next = weight + (chunk->first + chunk->steps * (tiles + t) / tiles) * width;
+            if (d->streams) to.next = weight + (chunk->first + chunk->steps * (tiles + t) / tiles) * width;
             gather(size, src, band->src_offset + p, chunk, weight, band->partial + p * width, distance, &to,
                    band->dst_offset + p);
         }
