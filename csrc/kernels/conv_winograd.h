@@ -17,7 +17,7 @@
 #include "winograd.h"
 
 #define MOST_TAPS 25
-#define MOST_RESIDUES 4
+#define MOST_RESIDUES 4 /* of a stride of 2 in both directions */
 
 struct winograd;
 
@@ -27,8 +27,7 @@ struct output_place {
 };
 
 struct winograd_kind {
-    int outputs;  /* of a tile, or of one residue of it, in one direction */
-    int residues; /* of the stride: sets of outputs x outputs */
+    int residues; /* of the stride: a tile has a square of outputs for each */
     int planes, matrices;
     ptrdiff_t chunk;          /* the sum over c is cut into, for its rounding error */
     int (*matrix)(int plane); /* ascending with the planes */

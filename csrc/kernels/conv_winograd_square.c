@@ -107,8 +107,8 @@ INLINE void put(const struct winograd *w, const struct output_place *place, ptrd
         put(w, place, channel, lanes, m, points, points + 1 - taps);                                         \
     }                                                                                                        \
     static const struct winograd_kind name = {                                                               \
-        points + 1 - taps, 1,           points * points, points * points, chunk, matrix, name##_cut,         \
-        name##_filter,     name##_tile, place_output,    name##_put};
+        1,          points * points, points * points, chunk,        matrix,                                  \
+        name##_cut, name##_filter,   name##_tile,     place_output, name##_put};
 KIND(six_3x3, 6, 3, SIX_CHUNK)
 KIND(seven_3x3, 7, 3, SEVEN_CHUNK)
 KIND(six_5x5, 6, 5, SIX_CHUNK)

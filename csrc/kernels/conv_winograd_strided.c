@@ -8,8 +8,6 @@
 #include "conv_winograd.h"
 #include "winograd_strided.h"
 
-#define RESIDUES 4 /* of the stride, both ways */
-
 /* ---- The filters: the same for both passes, which have their taps in reverse order ---- */
 
 static void filter_planes(const vec *g, real *to, ptrdiff_t plane) {
@@ -93,9 +91,8 @@ static struct output_place place_output(const struct winograd *w, ptrdiff_t tile
 }
 
 const struct winograd_kind VARIANT(winograd_strided) = {
-    SIDE,           1,   STRIDED_PLANES, STRIDED_MATRICES, SIX_CHUNK,
-    strided_matrix, cut, filter_planes,  make_image_tile,  place_output,
-    put_image};
+    1,   STRIDED_PLANES, STRIDED_MATRICES, SIX_CHUNK,    strided_matrix,
+    cut, filter_planes,  make_image_tile,  place_output, put_image};
 
 /* ---- The tiles of a gradient: 5 x 5 pixels to 81 planes, and these to 8 x 8 ----
  *
@@ -169,9 +166,9 @@ INLINE void gradient_outputs(const real *m, ptrdiff_t plane, vec *out) {
 
 static void put_gradient(const struct winograd *w, const struct output_place *place, ptrdiff_t channel,
                          ptrdiff_t lanes, const real *m) {
-    vec out[RESIDUES * SIDE * SIDE];
+    vec out[MOST_RESIDUES * SIDE * SIDE];
     gradient_outputs(m, w->m_plane, out);
-    for (int residue = 0; residue < RESIDUES; residue++)
+    for (int residue = 0; residue < MOST_RESIDUES; residue++)
         put_square(w, place + residue, channel, lanes, out + residue * SIDE * SIDE);
 }
 
@@ -190,5 +187,5 @@ static struct output_place place_gradient(const struct winograd *w, ptrdiff_t ti
 }
 
 const struct winograd_kind VARIANT(winograd_spread) = {
-    SIDE,         RESIDUES,      STRIDED_PLANES,     STRIDED_MATRICES, SIX_CHUNK,   strided_matrix,
-    cut_gradient, filter_planes, make_gradient_tile, place_gradient,   put_gradient};
+    MOST_RESIDUES, STRIDED_PLANES, STRIDED_MATRICES,   SIX_CHUNK,      strided_matrix,
+    cut_gradient,  filter_planes,  make_gradient_tile, place_gradient, put_gradient};
