@@ -81,16 +81,8 @@ INLINE void grouped_tile(const int pixels, const int fused, const int alone, con
     vec bias = load(g->packed + g->bundles.count * g->bundle_elements + bundle * LANES), sum[GROUPED_PIXELS];
     UNROLL for (int m = 0; m < pixels; m++) sum[m] = bias;
     add_taps(pixels, fused, alone, g, x, weight, sum);
-    UNROLL for (int m = 0; m < pixels; m++) {
-        ptrdiff_t at = offset + m * c->dst_column;
-        vec value = sum[m];
-        if (c->epilogue.residual) value += load_first((const real *)c->epilogue.residual + at, lanes);
-        if (c->epilogue.relu) value = choose(value < 0, (vec){0}, value);
-        if (lanes == LANES)
-            store(c->dst + at, value);
-        else
-            store_first(c->dst + at, value, lanes);
-    }
+    UNROLL for (int m = 0; m < pixels; m++)
+        store_output(c, c->dst + offset + m * c->dst_column, lanes, sum[m]);
 }
 
 #define GROUPED(m, fused, alone) grouped_tile(m, fused, alone, g, bundle, x, offset, lanes)

@@ -80,23 +80,9 @@ INLINE void read_filters(const int area, const struct correlation *c, const real
     UNROLL for (int i = 0; i < area; i++) g[c->tap[i].index] = by_index[i];
 }
 
-/* ---- Outputs: + bias, + residual, max(., 0) ---- */
-
 INLINE vec load_bias(const struct winograd *w, ptrdiff_t channel, ptrdiff_t lanes) {
     const real *bias = w->c->epilogue.bias;
     return bias ? load_first(bias + channel, lanes) : (vec){0};
-}
-
-/* One output, whose bias is added already */
-INLINE void put_output(const struct winograd *w, real *to, ptrdiff_t lanes, vec value) {
-    const struct correlation *c = w->c;
-    const real *residual = c->epilogue.residual;
-    if (residual) value += load_first(residual + (to - c->dst), lanes);
-    if (c->epilogue.relu) value = choose(value < 0, (vec){0}, value);
-    if (lanes == LANES)
-        store(to, value);
-    else
-        store_first(to, value, lanes);
 }
 
 #endif

@@ -79,22 +79,15 @@ static void make_row(const void *context, ptrdiff_t task, void *scratch) {
 INLINE void put_line(const struct correlation *c, const real *m, ptrdiff_t m_plane, ptrdiff_t channel,
                      ptrdiff_t at, ptrdiff_t step, ptrdiff_t count) {
     ptrdiff_t lanes = min_size(LANES, c->dst_channels - channel);
-    const real *bias = c->epilogue.bias, *residual = c->epilogue.residual;
+    const real *bias = c->epilogue.bias;
     vec y[LINE_POINTS], out[LINE_OUTPUTS], add = bias ? load_first(bias + channel, lanes) : (vec){0};
     UNROLL for (int p = 0; p < LINE_POINTS; p++) {
         const real *from = m + p * m_plane + channel;
         y[p] = lanes == LANES ? load(from) : load_first(from, lanes);
     }
     transform_output(LINE_POINTS, LINE_OUTPUTS, y, 1, out, 1);
-    for (ptrdiff_t o = 0; o < count; o++, at += step) {
-        vec value = out[o] + add;
-        if (residual) value += load_first(residual + at + channel, lanes);
-        if (c->epilogue.relu) value = choose(value < 0, (vec){0}, value);
-        if (lanes == LANES)
-            store(c->dst + at + channel, value);
-        else
-            store_first(c->dst + at + channel, value, lanes);
-    }
+    for (ptrdiff_t o = 0; o < count; o++, at += step)
+        store_output(c, c->dst + at + channel, lanes, out[o] + add);
 }
 
 static void put_row(const void *context, ptrdiff_t task, void *scratch) {

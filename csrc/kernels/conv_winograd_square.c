@@ -62,11 +62,7 @@ static struct output_place place_output(const struct winograd *w, ptrdiff_t tile
 INLINE void put_tile(const struct winograd *w, const struct output_place *place, ptrdiff_t channel,
                      ptrdiff_t lanes, const real *m, const int points, const int outputs, const int plain) {
     vec half[MOST_AREA], bias = load_bias(w, channel, lanes);
-    UNROLL for (int j = 0; j < points; j++) {
-        vec y[MOST_POINTS];
-        UNROLL for (int i = 0; i < points; i++) y[i] = load(m + (i * points + j) * w->m_plane);
-        transform_output(points, outputs, y, 1, half + j, points);
-    }
+    transform_output_columns(points, outputs, m, w->m_plane, half);
     real *row = w->c->dst + place->offset + channel;
     UNROLL for (int i = 0; i < outputs; i++, row += place->row) {
         if (!plain && i >= place->rows) return;
@@ -77,7 +73,7 @@ INLINE void put_tile(const struct winograd *w, const struct output_place *place,
             if (plain)
                 store(to, out[j] + bias);
             else if (j < place->columns)
-                put_output(w, to, lanes, out[j] + bias);
+                store_output(w->c, to, lanes, out[j] + bias);
         }
     }
 }

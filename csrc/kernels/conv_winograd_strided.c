@@ -66,8 +66,8 @@ static void put_square(const struct winograd *w, const struct output_place *plac
     const vec bias = load_bias(w, channel, lanes);
     for (ptrdiff_t i = 0; i < place->rows; i++)
         for (ptrdiff_t j = 0; j < place->columns; j++)
-            put_output(w, w->c->dst + place->offset + i * place->row + j * place->column + channel, lanes,
-                       out[i * SIDE + j] + bias);
+            store_output(w->c, w->c->dst + place->offset + i * place->row + j * place->column + channel,
+                         lanes, out[i * SIDE + j] + bias);
 }
 
 static void put_image(const struct winograd *w, const struct output_place *place, ptrdiff_t channel,

@@ -224,15 +224,21 @@ INLINE void transform_filter_tile(const int points, const int taps, const vec *g
     }
 }
 
-/* points x points products to outputs x outputs, in vectors */
-INLINE void transform_output_tile(const int points, const int outputs, const real *from, ptrdiff_t plane,
-                                  vec *out) {
-    vec half[MOST_AREA];
+/* points x points products to outputs x points, the first direction of two */
+INLINE void transform_output_columns(const int points, const int outputs, const real *from, ptrdiff_t plane,
+                                     vec *half) {
     UNROLL for (int j = 0; j < points; j++) {
         vec y[MOST_POINTS];
         UNROLL for (int i = 0; i < points; i++) y[i] = load(from + (i * points + j) * plane);
         transform_output(points, outputs, y, 1, half + j, points);
     }
+}
+
+/* points x points products to outputs x outputs, in vectors */
+INLINE void transform_output_tile(const int points, const int outputs, const real *from, ptrdiff_t plane,
+                                  vec *out) {
+    vec half[MOST_AREA];
+    transform_output_columns(points, outputs, from, plane, half);
     UNROLL for (int i = 0; i < outputs; i++)
         transform_output(points, outputs, half + i * points, 1, out + i * outputs, 1);
 }
