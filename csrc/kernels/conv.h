@@ -44,6 +44,9 @@ struct workspace VARIANT(correlate_grouped_workspace)(const struct correlation *
 /* conv_planar.c: few output channels (`is_planar`) */
 int VARIANT(correlate_planar)(const struct correlation *);
 struct workspace VARIANT(correlate_planar_workspace)(const struct correlation *);
+/* conv_shallow.c: few source channels (`is_shallow`) */
+int VARIANT(correlate_shallow)(const struct correlation *);
+struct workspace VARIANT(correlate_shallow_workspace)(const struct correlation *);
 /* conv_planar_weight.c: of the forward pass's correlation */
 int VARIANT(grad_weight_planar)(const struct correlation *, const real *grad_output, real *grad_weight);
 struct workspace VARIANT(grad_weight_planar_workspace)(const struct correlation *);
@@ -62,6 +65,15 @@ struct weight_parts {
 };
 
 #define PARTS_BYTES ((ptrdiff_t)32 << 20)
+#define MOST_WEIGHT_PARTS ((ptrdiff_t)32)
+#define WEIGHT_PART_PIXELS 800 /* fewer would spend more on adding parts than on making them */
+
+/* How many parts all pixels make: a power of two, which as many threads share evenly. */
+INLINE ptrdiff_t even_parts(const struct pyconv_conv2d *g, ptrdiff_t most) {
+    ptrdiff_t parts = 1, pixels = g->batch * g->out_height * g->out_width;
+    while (2 * parts <= most && parts * WEIGHT_PART_PIXELS < pixels) parts *= 2;
+    return parts;
+}
 
 INLINE struct weight_parts weight_parts(const struct pyconv_conv2d *g, ptrdiff_t sets, ptrdiff_t count) {
     struct weight_parts p = {.sets = sets, .groups = g->groups};

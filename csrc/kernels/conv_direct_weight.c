@@ -17,8 +17,6 @@
 #include "tile.h"
 
 #define BAND_PIXELS ((ptrdiff_t)128)
-#define PART_PIXELS ((ptrdiff_t)1024) /* fewer would spend more on adding parts than on making them */
-#define MOST_PARTS ((ptrdiff_t)32)
 #define TASKS_WANTED 16
 #define MOST_INDEXED 512
 #define L1_FILTERS (256 / (ptrdiff_t)sizeof(real)) /* 32 KiB of BAND_PIXELS */
@@ -96,7 +94,7 @@ static void pack_gradient(const real *from, ptrdiff_t pitch, ptrdiff_t filters, 
 }
 
 #define OUTER(m, vectors, indexed)                                                                           \
-    tile_outer(m, vectors, indexed, segment, segments, offset, x_step, g_step, 1, acc)
+    tile_outer(m, vectors, indexed, segment, segments, offset, x_step, g_step, NULL, 1, acc)
 
 typedef void outer_function(ptrdiff_t size, const struct segment *segment, ptrdiff_t segments,
                             const ptrdiff_t *offset, ptrdiff_t x_step, ptrdiff_t g_step, real *acc);
@@ -254,9 +252,7 @@ static void plan_bands(struct weight_gradient *w) {
 struct weight_parts VARIANT(plan_weight_parts)(const struct pyconv_conv2d *g, ptrdiff_t sets) {
     struct weight_gradient w = {.g = *g};
     plan_bands(&w);
-    ptrdiff_t pixels = g->batch * g->out_height * g->out_width;
-    return weight_parts(g, sets,
-                        min_size(min_size(MOST_PARTS, g->batch * w.bands), ceil_div(pixels, PART_PIXELS)));
+    return weight_parts(g, sets, even_parts(g, min_size(MOST_WEIGHT_PARTS, g->batch * w.bands)));
 }
 
 /* All but the parts, which are given. */

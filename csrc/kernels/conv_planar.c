@@ -4,13 +4,14 @@
  *                        plane[i + t.y][c][j + t.x + l] * weight[t][c][k]
  *
  * A task owns some destination rows of one image and splits the source rows that these read into planes (see
- * conv_planar.h), PLANES_BYTES of them, near L1. A tile of PLANAR_VECTORS vectors of pixels by up to
+ * planes.h), PLANES_BYTES of them, near L1. A tile of PLANAR_VECTORS vectors of pixels by up to
  * PLANAR_CHANNELS outputs stays in registers: 4 loads and 6 broadcasts for 24 fused multiply-adds. Its sums
  * are transposed back to [pixel][channel] as they are stored.
  */
 #include "conv.h"
 #include "conv_planar.h"
 #include "parallel.h"
+#include "planes.h"
 
 #define PLANES_BYTES ((ptrdiff_t)64 << 10)
 

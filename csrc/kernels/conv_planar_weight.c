@@ -3,7 +3,7 @@
  *     grad_weight[k][c][t] = sum over rows i, columns j of
  *                            grad_output[i][k][j] * input[i * step + t.y][c][j + t.x]
  *
- * Both operands are split into planes (see conv_planar.h), a band of output rows at a time, BAND_BYTES, in
+ * Both operands are split into planes (see planes.h), a band of output rows at a time, BAND_BYTES, in
  * L2. PLANAR_VECTORS elements (t, c) by up to PLANAR_CHANNELS filters are sums in registers, a vector of
  * partial sums for each, while the columns stream past: 4 + 6 loads for 24 fused multiply-adds.
  *
@@ -13,6 +13,7 @@
 #include "conv.h"
 #include "conv_planar.h"
 #include "parallel.h"
+#include "planes.h"
 
 #define BAND_BYTES ((ptrdiff_t)64 << 10)
 #define MOST_PARTS ((ptrdiff_t)16)

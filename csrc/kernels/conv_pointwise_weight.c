@@ -6,9 +6,10 @@
  * time. The filters are packed, row by row as they lie in memory, into panels of BLOCK (128 * 32 * 4 = 16 KiB
  * with AVX-512): those of a column lie on few sets of L1, a page apart. (Whole vectors of filters that only a
  * single panel of channels meets are not worth packing.) A panel of filters then stays in L1 while the tiles
- * of TILE x BLOCK sums, in registers over all pixels of the band, take the channels from L2: where they are
- * fetched to a band ahead, in the order of memory, or packed as well into panels of PANEL if there is a
- * stride, or ALIAS_BYTES. (Packing them always took 3 to 20 % more time.)
+ * of TILE x BLOCK sums, in registers over all pixels of the band, take the channels from L2, or packed as
+ * well into panels of PANEL if there is a stride, or ALIAS_BYTES. (Packing them always took 3 to 20 % more
+ * time.) Meanwhile the next band is fetched, a line with every pixel of a tile: 2 to 12 %, where bursts of
+ * fetches between the bands would have to wait for each other.
  *
  * Lanes hold filters, or, with the operands exchanged (`turned`), channels, where fewer of these lanes would
  * be idle: 24 filters on 144 channels.
@@ -21,8 +22,6 @@
 #include "tile.h"
 
 #define BAND_PIXELS ((ptrdiff_t)128)
-#define PART_PIXELS ((ptrdiff_t)1024) /* fewer would spend more on adding parts than on making them */
-#define MOST_PARTS ((ptrdiff_t)32)
 #define TASKS_WANTED 16
 #define PANEL (TILE > 3 * LANES ? TILE : 3 * LANES) /* both whole tiles and whole vectors */
 
@@ -39,6 +38,7 @@ struct pointwise {
 struct band {
     ptrdiff_t first, count;
     ptrdiff_t channel, channels, filter, filters; /* ranges, within all groups */
+    int strided, last; /* the input's pixels don't follow one another; no band comes after this one */
     int pack_channels, pack_filters;
 };
 
@@ -59,10 +59,7 @@ static void pack_band(const struct pointwise *w, const struct band *band, real *
         ptrdiff_t y = image * g->in_height + row * g->stride_height;
         const real *pixel =
             w->input + (y * g->in_width + column * g->stride_width) * g->in_channels + band->channel;
-        if (band->pack_channels)
-            spread(pixel, band->channels, PANEL, w->panel_elements, x + p * PANEL);
-        else
-            for (ptrdiff_t c = 0; c < band->channels; c += LINE) __builtin_prefetch(pixel + c);
+        if (band->pack_channels) spread(pixel, band->channels, PANEL, w->panel_elements, x + p * PANEL);
         if (band->pack_filters) spread(from, band->filters, BLOCK, w->block_elements, gradient + p * BLOCK);
         if (++column == g->out_width) {
             column = 0;
@@ -71,16 +68,32 @@ static void pack_band(const struct pointwise *w, const struct band *band, real *
     }
 }
 
-#define OUTER(m, vectors) tile_outer(m, vectors, 0, segment, 1, &channel, x_step, g_step, 1, sums)
+#define OUTER(m, vectors) tile_outer(m, vectors, 0, segment, 1, &channel, x_step, g_step, &stream, 1, sums)
 
 static void outer_2(ptrdiff_t size, const struct segment *segment, ptrdiff_t channel, ptrdiff_t x_step,
-                    ptrdiff_t g_step, real *sums) {
+                    ptrdiff_t g_step, struct stream stream, real *sums) {
     DISPATCH_OUTER(size, OUTER, 2)
 }
 
 static void outer_1(ptrdiff_t size, const struct segment *segment, ptrdiff_t channel, ptrdiff_t x_step,
-                    ptrdiff_t g_step, real *sums) {
+                    ptrdiff_t g_step, struct stream stream, real *sums) {
     DISPATCH_OUTER(size, OUTER, 1)
+}
+
+/* What is fetched during the products of one tile: a line of each of the next band's pixels, first of the
+ * channels, then of the filters that it packs; and when all have been, nothing new. */
+static struct stream next_lines(const struct pointwise *w, const struct band *band, ptrdiff_t line) {
+    const struct pyconv_conv2d *g = w->g;
+    ptrdiff_t channel_lines = band->strided ? 0 : ceil_div(band->channels, LINE),
+              filter_lines = band->pack_filters ? ceil_div(band->filters, LINE) : 0;
+    ptrdiff_t next = band->first + band->count;
+    if (band->last || line >= channel_lines + filter_lines) return (struct stream){w->grad_output, 0};
+    if (line < channel_lines)
+        return (struct stream){w->input + next * g->in_channels + band->channel + line * LINE,
+                               g->in_channels};
+    line -= channel_lines;
+    return (struct stream){w->grad_output + next * g->out_channels + band->filter + line * LINE,
+                           g->out_channels};
 }
 
 /* sums[block][channel][BLOCK] += the band's products, for the band's ranges */
@@ -95,14 +108,16 @@ static void add_band(const struct pointwise *w, const struct band *band, const r
         gradient = w->grad_output + band->first * w->g->out_channels + band->filter;
         step = w->g->out_channels, block = BLOCK;
     }
+    ptrdiff_t line = 0;
     for (ptrdiff_t k = 0; k < band->filters; k += BLOCK, gradient += block) {
         for (ptrdiff_t c = 0; c < band->channels; c += TILE) {
+            struct stream stream = next_lines(w, band, line++);
             struct segment segment = {x + c / PANEL * panel, gradient, band->count};
             ptrdiff_t size = min_size(TILE, band->channels - c);
             if (band->filters - k > LANES)
-                outer_2(size, &segment, c % PANEL, x_step, step, sums + c * BLOCK);
+                outer_2(size, &segment, c % PANEL, x_step, step, stream, sums + c * BLOCK);
             else
-                outer_1(size, &segment, c % PANEL, x_step, step, sums + c * BLOCK);
+                outer_1(size, &segment, c % PANEL, x_step, step, stream, sums + c * BLOCK);
         }
         sums += w->parts.block_elements;
     }
@@ -123,9 +138,9 @@ static void run_pointwise(const void *context, ptrdiff_t task, void *scratch) {
                         .filter = group * parts->filters + b0 * BLOCK,
                         .filters = min_size(b1 * BLOCK, parts->filters) - b0 * BLOCK};
     const struct pyconv_conv2d *g = w->g;
-    band.pack_channels = g->stride_height > 1 || g->stride_width > 1 || g->in_width != g->out_width ||
-                         g->in_height != g->out_height ||
-                         g->in_channels * (ptrdiff_t)sizeof(real) % ALIAS_BYTES == 0;
+    band.strided = g->stride_height > 1 || g->stride_width > 1 || g->in_width != g->out_width ||
+                   g->in_height != g->out_height;
+    band.pack_channels = band.strided || g->in_channels * (ptrdiff_t)sizeof(real) % ALIAS_BYTES == 0;
     band.pack_filters = band.channels > PANEL || band.filters % LANES;
     real *sums = parts->sums + part * parts->part_elements +
                  (group * parts->blocks + b0) * parts->block_elements + c0 * BLOCK;
@@ -138,6 +153,7 @@ static void run_pointwise(const void *context, ptrdiff_t task, void *scratch) {
     for (ptrdiff_t i = 0; i < bands; i++) {
         band.first = begin + pixels * i / bands;
         band.count = begin + pixels * (i + 1) / bands - band.first;
+        band.last = i == bands - 1;
         pack_band(w, &band, x, gradient);
         add_band(w, &band, x, gradient, sums);
     }
@@ -157,7 +173,7 @@ static void split(struct pointwise *w, ptrdiff_t wanted) {
 static void plan(struct pointwise *w, const struct pyconv_conv2d *g) {
     w->g = g;
     w->pixels = g->batch * g->out_height * g->out_width;
-    w->parts = weight_parts(g, 1, min_size(MOST_PARTS, ceil_div(w->pixels, PART_PIXELS)));
+    w->parts = weight_parts(g, 1, even_parts(g, MOST_WEIGHT_PARTS));
     w->panels = ceil_div(w->parts.channels, PANEL);
     w->channel_splits = w->filter_splits = 1;
     split(w, ceil_div(TASKS_WANTED, w->parts.count * w->parts.groups));

@@ -131,7 +131,8 @@ static void make_gradient_tile(const struct winograd_weight *w, ptrdiff_t tile, 
     transform_channels(w->kind->transform_gradient, t, end - begin, w->d_pitch);
 }
 
-#define OUTER(m, vectors) tile_outer(m, vectors, 0, segment, segments, &x_offset, x_step, g_step, add, acc)
+#define OUTER(m, vectors)                                                                                    \
+    tile_outer(m, vectors, 0, segment, segments, &x_offset, x_step, g_step, NULL, add, acc)
 
 static void outer_2(ptrdiff_t size, const struct segment *segment, ptrdiff_t segments, ptrdiff_t x_offset,
                     ptrdiff_t x_step, ptrdiff_t g_step, int add, real *acc) {

@@ -245,19 +245,27 @@ struct segment {
     ptrdiff_t count;
 };
 
+/* Lines that are fetched meanwhile, one with every pixel: the next from the last one `step` elements. */
+struct stream {
+    const real *next;
+    ptrdiff_t step;
+};
+
 /* Row m reads x at offset[m] where `indexed`, otherwise at offset[0] + m. += where `add`; acc is fetched
- * meanwhile (1 %). */
+ * meanwhile (1 %), and `stream`, unless it is NULL. */
 INLINE void tile_outer(const int rows, const int vectors, const int indexed, const struct segment *segment,
                        ptrdiff_t segments, const ptrdiff_t *offset, ptrdiff_t x_step, ptrdiff_t g_step,
-                       int add, real *acc) {
+                       const struct stream *stream, int add, real *acc) {
     vec sum[OUTER_TILE][BLOCK_VECTORS];
     UNROLL for (int m = 0; m < rows; m++) UNROLL for (int v = 0; v < vectors; v++) sum[m][v] = (vec){0};
     UNROLL for (int m = 0; m < rows; m++) UNROLL for (int v = 0; v < vectors; v++)
         __builtin_prefetch(acc + m * BLOCK + v * LANES, 1);
+    const real *next = stream ? stream->next : NULL;
     for (ptrdiff_t t = 0; t < segments; t++) {
         const real *x = segment[t].x + (indexed ? 0 : offset[0]), *g = segment[t].g;
         TWICE for (ptrdiff_t count = segment[t].count; count > 0; count--, x += x_step, g += g_step) {
             vec gradient[BLOCK_VECTORS];
+            if (stream) __builtin_prefetch(next), next += stream->step;
             UNROLL for (int v = 0; v < vectors; v++) gradient[v] = load(g + v * LANES);
             UNROLL for (int m = 0; m < rows; m++) {
                 vec value = splat(x[indexed ? offset[m] : m]);

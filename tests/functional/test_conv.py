@@ -14,7 +14,7 @@ import pyconv
 import pyconv.functional as F
 from oracle import assert_close, conv2d_passes, to_torch
 from pyconv import _kernels
-from pyconv.functional.conv import _plan
+from pyconv.functional.conv import _convolve, _plan
 
 
 def integers(rng, shape, dtype=np.float32):
@@ -62,6 +62,21 @@ def test_direct_is_exact_around_vectors_of_pixels(width, isa, dtype, rng):
     check_exact(rng, dtype, (1, 24, 7, width), (56, 3, 3, 3), padding=1, stride=2, groups=8)
     check_exact(rng, dtype, (1, 48, 4, width), (48, 16, 3, 3), padding=2, dilation=2, groups=3)
     check_exact(rng, dtype, (3, 6, 4, width), (4, 6, 3, 1), padding=(1, 0))
+
+
+@pytest.mark.parametrize("width", [7, 8, 9, 10, 11, 16, 17, 18, 24, 26, 33, 50])
+def test_direct_is_exact_around_rows_of_few_channels(width, isa, dtype, rng):
+    """Their pixels are taken apart into planes; tiles are of 8, 10 or 16 pixels of a row, and 1 to 3 taps."""
+    for filters in (13, 16, 29, 32, 48):
+        check_exact(rng, dtype, (2, 3, 6, width), (filters, 3, 3, 3), padding=1)
+    check_exact(rng, dtype, (1, 1, 7, width), (31, 1, 5, 5), padding=2)
+    check_exact(rng, dtype, (2, 2, 9, width), (24, 2, 3, 4), stride=(2, 1), padding=(0, 2))
+    check_exact(rng, dtype, (1, 7, 5, width), (32, 7, 2, 1))
+    check_exact(rng, dtype, (2, 32, 4, width), (3, 32, 3, 3), padding=1)
+    x, residual = channels_last(integers(rng, (2, 3, 5, width))), channels_last(integers(rng, (2, 20, 5, width)))
+    weight, bias = integers(rng, (20, 3, 3, 3)), integers(rng, (20,))
+    actual = _convolve("conv2d", x, weight, bias, 1, 1, 1, 1, residual, relu=True)
+    assert_close(actual, np.maximum(F.conv2d(x, weight, bias, 1, 1) + residual, 0), rtol=0)
 
 
 @pytest.mark.parametrize("channels", [47, 48, 49, 95, 97])
@@ -167,6 +182,7 @@ CASES = [
     ((2, 48, 7, 14), (48, 16, 3, 3), 1, 1, 1, 3),
     ((2, 36, 15, 18), (40, 36, 3, 3), 2, 1, 1, 1),
     ((2, 35, 17, 11), (40, 7, 3, 6), (2, 1), (2, 3), (2, 1), 5),
+    ((2, 3, 9, 27), (20, 3, 3, 5), 1, 1, 1, 1),
 ]
 
 
