@@ -36,9 +36,7 @@ static void make_filters(const void *context, ptrdiff_t vector, void *scratch) {
     ptrdiff_t length = c->taps / l->rows, row_step = l->vertical ? 1 : length,
               tap_step = l->vertical ? l->rows : 1;
     vec *by_index = scratch;
-    struct column column[LINE_POINTS];
-    for (ptrdiff_t p = 0; p < LINE_POINTS; p++)
-        column[p] = VARIANT(direct_column)(&w->inner, w->u + p * w->u_plane, vector);
+    struct column column = VARIANT(direct_column)(&w->inner, w->u, vector); /* of the first point */
     for (ptrdiff_t i = 0; i < c->src_channels; i++) {
         const real *from = c->weight + vector * LANES * c->weight_dst + i * c->weight_src;
         read_filters(c, from, min_size(LANES, c->dst_channels - vector * LANES), by_index);
@@ -51,8 +49,9 @@ static void make_filters(const void *context, ptrdiff_t vector, void *scratch) {
                 }
                 transform_filter(LINE_POINTS, LINE_OUTPUTS, g, 1, out, 1);
                 ptrdiff_t row = (l->vertical ? q * l->rows + r : r * l->groups + q) * c->src_channels + i;
-                for (ptrdiff_t p = 0; p < LINE_POINTS; p++)
-                    store(column[p].first + row * column[p].pitch, out[p]);
+                real *to = column.first + row * column.pitch;
+                UNROLL for (int p = 0; p < LINE_POINTS; p++, to += w->u_plane)
+                    store_and_fetch(to, out[p], 2 * column.pitch);
             }
     }
 }
