@@ -115,7 +115,7 @@ static void run_grouped(const void *context, ptrdiff_t task, void *scratch) {
     for (ptrdiff_t s = 0; s < g->strips; s++)
         for (ptrdiff_t bundle = begin; bundle < stop; bundle++) {
             ptrdiff_t j = c->dst_width * s / g->strips, size = c->dst_width * (s + 1) / g->strips - j;
-            copy_rows(c, b, image, bundle, first, end, j, size, g->width, scratch);
+            copy_rows(c, b, image, bundle, first, end, j, size, g->width, 1, scratch);
             for (ptrdiff_t i = first; i < end; i++) {
                 ptrdiff_t offset = image * c->dst_image + i * c->dst_row + j * c->dst_column +
                                    bundle * b->groups_each * b->dst;

@@ -51,17 +51,21 @@ INLINE ivec first_channels(const struct bundles *b) {
 #define PAIR_OF_LINES (128 / (ptrdiff_t)sizeof(real)) /* which the hardware fetches together */
 
 /* Copy one vector of each of `pixels` pixels, `pitch` elements apart, of which x points to the bundle's first
- * channel. The next bundles are fetched meanwhile: so far apart, vectors come from L3 one by one. */
-INLINE void copy_bundle(const real *x, ptrdiff_t channels, ptrdiff_t pixels, ptrdiff_t pitch, real *to) {
+ * channel. With `fetch` the next bundles are fetched meanwhile: so far apart, vectors come from L3 one by
+ * one.
+ */
+INLINE void copy_bundle(const real *x, ptrdiff_t channels, ptrdiff_t pixels, ptrdiff_t pitch, int fetch,
+                        real *to) {
     for (ptrdiff_t p = 0; p < pixels; p++, x += pitch, to += LANES) {
-        __builtin_prefetch(x + PAIR_OF_LINES, 0, 2);
+        if (fetch) __builtin_prefetch(x + PAIR_OF_LINES, 0, 2);
         store(to, channels == LANES ? load(x) : load_first(x, channels));
     }
 }
 
 /* What the destination rows [first, end), columns [j, j + size) read of a bundle: [rows][row][LANES] */
 INLINE void copy_rows(const struct correlation *c, const struct bundles *b, ptrdiff_t image, ptrdiff_t bundle,
-                      ptrdiff_t first, ptrdiff_t end, ptrdiff_t j, ptrdiff_t size, ptrdiff_t row, real *to) {
+                      ptrdiff_t first, ptrdiff_t end, ptrdiff_t j, ptrdiff_t size, ptrdiff_t row, int fetch,
+                      real *to) {
     ptrdiff_t pitch = b->groups * b->src;
     const real *src =
         c->src + image * c->src_height * c->src_width * pitch + bundle * b->groups_each * b->src;
@@ -75,7 +79,7 @@ INLINE void copy_rows(const struct correlation *c, const struct bundles *b, ptrd
         }
         memset(to, 0, (size_t)(o.left * LANES) * sizeof(real));
         copy_bundle(src + (y * c->src_width + o.from) * pitch, groups_of(b, bundle) * b->src, o.count, pitch,
-                    to + o.left * LANES);
+                    fetch, to + o.left * LANES);
         ptrdiff_t end_column = o.left + o.count;
         memset(to + end_column * LANES, 0, (size_t)((width - end_column) * LANES) * sizeof(real));
     }

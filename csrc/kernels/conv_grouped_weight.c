@@ -4,10 +4,12 @@
  *                                   grad_output[p][group, k] * input[p's place + t][group, c]
  *
  * Lanes hold the filters of a bundle of groups (see conv_grouped.h). A band of output rows and what they read
- * of the input are copied bundle by bundle, with their padding, to BAND_BYTES, in L2. Then FUSED taps times
- * CHANNELS channels are 12 sums in registers while the columns stream past. Where the taps are side by side,
- * a source vector and a gradient are loaded, and the former permuted CHANNELS times, for 12 fused
- * multiply-adds. A group that fills a vector alone needs no permutations: MOST_CHANNELS broadcasts feed 24.
+ * of the input are copied bundle by bundle, with their padding, to BAND_BYTES. Then FUSED taps times CHANNELS
+ * channels are 12 sums in registers while the columns stream past. Where the taps are side by side, a source
+ * vector and a gradient are loaded, and the former permuted CHANNELS times, for 12 fused multiply-adds. A
+ * group that fills a vector alone needs no permutations: MOST_CHANNELS broadcasts feed 24. Meanwhile the next
+ * bundle's vectors are fetched, one with each column: they lie so far apart that a copy waits for L3 at every
+ * one of them (7 to 28 %).
  *
  * The bands are cut into `parts` that each sum into a buffer of their own; these are added in ascending
  * order, so the result does not depend on the number of threads.
@@ -16,9 +18,11 @@
 #include "conv_grouped.h"
 #include "parallel.h"
 
-#define BAND_BYTES ((ptrdiff_t)128 << 10)
+#define BAND_BYTES ((ptrdiff_t)128 << 10)      /* in L2; */
+#define FUSED_BAND_BYTES ((ptrdiff_t)48 << 10) /* in L1, where the next vectors are fetched meanwhile */
 #define CHANNELS 4
 #define MOST_CHANNELS (VECTOR_REGISTERS == 32 ? 8 : 4)
+#define STREAMS 2 /* what is fetched: input and gradients */
 #define MOST_PARTS ((ptrdiff_t)64)
 #define MOST_PART_BYTES ((ptrdiff_t)16 << 20)
 
@@ -46,9 +50,11 @@ INLINE vec spread(const int alone, const real *x, int i, const ivec *index) {
  * index on. With `fused` they are side by side: what tap s reads here meets the gradient s places back. */
 INLINE void add_stretch(const int fused, const int alone, const int taps, const int channels, const real *x,
                         const ptrdiff_t *offset, ptrdiff_t x_step, const real *g, ptrdiff_t count,
-                        const ivec *index, vec (*acc)[MOST_CHANNELS]) {
+                        const ivec *index, const struct stream *stream, vec (*acc)[MOST_CHANNELS]) {
     vec window[FUSED] = {{0}};
-    for (ptrdiff_t j = 0; j < count; j++, x += x_step, g += LANES) {
+    const real *next = stream->next;
+    for (ptrdiff_t j = 0; j < count; j++, x += x_step, g += LANES, next += stream->step) {
+        if (fused) __builtin_prefetch(next);
         UNROLL for (int s = FUSED - 1; s > 0; s--) window[s] = window[s - 1];
         window[0] = load(g);
         if (fused) UNROLL for (int i = 0; i < channels; i++) {
@@ -64,7 +70,7 @@ INLINE void add_stretch(const int fused, const int alone, const int taps, const 
 /* The taps from t on and channels from c on, over all rows of a band. */
 INLINE void add_taps(const int fused, const int alone, const int taps, const int channels,
                      const struct grouped_weight *w, ptrdiff_t t, ptrdiff_t c, const real *x, const real *g,
-                     ptrdiff_t rows, real *sums) {
+                     ptrdiff_t rows, const struct stream *stream, real *sums) {
     const struct correlation *geometry = w->c;
     ptrdiff_t tap = w->bundles.src * LANES, offset[FUSED];
     ivec index[MOST_CHANNELS], first = first_channels(&w->bundles);
@@ -84,39 +90,43 @@ INLINE void add_taps(const int fused, const int alone, const int taps, const int
     ptrdiff_t count = (stretch - 1) * w->grad_width + geometry->dst_width + (fused ? FUSED - 1 : 0);
     for (ptrdiff_t i = 0; i < rows; i += stretch)
         add_stretch(fused, alone, taps, channels, x + i * geometry->step_height * w->width * LANES, offset,
-                    geometry->step_width * LANES, g + i * w->grad_width * LANES, count, index, acc);
+                    geometry->step_width * LANES, g + i * w->grad_width * LANES, count, index, stream, acc);
     UNROLL for (int s = 0; s < taps; s++) UNROLL for (int i = 0; i < channels; i++)
         store(sums + (t + s) * tap + (c + i) * LANES, acc[s][i]);
 }
 
+/* The first turns fetch one of the STREAMS each. */
 INLINE void add_band(const int fused, const int alone, const struct grouped_weight *w, const real *x,
-                     const real *g, ptrdiff_t rows, real *sums) {
+                     const real *g, ptrdiff_t rows, const struct stream *stream, real *sums) {
     const int most = alone ? MOST_CHANNELS : CHANNELS;
+    const struct stream none = {g, 0};
+    int turn = 0;
     for (ptrdiff_t t = 0, c; t < w->c->taps;) {
         int several = t + FUSED <= w->c->taps;
-        for (c = 0; several && c + most <= w->bundles.src; c += most)
-            add_taps(fused, alone, FUSED, most, w, t, c, x, g, rows, sums);
+        for (c = 0; several && c + most <= w->bundles.src; c += most, turn++)
+            add_taps(fused, alone, FUSED, most, w, t, c, x, g, rows, turn < STREAMS ? stream + turn : &none,
+                     sums);
         for (; several && c < w->bundles.src; c++)
-            add_taps(fused, alone, FUSED, 1, w, t, c, x, g, rows, sums);
-        for (; c < w->bundles.src; c++) add_taps(0, alone, 1, 1, w, t, c, x, g, rows, sums);
+            add_taps(fused, alone, FUSED, 1, w, t, c, x, g, rows, &none, sums);
+        for (; c < w->bundles.src; c++) add_taps(0, alone, 1, 1, w, t, c, x, g, rows, &none, sums);
         t += several ? FUSED : 1;
     }
 }
 
 static void add_bundle(const struct grouped_weight *w, const real *x, const real *g, ptrdiff_t rows,
-                       real *sums) {
+                       const struct stream *stream, real *sums) {
     if (w->fused)
-        add_band(1, 0, w, x, g, rows, sums);
+        add_band(1, 0, w, x, g, rows, stream, sums);
     else
-        add_band(0, 0, w, x, g, rows, sums);
+        add_band(0, 0, w, x, g, rows, stream, sums);
 }
 
 static void add_alone(const struct grouped_weight *w, const real *x, const real *g, ptrdiff_t rows,
-                      real *sums) {
+                      const struct stream *stream, real *sums) {
     if (w->fused)
-        add_band(1, 1, w, x, g, rows, sums);
+        add_band(1, 1, w, x, g, rows, stream, sums);
     else
-        add_band(0, 1, w, x, g, rows, sums);
+        add_band(0, 1, w, x, g, rows, stream, sums);
 }
 
 /* The gradients of output rows [first, end), one bundle: [row][grad_width][LANES] */
@@ -128,9 +138,26 @@ static void copy_gradient(const struct grouped_weight *w, ptrdiff_t image, ptrdi
     const real *from = w->grad_output + bundle * b->groups_each * b->dst;
     for (ptrdiff_t i = first; i < end; i++, to += w->grad_width * LANES) {
         copy_bundle(from + (image * c->dst_height + i) * c->dst_width * pitch, groups_of(b, bundle) * b->dst,
-                    c->dst_width, pitch, to);
+                    c->dst_width, pitch, !w->fused, to);
         memset(to + c->dst_width * LANES, 0, (size_t)((w->grad_width - c->dst_width) * LANES) * sizeof(real));
     }
+}
+
+/* A bundle's vectors of the input and of the gradients, from a band's first row on; beyond the last image
+ * those of the first. */
+static void next_vectors(const struct grouped_weight *w, ptrdiff_t image, ptrdiff_t band, ptrdiff_t bundle,
+                         struct stream *stream) {
+    const struct correlation *c = w->c;
+    const struct bundles *b = &w->bundles;
+    ptrdiff_t first = c->dst_height * band / w->bands, group = bundle * b->groups_each;
+    ptrdiff_t y = max_size(first * c->step_height + c->y_min, 0);
+    if (image == c->batch || y >= c->src_height) image = 0, first = 0, y = 0;
+    ptrdiff_t step = b->groups * b->src;
+    stream[0] =
+        (struct stream){c->src + (image * c->src_height + y) * c->src_width * step + group * b->src, step};
+    step = b->groups * b->dst;
+    stream[1] = (struct stream){
+        w->grad_output + (image * c->dst_height + first) * c->dst_width * step + group * b->dst, step};
 }
 
 /* A part of the bands, and a share of the bundles. */
@@ -147,9 +174,14 @@ static void run_part(const void *context, ptrdiff_t task, void *scratch) {
         ptrdiff_t image = i / w->bands, band = i % w->bands;
         ptrdiff_t first = c->dst_height * band / w->bands, end = c->dst_height * (band + 1) / w->bands;
         for (ptrdiff_t bundle = begin; bundle < stop; bundle++) {
-            copy_rows(c, b, image, bundle, first, end, 0, c->dst_width, w->width, x);
+            copy_rows(c, b, image, bundle, first, end, 0, c->dst_width, w->width, !w->fused, x);
             copy_gradient(w, image, bundle, first, end, g);
-            (b->groups_each == 1 ? add_alone : add_bundle)(w, x, g, end - first,
+            struct stream stream[STREAMS];
+            if (bundle + 1 < stop)
+                next_vectors(w, image, band, bundle + 1, stream);
+            else
+                next_vectors(w, (i + 1) / w->bands, (i + 1) % w->bands, begin, stream);
+            (b->groups_each == 1 ? add_alone : add_bundle)(w, x, g, end - first, stream,
                                                            sums + bundle * w->bundle_elements);
         }
     }
@@ -178,7 +210,8 @@ static void plan(struct grouped_weight *w) {
     w->grad_width = w->fused ? w->width : c->dst_width;
     ptrdiff_t reach = c->y_max - c->y_min + 1;
     ptrdiff_t row_bytes = (w->width * c->step_height + w->grad_width) * VECTOR_BYTES;
-    ptrdiff_t fit = (BAND_BYTES - (reach - c->step_height) * w->width * VECTOR_BYTES) / row_bytes;
+    ptrdiff_t most_bytes = w->fused ? FUSED_BAND_BYTES : BAND_BYTES;
+    ptrdiff_t fit = (most_bytes - (reach - c->step_height) * w->width * VECTOR_BYTES) / row_bytes;
     w->bands = ceil_div(c->dst_height, min_size(max_size(fit, 1), c->dst_height));
     w->rows = ceil_div(c->dst_height, w->bands);
     w->bundle_elements = c->taps * c->src_channels * LANES;
