@@ -60,7 +60,7 @@ def assert_close(actual, expected, rtol=None, err_msg=""):
 # ---- Memory layouts -------------------------------------------------------------------------------
 
 
-def _channels_last(array):
+def channels_last(array):
     if array.ndim != 4:
         return array.copy()
     return array.transpose(0, 2, 3, 1).copy().transpose(0, 3, 1, 2)
@@ -110,7 +110,7 @@ def _read_only(array):
 # name -> a function that returns a new array of the same shape and values in that layout
 LAYOUTS = {
     "contiguous": np.copy,
-    "channels_last": _channels_last,
+    "channels_last": channels_last,
     "strided": _strided,
     "cropped": _cropped,
     "reversed": _reversed,

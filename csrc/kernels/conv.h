@@ -19,6 +19,13 @@ enum pyconv_conv_algorithm VARIANT(choose_conv)(const struct pyconv_conv2d *, en
                                                 enum pyconv_conv_algorithm asked);
 double VARIANT(conv_cycles)(const struct pyconv_conv2d *, enum pyconv_conv_pass, enum pyconv_conv_algorithm);
 
+/* The geometry of one of the groups. */
+INLINE struct pyconv_conv2d one_group(const struct pyconv_conv2d *g) {
+    struct pyconv_conv2d one = *g;
+    one.groups = 1, one.in_channels /= g->groups, one.out_channels /= g->groups;
+    return one;
+}
+
 /* 3 x 3 kernels with a stride of 2, see conv_winograd_strided.c */
 INLINE int is_strided(const struct pyconv_conv2d *g) {
     return g->stride_height == 2 && g->stride_width == 2 && g->kernel_height == 3 && g->kernel_width == 3 &&

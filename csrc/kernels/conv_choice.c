@@ -29,11 +29,15 @@ static int fits_lines(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass)
            g->in_channels > LANES && g->out_channels > LANES;
 }
 
+/* Of groups, each has tiles of its own, which is worth it where it fills more than a vector, or for the
+ * weight's gradient one. */
 static int fits_winograd(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass) {
-    if (!REAL_IS_FLOAT || g->groups > 1) return 0;
+    if (!REAL_IS_FLOAT) return 0;
+    ptrdiff_t least = min_size(g->in_channels, g->out_channels) / g->groups;
+    if (g->groups > 1 && (least < LANES + (pass != PYCONV_GRAD_WEIGHT) || is_strided(g))) return 0;
     if (is_strided(g)) return 1;
-    return g->stride_height == 1 && g->stride_width == 1 &&
-           (is_square(g->kernel_height, g->kernel_width) || fits_lines(g, pass));
+    if (g->stride_height > 1 || g->stride_width > 1) return 0;
+    return is_square(g->kernel_height, g->kernel_width) || (g->groups == 1 && fits_lines(g, pass));
 }
 
 static int fits_scatter(const struct pyconv_conv2d *g) {
@@ -66,6 +70,7 @@ static int fits_scatter(const struct pyconv_conv2d *g) {
 #define PRODUCT_STORE 8.0  /* the same of Winograd's products, as so many more channels */
 #define PACK_FILTERS 24.0  /* for LANES filters on one channel and tap, and */
 #define PACK_RESIDUES 50.0 /* where each residue of a stride packs its own */
+#define LONE_VECTORS 1.2   /* tiles of a single vector, which are read line by line */
 #define L2_BYTES 1.9e6
 #define L3_BYTES 16.0 /* a cycle */
 
@@ -195,7 +200,7 @@ int VARIANT(square_points)(const struct square *s, enum pyconv_conv_pass pass) {
     return exact && square_cycles(s, pass, 7) < square_cycles(s, pass, 6) ? 7 : 6;
 }
 
-static double winograd_cycles(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass) {
+static double group_cycles(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass) {
     if (!is_strided(g) && !is_square(g->kernel_height, g->kernel_width)) return line_cycles(g, pass);
     if (pass == PYCONV_FORWARD_PREPARED && !keeps_filters(g)) pass = PYCONV_FORWARD;
     struct square s = square_of(g, pass == PYCONV_GRAD_INPUT);
@@ -212,6 +217,12 @@ static double winograd_cycles(const struct pyconv_conv2d *g, enum pyconv_conv_pa
                           .put = STRIDED_TILE,
                           .filter = pass == PYCONV_FORWARD_PREPARED ? 0 : TRANSFORM_FILTER};
     return tiles_cycles(&w, s.from, s.to, pass);
+}
+
+static double winograd_cycles(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass) {
+    const struct pyconv_conv2d one = one_group(g);
+    double cycles = (double)g->groups * group_cycles(&one, pass);
+    return g->groups > 1 && one.in_channels <= LANES ? LONE_VECTORS * cycles : cycles;
 }
 
 double VARIANT(conv_cycles)(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass,

@@ -146,7 +146,7 @@ struct source {
 static struct source find_source(const struct direct *d, ptrdiff_t image, ptrdiff_t first_row,
                                  ptrdiff_t group, ptrdiff_t groups, const real *scratch) {
     const struct correlation *c = d->c;
-    ptrdiff_t pitch = c->groups * c->src_channels, row = c->src_width * pitch;
+    ptrdiff_t pitch = c->src_column, row = c->src_width * pitch;
     struct source s = {.group = group, .groups = groups, .first_row = first_row};
     s.image = c->src + image * c->src_height * row + group * c->src_channels;
     s.y = first_row * c->step_height + c->y_min;
@@ -160,7 +160,7 @@ static struct source find_source(const struct direct *d, ptrdiff_t image, ptrdif
 /* Copy the rows that destination rows before end_row read, with their padding, unless they are there. */
 static void fill_rows(const struct direct *d, struct source *s, ptrdiff_t end_row, real *scratch) {
     const struct correlation *c = d->c;
-    ptrdiff_t pitch = c->groups * c->src_channels;
+    ptrdiff_t pitch = c->src_column;
     struct overlap o = overlap_columns(c->x_min, d->width, c->src_width);
     ptrdiff_t rows = (end_row - 1) * c->step_height + c->y_max + 1 - s->y;
     for (; s->filled < rows; s->filled++) {
@@ -302,7 +302,7 @@ static void run_block(const struct direct *d, const struct reduction *r, const s
                                    : d->streams ? gather_stream
                                                 : gather_runs;
     gather_function *gather = kind[f.vectors - 1];
-    ptrdiff_t distance = TILE * c->step_width * c->groups * c->src_channels;
+    ptrdiff_t distance = TILE * c->step_width * c->src_column;
     for (ptrdiff_t i = 0; i < r->chunks; i++) {
         const struct chunk *chunk = r->chunk + i;
         to.first = i == 0, to.last = i == r->chunks - 1;
@@ -377,7 +377,7 @@ static void run_direct(const void *context, ptrdiff_t task, void *scratch) {
  * and images. */
 static struct correlation flatten(const struct correlation *c) {
     struct correlation flat = *c;
-    ptrdiff_t pitch = c->groups * c->src_channels, to = c->groups * c->dst_channels;
+    ptrdiff_t pitch = c->src_column, to = c->groups * c->dst_channels;
     if (c->taps == 1 && c->tap[0].y == 0 && c->tap[0].x == 0 && c->step_height == 1 && c->step_width == 1 &&
         c->src_height == c->dst_height && c->src_width == c->dst_width && c->dst_column == to &&
         c->dst_row == c->dst_width * to && pitch > 0 && !c->images_each) {

@@ -9,6 +9,9 @@
  *     filters outside, where V is small beside what would travel of U: V is made once for all, a task makes U
  *         for one block, CHUNK channels at a time (36 * 128 * 32 * 4 = 576 KiB), and takes the groups in
  * turn; U, 37 MB for 512 x 512 filters, never exists as a whole, and no core reads what another has made.
+ *
+ * Groups of channels have their tiles and filters for themselves; with tiles outside, the tasks of all are
+ * one list, so that small groups are not waited for one by one.
  */
 #include "conv_winograd.h"
 #include "parallel.h"
@@ -200,7 +203,7 @@ static void plan(struct winograd *w, const struct winograd_kind *kind, const str
     w->kind = kind;
     w->tiling = kind->cut(c);
     w->blocks = ceil_div(c->dst_channels, BLOCK);
-    w->filter_shares = ceil_div(FEW_TASKS, max_size(w->blocks, 1));
+    w->filter_shares = ceil_div(FEW_TASKS, max_size(w->blocks * c->groups, 1));
     w->pitch = ceil_div(c->src_channels, LANES) * LANES + LANES;
     const ptrdiff_t size = sizeof(real), planes = kind->planes;
     ptrdiff_t tile_bytes = planes * w->pitch * size;
@@ -208,7 +211,7 @@ static void plan(struct winograd *w, const struct winograd_kind *kind, const str
     /* Groups: as many whole register tiles as L2 holds, but enough groups for the threads; of nearly equal
      * size. */
     ptrdiff_t fit = GROUP_BYTES / tile_bytes / TILE * TILE,
-              even = ceil_div(w->tiling.tiles, 2 * TASKS_WANTED);
+              even = ceil_div(w->tiling.tiles * c->groups, 2 * TASKS_WANTED);
     ptrdiff_t most = max_size(min_size(min_size(fit, MOST_TILES), ceil_div(even, TILE) * TILE), TILE);
     /* What travels: every group reads U, or every block reads V; the latter in streams so short that each
      * byte costs thrice. */
@@ -218,7 +221,7 @@ static void plan(struct winograd *w, const struct winograd_kind *kind, const str
                          w->tiling.tiles * tile_bytes <= MOST_SHARED && 2.4 * tiles < filters;
     w->groups = ceil_div(w->tiling.tiles, w->filters_outside ? 2 * TILE : most);
     /* Two cores share an even number evenly; but the many planes of a strided kernel want full groups. */
-    if (w->groups < FEW_TASKS && w->tiling.tiles >= TILE && planes == kind->matrices)
+    if (w->groups * c->groups < FEW_TASKS && w->tiling.tiles >= TILE && planes == kind->matrices)
         w->groups += w->groups % 2;
     w->group = ceil_div(w->tiling.tiles, w->groups);
     if (w->filters_outside) {
@@ -226,7 +229,7 @@ static void plan(struct winograd *w, const struct winograd_kind *kind, const str
                              min_size(ceil_div(TASKS_WANTED, w->blocks), w->tiling.tiles / 64));
         w->shares = min_size(w->shares, w->groups);
     } else { /* of few groups: each share makes V again, a tenth of its time if it has two blocks */
-        w->shares = min_size(ceil_div(FEW_TASKS, w->groups), w->blocks / 2);
+        w->shares = min_size(ceil_div(FEW_TASKS, w->groups * c->groups), w->blocks / 2);
     }
     w->shares = max_size(w->shares, 1);
 
@@ -245,11 +248,37 @@ static void plan(struct winograd *w, const struct winograd_kind *kind, const str
 static struct workspace space(const struct winograd *w) {
     ptrdiff_t shared = w->filters_outside ? w->groups * w->v_elements
                        : w->c->prepared   ? 0
-                                          : w->blocks * w->u_elements;
+                                          : w->c->groups * w->blocks * w->u_elements;
     ptrdiff_t m_elements = w->kind->planes * w->m_plane;
     ptrdiff_t scratch = w->filters_outside ? w->u_elements + ceil_div(w->groups, w->shares) * m_elements
                                            : w->v_elements + w->together * m_elements;
     return (struct workspace){(size_t)(shared + w->pitch) * sizeof(real), (size_t)scratch * sizeof(real)};
+}
+
+/* ---- Groups of channels ---- */
+
+/* One of them, by itself. */
+struct member {
+    struct correlation c;
+    struct winograd w;
+};
+
+struct members {
+    const struct member *each;
+    ptrdiff_t tasks; /* of one */
+    parallel_task *run;
+};
+
+static void run_member(const void *context, ptrdiff_t task, void *scratch) {
+    const struct members *m = context;
+    m->run(&m->each[task / m->tasks].w, task % m->tasks, scratch);
+}
+
+/* The tasks of all; `cost` and `tasks` are those of one. */
+static int run_members(const struct member *each, ptrdiff_t groups, ptrdiff_t tasks, double cost,
+                       size_t scratch, parallel_task *run) {
+    struct members m = {each, tasks, run};
+    return parallel_run(groups * tasks, (double)groups * cost, scratch, run_member, &m);
 }
 
 /* Nanoseconds to transform all filters. */
@@ -257,8 +286,25 @@ static double filters_cost(const struct winograd *w) {
     return (double)(w->blocks * w->c->src_channels) * w->kind->matrices * BLOCK * 0.2;
 }
 
-static int make_all_filters(const struct winograd *w) {
-    return parallel_run(w->blocks * w->filter_shares, filters_cost(w), 0, share_filters, w);
+static int make_all_filters(const struct member *each, ptrdiff_t groups) {
+    const struct winograd *w = &each->w;
+    return run_members(each, groups, w->blocks * w->filter_shares, filters_cost(w), 0, share_filters);
+}
+
+/* All groups as `w` is planned, and U of all of them from u on; or NULL. */
+static struct member *make_members(const struct winograd *w, const real *u) {
+    ptrdiff_t groups = w->c->groups;
+    struct member *each = pyconv_alloc((size_t)groups * sizeof(struct member));
+    for (ptrdiff_t i = 0; each && i < groups; i++) {
+        each[i] = (struct member){group_of(w->c, i), *w};
+        each[i].w.c = &each[i].c;
+        each[i].w.u = u ? u + i * w->blocks * w->u_elements : NULL;
+    }
+    return each;
+}
+
+static void free_members(struct member *each, ptrdiff_t groups) {
+    pyconv_free(each, (size_t)groups * sizeof(struct member));
 }
 
 static int run(const struct winograd_kind *kind, const struct correlation *c) {
@@ -268,22 +314,26 @@ static int run(const struct winograd_kind *kind, const struct correlation *c) {
     if (!(w.shared = pyconv_alloc(bytes.shared))) return PYCONV_NO_MEMORY;
     w.zeros = w.shared + bytes.shared / sizeof(real) - w.pitch;
     memset((real *)w.zeros, 0, (size_t)w.pitch * sizeof(real));
+    struct member *each = make_members(&w, w.filters_outside ? NULL : c->prepared ? c->prepared : w.shared);
 
     double elements = (double)w.tiling.tiles * kind->planes, tiles = elements * (double)w.pitch * 0.2;
     double products = elements * (double)(w.blocks * BLOCK) * (double)c->src_channels;
     products /= MULTIPLY_ADDS_PER_NANOSECOND;
-    int status;
-    if (w.filters_outside) {
-        status = parallel_run(w.groups, tiles, 0, share_tiles, &w);
+    int status = each ? PYCONV_OK : PYCONV_NO_MEMORY;
+    if (w.filters_outside) { /* V of one group after another */
+        for (ptrdiff_t i = 0; i < c->groups && status == PYCONV_OK; i++) {
+            status = parallel_run(w.groups, tiles, 0, share_tiles, &each[i].w);
+            if (status == PYCONV_OK)
+                status = parallel_run(w.blocks * w.shares, products + filters_cost(&w), bytes.scratch,
+                                      run_block, &each[i].w);
+        }
+    } else {
+        if (status == PYCONV_OK && !c->prepared) status = make_all_filters(each, c->groups);
         if (status == PYCONV_OK)
             status =
-                parallel_run(w.blocks * w.shares, products + filters_cost(&w), bytes.scratch, run_block, &w);
-    } else {
-        w.u = c->prepared ? c->prepared : w.shared;
-        status = c->prepared ? PYCONV_OK : make_all_filters(&w);
-        if (status == PYCONV_OK)
-            status = parallel_run(w.groups * w.shares, products + tiles, bytes.scratch, run_group, &w);
+                run_members(each, c->groups, w.groups * w.shares, products + tiles, bytes.scratch, run_group);
     }
+    if (each) free_members(each, c->groups);
     pyconv_free(w.shared, bytes.shared);
     return status;
 }
@@ -311,7 +361,7 @@ ptrdiff_t VARIANT(winograd_prepared)(const struct correlation *c) {
     if (!kind) return VARIANT(line_prepared)(c);
     struct winograd w;
     plan(&w, kind, c, 1);
-    return w.filters_outside ? 0 : w.blocks * w.u_elements;
+    return w.filters_outside ? 0 : c->groups * w.blocks * w.u_elements;
 }
 
 int VARIANT(prepare_winograd)(const struct correlation *c, real *prepared) {
@@ -319,8 +369,11 @@ int VARIANT(prepare_winograd)(const struct correlation *c, real *prepared) {
     if (!kind) return VARIANT(prepare_line)(c, prepared);
     struct winograd w;
     plan(&w, kind, c, 1);
-    w.u = prepared;
-    return make_all_filters(&w);
+    struct member *each = make_members(&w, prepared);
+    if (!each) return PYCONV_NO_MEMORY;
+    int status = make_all_filters(each, c->groups);
+    free_members(each, c->groups);
+    return status;
 }
 
 int VARIANT(correlate_winograd)(const struct correlation *c) {

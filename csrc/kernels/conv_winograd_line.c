@@ -122,6 +122,7 @@ static struct correlation inner_correlation(const struct line_pass *w, ptrdiff_t
         .src_height = l->v_height,
         .src_width = l->v_width,
         .src_channels = c->src_channels,
+        .src_column = c->src_channels,
         .dst = w->m,
         .dst_height = l->m_height,
         .dst_width = l->m_width,

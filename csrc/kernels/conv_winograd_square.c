@@ -34,15 +34,14 @@ INLINE void make_tile(const struct winograd *w, ptrdiff_t tile, real *v, const i
                       tile_transform *transform) {
     const struct correlation *c = w->c;
     struct tile_place at = place_tile(&w->tiling, tile);
-    ptrdiff_t channels = c->src_channels;
     const real *from[MOST_AREA];
-    find_pixels(points, &w->tiling, c->src + at.image * c->src_height * c->src_width * channels,
-                c->src_height, c->src_width, channels, at.y + c->y_min, at.x + c->x_min, w->zeros, from);
+    find_pixels(points, &w->tiling, c->src + at.image * c->src_height * c->src_width * c->src_column,
+                c->src_height, c->src_width, c->src_column, at.y + c->y_min, at.x + c->x_min, w->zeros, from);
     const struct tile_vector t = {.from = from,
-                                  .next = w->tiling.outputs * w->tiling.dilation_width * channels,
+                                  .next = w->tiling.outputs * w->tiling.dilation_width * c->src_column,
                                   .to = v,
                                   .plane = w->v_plane};
-    transform_channels(transform, t, channels, w->pitch);
+    transform_channels(transform, t, c->src_channels, w->pitch);
 }
 
 static struct output_place place_output(const struct winograd *w, ptrdiff_t tile, int residue) {

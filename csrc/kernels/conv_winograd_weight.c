@@ -8,9 +8,9 @@
  *
  * A task owns CHANNELS x FILTERS of M (36 * 64 * 64 * 4 = 576 KiB, in L2 from its first tile to its last) and
  * a share of the tiles, some at a time (32 of 36 planes: V and D are 2 * 36 * 32 * 80 * 4 = 720 KiB; of one
- * point all three are 36 KiB, near L1). Where there are few such blocks, the tiles are cut into `parts`, each
- * of which is transformed back and added to the others in ascending order: so any number of threads gives the
- * same bits.
+ * point all three are 36 KiB, near L1), of one group of channels. Where there are few such blocks, the tiles
+ * are cut into `parts`, each of which is transformed back and added to the others in ascending order: so any
+ * number of threads gives the same bits.
  */
 #include "conv.h"
 #include "parallel.h"
@@ -21,8 +21,8 @@
 #define CHANNELS ((ptrdiff_t)64)
 #define FILTERS max_size(64, BLOCK)
 #define TASKS_WANTED 16
-#define FEW_TASKS 4     /* at least */
-#define GROUPS_WANTED 3 /* of tiles, to a part */
+#define FEW_TASKS 4        /* at least */
+#define STRETCHES_WANTED 3 /* of tiles at a time, to a part */
 /* Fewer have half as many tiles at a time, and an error of 5e-7 instead of 6e-7: as they must, to be
  * within 1.5 times that of a plain sum. (With five points there are always fewer.) */
 #define FEW_PIXELS 1200
@@ -76,7 +76,8 @@ KIND(seven_5x5, 7, 5, 16)
 
 static const struct weight_kind *kind_of(const struct pyconv_conv2d *g) {
     if (g->stride_height == 2) return &strided;
-    struct square square = square_of(g, 0);
+    const struct pyconv_conv2d one = one_group(g);
+    struct square square = square_of(&one, 0);
     switch (VARIANT(square_points)(&square, PYCONV_GRAD_WEIGHT)) {
     case 5: return &five_3x3;
     case 6: return square.taps == 3 ? &six_3x3 : &six_5x5;
@@ -168,13 +169,12 @@ static void multiply(const struct winograd_weight *w, ptrdiff_t tiles, ptrdiff_t
     }
 }
 
-/* Transform M back into this part's [block][tap][channel][BLOCK]. */
-static void put_weights(const struct winograd_weight *w, ptrdiff_t part, ptrdiff_t first_channel,
-                        ptrdiff_t channels, ptrdiff_t first_filter, ptrdiff_t filters, const real *m) {
+/* Transform M back into a part's [block][tap][channel][BLOCK], from the first of its blocks on. */
+static void put_weights(const struct winograd_weight *w, ptrdiff_t first_channel, ptrdiff_t channels,
+                        ptrdiff_t filters, const real *m, real *sums) {
     ptrdiff_t blocks = ceil_div(filters, BLOCK);
     for (ptrdiff_t b = 0; b < blocks; b++) {
-        real *to = w->parts.sums + part * w->parts.part_elements +
-                   (first_filter / BLOCK + b) * w->parts.block_elements;
+        real *to = sums + b * w->parts.block_elements;
         for (ptrdiff_t c = 0; c < channels; c++)
             for (ptrdiff_t k = 0; k < min_size(BLOCK, filters - b * BLOCK); k += LANES) {
                 vec out[25];
@@ -189,24 +189,27 @@ static void run_winograd_weight(const void *context, ptrdiff_t task, void *scrat
     const struct winograd_weight *w = context;
     ptrdiff_t filter_block = task % w->filter_blocks,
               channel_block = task / w->filter_blocks % w->channel_blocks;
-    ptrdiff_t part = task / w->filter_blocks / w->channel_blocks;
-    ptrdiff_t c0 = channel_block * CHANNELS, c1 = min_size(c0 + CHANNELS, w->g->in_channels),
-              channels = c1 - c0;
-    ptrdiff_t k0 = filter_block * FILTERS, k1 = min_size(k0 + FILTERS, w->g->out_channels), filters = k1 - k0;
+    ptrdiff_t part = task / w->filter_blocks / w->channel_blocks % w->parts.count,
+              group = task / w->filter_blocks / w->channel_blocks / w->parts.count;
+    ptrdiff_t c0 = channel_block * CHANNELS, channels = min_size(CHANNELS, w->parts.channels - c0);
+    ptrdiff_t k0 = filter_block * FILTERS, filters = min_size(FILTERS, w->parts.filters - k0);
+    ptrdiff_t channel = group * w->parts.channels + c0, filter = group * w->parts.filters + k0;
     real *v = scratch, *d = v + w->kind->planes * w->v_plane, *m = d + w->kind->planes * w->d_plane;
 
     ptrdiff_t begin = w->tiling.tiles * part / w->parts.count,
               end = w->tiling.tiles * (part + 1) / w->parts.count;
-    for (ptrdiff_t groups = ceil_div(end - begin, w->together), group = 0; group < groups; group++) {
-        ptrdiff_t first = begin + (end - begin) * group / groups,
-                  last = begin + (end - begin) * (group + 1) / groups;
+    for (ptrdiff_t stretches = ceil_div(end - begin, w->together), i = 0; i < stretches; i++) {
+        ptrdiff_t first = begin + (end - begin) * i / stretches,
+                  last = begin + (end - begin) * (i + 1) / stretches;
         for (ptrdiff_t t = first; t < last; t++) {
-            make_input_tile(w, t, c0, c1, v + (t - first) * w->v_pitch);
-            make_gradient_tile(w, t, k0, k1, d + (t - first) * w->d_pitch);
+            make_input_tile(w, t, channel, channel + channels, v + (t - first) * w->v_pitch);
+            make_gradient_tile(w, t, filter, filter + filters, d + (t - first) * w->d_pitch);
         }
-        multiply(w, last - first, channels, filters, v, d, group > 0, m);
+        multiply(w, last - first, channels, filters, v, d, i > 0, m);
     }
-    put_weights(w, part, c0, channels, k0, filters, m);
+    real *sums = w->parts.sums + part * w->parts.part_elements +
+                 (group * w->parts.blocks + k0 / BLOCK) * w->parts.block_elements;
+    put_weights(w, c0, channels, filters, m, sums);
 }
 
 static void plan(struct winograd_weight *w) {
@@ -215,17 +218,20 @@ static void plan(struct winograd_weight *w) {
     w->tiling = cut_tiles(w->kind->side, g->batch, g->out_height, g->out_width, g->dilation_height,
                           g->dilation_width);
     w->together = g->batch * g->out_height * g->out_width < FEW_PIXELS ? w->kind->tiles / 2 : w->kind->tiles;
-    w->channel_blocks = ceil_div(g->in_channels, CHANNELS);
-    w->filter_blocks = ceil_div(g->out_channels, FILTERS);
-    w->channels = min_size(g->in_channels, CHANNELS);
-    w->filters = min_size(ceil_div(g->out_channels, BLOCK) * BLOCK, FILTERS);
+    ptrdiff_t channels = g->in_channels / g->groups, filters = g->out_channels / g->groups;
+    w->channel_blocks = ceil_div(channels, CHANNELS);
+    w->filter_blocks = ceil_div(filters, FILTERS);
+    w->channels = min_size(channels, CHANNELS);
+    w->filters = min_size(ceil_div(filters, BLOCK) * BLOCK, FILTERS);
     w->v_pitch = ceil_div(w->channels, LANES) * LANES + LANES;
     w->d_pitch = w->filters + LANES;
     w->v_plane = w->together * w->v_pitch + LANES;
     w->d_plane = w->together * w->d_pitch + LANES;
     w->m_plane = w->channels * w->filters + LANES;
-    const ptrdiff_t blocks = w->channel_blocks * w->filter_blocks, groups = w->tiling.tiles / w->together;
-    ptrdiff_t parts = max_size(groups / GROUPS_WANTED, min_size(ceil_div(FEW_TASKS, blocks), groups));
+    const ptrdiff_t blocks = g->groups * w->channel_blocks * w->filter_blocks,
+                    stretches = w->tiling.tiles / w->together;
+    ptrdiff_t parts =
+        max_size(stretches / STRETCHES_WANTED, min_size(ceil_div(FEW_TASKS, blocks), stretches));
     parts = max_size(min_size(parts, ceil_div(TASKS_WANTED, blocks)), 1);
     w->parts = weight_parts(g, 1, parts);
 }
@@ -258,8 +264,9 @@ int VARIANT(grad_weight_winograd)(const struct pyconv_conv2d *g, const real *gra
     if (!(w.parts.sums = pyconv_alloc(bytes.shared))) return PYCONV_NO_MEMORY;
     w.zeros = memset(w.parts.sums + sums, 0, bytes.shared - (size_t)sums * sizeof(real));
 
-    ptrdiff_t tasks = w.parts.count * w.channel_blocks * w.filter_blocks;
-    double work = (double)w.tiling.tiles * w.kind->planes * (double)g->in_channels * (double)g->out_channels;
+    ptrdiff_t tasks = g->groups * w.parts.count * w.channel_blocks * w.filter_blocks;
+    double work =
+        (double)w.tiling.tiles * w.kind->planes * (double)w.parts.channels * (double)g->out_channels;
     int status =
         parallel_run(tasks, work / MULTIPLY_ADDS_PER_NANOSECOND, bytes.scratch, run_winograd_weight, &w);
     if (status == PYCONV_OK) status = VARIANT(sum_weight_parts)(&w.parts, grad_weight);

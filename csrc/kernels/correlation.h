@@ -20,10 +20,11 @@ struct tap {
 
 struct correlation {
     ptrdiff_t batch, groups;
-    const real *src; /* [batch][src_height][src_width][groups * src_channels] */
-    ptrdiff_t src_height, src_width, src_channels;
+    const real *src;                               /* [batch][src_height][src_width][groups * src_channels] */
+    ptrdiff_t src_height, src_width, src_channels; /* src_channels, dst_channels: of one group */
+    ptrdiff_t src_column;                          /* elements from a pixel of src to the next */
     real *dst; /* pixel (n, i, j) begins at dst + n * dst_image + i * dst_row + j * dst_column */
-    ptrdiff_t dst_height, dst_width, dst_channels; /* dst_channels: of one group */
+    ptrdiff_t dst_height, dst_width, dst_channels;
     ptrdiff_t dst_image, dst_row, dst_column;
     ptrdiff_t step_height, step_width;
     int spread; /* 2: of an input's whole gradient, for a stride of 2; taps and minima are in its pixels */
@@ -103,6 +104,7 @@ INLINE struct correlation forward_correlation(const struct pyconv_conv2d *g, con
         .src_height = g->in_height,
         .src_width = g->in_width,
         .src_channels = channels,
+        .src_column = g->in_channels,
         .dst = output,
         .dst_height = g->out_height,
         .dst_width = g->out_width,
@@ -152,7 +154,8 @@ INLINE struct correlation grad_input_correlation(const struct pyconv_conv2d *g, 
         }
     }
     c.batch = g->batch, c.groups = g->groups;
-    c.src = grad_output, c.src_height = g->out_height, c.src_width = g->out_width, c.src_channels = filters;
+    c.src = grad_output, c.src_height = g->out_height, c.src_width = g->out_width;
+    c.src_channels = filters, c.src_column = g->out_channels;
     c.dst = (real *)grad_input + (row * g->in_width + column) * g->in_channels;
     c.dst_height = row < g->in_height ? (g->in_height - row - 1) / g->stride_height + 1 : 0;
     c.dst_width = column < g->in_width ? (g->in_width - column - 1) / g->stride_width + 1 : 0;
@@ -177,6 +180,20 @@ INLINE struct correlation spread_correlation(const struct pyconv_conv2d *g, cons
     struct correlation c = grad_input_correlation(&dense, 0, 0, grad_output, weight, grad_input, tap);
     c.spread = 2;
     return c;
+}
+
+/* One of the groups by itself. Addresses that are NULL stay so. */
+INLINE struct correlation group_of(const struct correlation *c, ptrdiff_t group) {
+    struct correlation one = *c;
+    ptrdiff_t from = group * c->src_channels, to = group * c->dst_channels;
+    const real *bias = c->epilogue.bias, *residual = c->epilogue.residual;
+    one.groups = 1;
+    if (c->src) one.src += from;
+    if (c->dst) one.dst += to;
+    if (c->weight) one.weight += group * c->weight_group;
+    if (bias) one.epilogue.bias = bias + to;
+    if (residual) one.epilogue.residual = residual + to;
+    return one;
 }
 
 /* Store `lanes` channels of one output, whose bias is added already: + residual, max(., 0). (conv_planar.c

@@ -12,19 +12,13 @@ from hypothesis import strategies as st
 
 import pyconv
 import pyconv.functional as F
-from oracle import assert_close, conv2d_passes, to_torch
+from oracle import assert_close, channels_last, conv2d_passes, to_torch
 from pyconv import _kernels
 from pyconv.functional.conv import _convolve, _plan
 
 
 def integers(rng, shape, dtype=np.float32):
     return rng.integers(-4, 5, shape).astype(dtype)
-
-
-def channels_last(array):
-    result = _kernels.empty(array.shape, array.dtype, True)
-    result[...] = array
-    return result
 
 
 def check_exact(rng, dtype, shape, weight_shape, stride=1, padding=0, dilation=1, groups=1):
@@ -183,6 +177,7 @@ CASES = [
     ((2, 36, 15, 18), (40, 36, 3, 3), 2, 1, 1, 1),
     ((2, 35, 17, 11), (40, 7, 3, 6), (2, 1), (2, 3), (2, 1), 5),
     ((2, 3, 9, 27), (20, 3, 3, 5), 1, 1, 1, 1),
+    ((2, 40, 14, 17), (50, 20, 3, 3), 1, 1, 1, 2),
 ]
 
 

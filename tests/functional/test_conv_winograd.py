@@ -6,7 +6,8 @@ import torch
 
 import pyconv
 import pyconv.functional as F
-from oracle import assert_close, conv2d_passes, to_torch
+from oracle import assert_close, channels_last, conv2d_passes, to_torch
+from pyconv.functional.conv import _convolve
 
 
 def passes(x, weight, bias, grad_output, *options):
@@ -146,6 +147,27 @@ def test_winograd_around_group_edges(tiles, isa, rng):
     with pyconv.options(conv_algorithm="winograd"):
         actual = F.conv2d(x, weight, padding=1)
     assert relative_rms(actual, F.conv2d(x.astype(float), weight.astype(float), padding=1)) < 1.5e-6
+
+
+@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize("groups, channels, filters, shape", [(2, 20, 17, (3, 13, 14)), (3, 33, 40, (2, 9, 8)),
+                         (4, 17, 19, (1, 30, 30)), (2, 130, 140, (1, 9, 10)), (7, 18, 18, (2, 17, 17))])  # fmt: skip
+def test_winograd_with_groups(kernel, groups, channels, filters, shape, isa, rng):
+    """Each has tiles of its own; in the middle of the pixels' channels, and with bias and residual there, too."""
+    batch, height, width = shape
+    x = rng.standard_normal((batch, groups * channels, height, width)).astype(np.float32)
+    weight = rng.standard_normal((groups * filters, channels, kernel, kernel)).astype(np.float32)
+    bias = rng.standard_normal(groups * filters).astype(np.float32)
+    grad_output = rng.standard_normal((batch, groups * filters, height, width)).astype(np.float32)
+    options = (1, kernel // 2, 1, groups)
+    expected = conv2d_passes(x, weight, bias, grad_output, *options)
+    actual = passes(x, weight, bias, grad_output, *options)
+    for name, a, e in zip(("output", "grad_input", "grad_weight", "grad_bias"), actual, expected):
+        assert_close(a, e.astype(np.float32), rtol=1e-5, err_msg=name)
+    x, residual = channels_last(x), channels_last(grad_output)
+    with pyconv.options(conv_algorithm="winograd"):
+        fused = _convolve("conv2d", x, weight, bias, *options, residual, relu=True)
+    assert_close(fused, np.maximum(expected[0] + residual, 0).astype(np.float32), rtol=1e-5)
 
 
 @pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])

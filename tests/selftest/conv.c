@@ -186,15 +186,19 @@ static const ptrdiff_t shapes[][9] = {
     {2, 1, 130, 140, 4, 3, 1, 1, 1}, /* U beyond L2: filters outside */
     {1, 1, 65, 70, 19, 5, 1, 2, 1},  /* 5x5 */
     {2, 1, 40, 50, 13, 7, 1, 3, 1},  /* along lines */
-    {1, 1, 33, 20, 9, 4, 1, 0, 1},      {2, 3, 48, 48, 14, 3, 1, 1, 1}, /* a vector to a group */
-    {1, 100, 100, 100, 15, 3, 2, 1, 1},                                 /* depthwise, many channels */
-    {1, 20, 20, 20, 13, 5, 1, 2, 1}, /* and the kernels that have tiles of their own */
-    {1, 20, 20, 20, 13, 5, 2, 2, 1},    {1, 9, 9, 9, 12, 4, 1, 1, 1},
+    {1, 1, 33, 20, 9, 4, 1, 0, 1},
+    {2, 3, 48, 48, 14, 3, 1, 1, 1},     /* a vector to a group */
+    {1, 100, 100, 100, 15, 3, 2, 1, 1}, /* depthwise, many channels */
+    {1, 20, 20, 20, 13, 5, 1, 2, 1},    /* and the kernels that have tiles of their own */
+    {1, 20, 20, 20, 13, 5, 2, 2, 1},
+    {1, 9, 9, 9, 12, 4, 1, 1, 1},
     {2, 120, 120, 120, 56, 3, 1, 1, 1}, /* beyond L2: with prefetches */
     {1, 70, 70, 140, 9, 3, 1, 1, 1},    /* two filters to a channel */
     {1, 8, 64, 96, 12, 3, 1, 1, 1},     /* groups */
-    {2, 32, 128, 128, 14, 3, 1, 1, 1},  /* of few channels, as in ResNeXt */
-    {1, 1, 2, 3, 40, 3, 1, 2, 11},      /* dilation beyond the tile */
+    {2, 3, 60, 66, 13, 3, 1, 1, 1},     /* with tiles of their own */
+    {1, 2, 40, 80, 9, 5, 1, 2, 1},
+    {2, 32, 128, 128, 14, 3, 1, 1, 1}, /* of few channels, as in ResNeXt */
+    {1, 1, 2, 3, 40, 3, 1, 2, 11},     /* dilation beyond the tile */
 };
 
 void test_conv(void) {
