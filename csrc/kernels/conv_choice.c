@@ -52,19 +52,18 @@ static int fits_scatter(const struct pyconv_conv2d *g) {
  * to two the register tiles come, and what a transform of one 6 x 6 tile of vectors takes, loads and
  * stores included. */
 #define GATHER_EFFICIENCY 0.9
-#define PRODUCT_EFFICIENCY 0.8    /* and of sums over pixels */
-#define TRANSFORM_INPUT 130.0     /* cycles for LANES channels of a tile */
-#define TRANSFORM_OUTPUT 110.0    /* for LANES filters of a tile */
-#define TRANSFORM_FILTER 220.0    /* for LANES filters on one channel, the transposition included */
-#define SEVEN_CHUNKS 1.15         /* seven points: chunks are shorter, transforms longer */
-#define STRIDED_TILE 300.0        /* for LANES channels or filters of a tile of 81 planes; and where */
-#define STRIDED_WEIGHT_TILE 350.0 /* they come from memory, for the weight's gradient */
-#define LINE_TILE 120.0           /* for LANES channels of a tile of seven points, to or from memory */
-#define LINE_FILTER 200.0         /* for LANES filters on one channel and four taps, and */
-#define LINE_WEIGHT 130.0         /* for their gradient */
-#define SCATTER_VECTOR 4.0        /* load, add, store */
-#define SCATTER_PACK 4.0          /* for each weight, one by one */
-#define GATHER_STORE 3.0          /* for LANES filters of a pixel: what a tile takes besides its products */
+#define PRODUCT_EFFICIENCY 0.8 /* and of sums over pixels */
+#define TRANSFORM_INPUT 130.0  /* cycles for LANES channels of a tile */
+#define TRANSFORM_OUTPUT 110.0 /* for LANES filters of a tile */
+#define TRANSFORM_FILTER 220.0 /* for LANES filters on one channel, the transposition included */
+#define SEVEN_CHUNKS 1.15      /* seven points: chunks are shorter, transforms longer */
+#define STRIDED_TILE 350.0     /* for LANES channels or filters of a tile of 81 planes */
+#define LINE_TILE 120.0        /* for LANES channels of a tile of seven points, to or from memory */
+#define LINE_FILTER 200.0      /* for LANES filters on one channel and four taps, and */
+#define LINE_WEIGHT 130.0      /* for their gradient */
+#define SCATTER_VECTOR 4.0     /* load, add, store */
+#define SCATTER_PACK 4.0       /* for each weight, one by one */
+#define GATHER_STORE 3.0       /* for LANES filters of a pixel: what a tile takes besides its products */
 #define PLANAR_EFFICIENCY 0.35
 #define PLANAR_STORE 13.0  /* for LANES pixels of an output */
 #define PRODUCT_STORE 8.0  /* the same of Winograd's products, as so many more channels */
@@ -213,7 +212,7 @@ static double group_cycles(const struct pyconv_conv2d *g, enum pyconv_conv_pass 
     struct tile_work w = {.tiles = (double)tiling.tiles,
                           .planes = STRIDED_PLANES,
                           .matrices = STRIDED_MATRICES,
-                          .make = pass == PYCONV_GRAD_WEIGHT ? STRIDED_WEIGHT_TILE : STRIDED_TILE,
+                          .make = STRIDED_TILE,
                           .put = STRIDED_TILE,
                           .filter = pass == PYCONV_FORWARD_PREPARED ? 0 : TRANSFORM_FILTER};
     return tiles_cycles(&w, s.from, s.to, pass);

@@ -27,7 +27,8 @@
 #define SOURCE_BYTES ((ptrdiff_t)(VECTOR_BYTES == 64 ? 512 : 256) << 10)
 #define BAND_PIXELS (6 * TILE)        /* = 8 or 9 * WIDE_TILE, 12 * WIDEST_TILE */
 #define L2_BYTES ((ptrdiff_t)1 << 20) /* packed weights that are larger have left it when they are needed */
-#define TASKS_WANTED 64               /* enough for 16 threads to share evenly */
+#define TASKS_WANTED 64               /* enough for 16 threads to share evenly; but */
+#define PADDED_TASKS 16               /* where each split copies the same rows again (6 %) */
 #define SHORT_RUN 24   /* shorter runs cost more to set up (some 20 cycles) than a list of offsets to read */
 #define MOST_STEPS 512 /* 4 KiB of offsets */
 
@@ -432,6 +433,7 @@ static void plan(struct direct *d) {
     d->by_split = packed > L2_BYTES || weights > c->batch * c->src_height * c->src_width * channels;
     /* Few splits: the parts of a pixel's line that several cores write travel between these. */
     ptrdiff_t shares = c->groups > 1 ? c->groups : d->blocks;
+    if (d->padded) wanted = min_size(wanted, PADDED_TASKS);
     d->splits = alone ? c->groups : max_size(min_size(shares, wanted / (c->batch * d->chunks)), 1);
     ptrdiff_t most_rows = min_size((d->pixels - 2) / c->dst_width + 2, c->dst_height);
     d->scratch_source =
