@@ -33,11 +33,13 @@ static int fits_lines(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass)
  * weight's gradient one. */
 static int fits_winograd(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass) {
     if (!REAL_IS_FLOAT) return 0;
-    ptrdiff_t least = min_size(g->in_channels, g->out_channels) / g->groups;
-    if (g->groups > 1 && (least < LANES + (pass != PYCONV_GRAD_WEIGHT) || is_strided(g))) return 0;
-    if (is_strided(g)) return 1;
-    if (g->stride_height > 1 || g->stride_width > 1) return 0;
-    return is_square(g->kernel_height, g->kernel_width) || (g->groups == 1 && fits_lines(g, pass));
+    int dense = g->stride_height == 1 && g->stride_width == 1;
+    if (g->groups > 1) {
+        ptrdiff_t channels = min_size(g->in_channels, g->out_channels) / g->groups;
+        return dense && is_square(g->kernel_height, g->kernel_width) &&
+               (pass == PYCONV_GRAD_WEIGHT ? channels >= LANES : channels > LANES);
+    }
+    return is_strided(g) || (dense && (is_square(g->kernel_height, g->kernel_width) || fits_lines(g, pass)));
 }
 
 static int fits_scatter(const struct pyconv_conv2d *g) {

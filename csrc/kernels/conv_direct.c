@@ -455,14 +455,26 @@ static struct workspace space(const struct direct *d) {
     };
 }
 
-static int has_few_outputs(const struct correlation *c) {
-    return is_planar(c->groups, c->step_width, c->taps, c->src_channels, c->dst_channels, c->dst_width);
+/* The kernels of those that gathered pixels are not the best for. They read the weight as it is. */
+struct special {
+    int (*correlate)(const struct correlation *);
+    struct workspace (*workspace)(const struct correlation *);
+};
+
+/* NULL: gathered pixels */
+static const struct special *special_kernel(const struct correlation *c) {
+    static const struct special grouped = {VARIANT(correlate_grouped), VARIANT(correlate_grouped_workspace)},
+                                planar = {VARIANT(correlate_planar), VARIANT(correlate_planar_workspace)},
+                                shallow = {VARIANT(correlate_shallow), VARIANT(correlate_shallow_workspace)};
+    if (is_grouped(c)) return &grouped;
+    if (is_planar(c->groups, c->step_width, c->taps, c->src_channels, c->dst_channels, c->dst_width))
+        return &planar;
+    return is_shallow(c) ? &shallow : NULL;
 }
 
 struct workspace VARIANT(correlate_direct_workspace)(const struct correlation *correlation) {
-    if (is_grouped(correlation)) return VARIANT(correlate_grouped_workspace)(correlation);
-    if (has_few_outputs(correlation)) return VARIANT(correlate_planar_workspace)(correlation);
-    if (is_shallow(correlation)) return VARIANT(correlate_shallow_workspace)(correlation);
+    const struct special *special = special_kernel(correlation);
+    if (special) return special->workspace(correlation);
     struct correlation c = flatten(correlation);
     struct direct d = {.c = &c};
     plan(&d);
@@ -477,7 +489,7 @@ static int pack_blocks(const struct direct *d) {
 
 ptrdiff_t VARIANT(direct_prepared)(const struct correlation *correlation) {
     struct correlation c = flatten(correlation);
-    if (is_grouped(&c) || has_few_outputs(&c) || is_shallow(&c)) return 0;
+    if (special_kernel(&c)) return 0;
     return c.groups * ceil_div(c.dst_channels, LANES) * LANES * c.taps * c.src_channels;
 }
 
@@ -499,9 +511,8 @@ int VARIANT(prepare_direct)(const struct correlation *c, real *prepared) {
 
 int VARIANT(correlate_direct)(const struct correlation *correlation) {
     struct correlation c = flatten(correlation);
-    if (is_grouped(&c)) return VARIANT(correlate_grouped)(&c);
-    if (has_few_outputs(&c)) return VARIANT(correlate_planar)(&c);
-    if (is_shallow(&c)) return VARIANT(correlate_shallow)(&c);
+    const struct special *special = special_kernel(&c);
+    if (special) return special->correlate(&c);
     struct direct d = {.c = &c};
     plan(&d);
     struct workspace bytes = space(&d);
