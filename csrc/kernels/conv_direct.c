@@ -93,6 +93,16 @@ static void pack_filters(const struct correlation *c, const real *from, ptrdiff_
     }
 }
 
+/* LANES filters on one channel: few of their taps, which are not worth a transposition */
+static void pack_few(const struct correlation *c, const real *from, ptrdiff_t filters, ptrdiff_t channel,
+                     real *packed, ptrdiff_t width) {
+    for (ptrdiff_t t = 0; t < c->taps; t++) {
+        real *to = packed + (t * c->src_channels + channel) * width;
+        const real *at = from + c->tap[t].index;
+        for (ptrdiff_t k = 0; k < LANES; k++) to[k] = k < filters ? at[k * c->weight_dst] : 0;
+    }
+}
+
 static void pack_block(const void *context, ptrdiff_t task, void *scratch) {
     const struct direct *d = context;
     const struct correlation *c = d->c;
@@ -100,27 +110,27 @@ static void pack_block(const void *context, ptrdiff_t task, void *scratch) {
     ptrdiff_t area = weight_area(c), *place = scratch, width = block.filters.vectors * LANES;
     const real *weight =
         c->weight + block.group * c->weight_group + block.filters.vector * LANES * c->weight_dst;
+    real *packed = (real *)d->packed + block_offset(d, &block);
     for (ptrdiff_t i = 0; i < area; i++) place[i] = -1;
     for (ptrdiff_t t = 0; t < c->taps; t++) place[c->tap[t].index] = t;
-    for (ptrdiff_t v = 0; v < width; v += LANES) {
-        ptrdiff_t filters = min_size(LANES, block.filters.count - v);
-        const real *from = weight + v * c->weight_dst;
-        real *packed = (real *)d->packed + block_offset(d, &block) + v;
-        if (c->weight_src == area && area * c->src_channels > 1) {
-            pack_filters(c, from, filters, 0, area * c->src_channels, place, area, packed, width);
-        } else if (area > 1 && 2 * c->taps > area) {
-            for (ptrdiff_t i = 0; i < c->src_channels; i++)
-                pack_filters(c, from + i * c->weight_src, filters, i, area, place, area, packed, width);
-        } else if (area > 1) { /* few of the taps, which are not worth a transposition */
-            for (ptrdiff_t i = 0; i < c->src_channels; i++)
-                for (ptrdiff_t t = 0; t < c->taps; t++) {
-                    real *to = packed + (t * c->src_channels + i) * width;
-                    const real *at = from + i * c->weight_src + c->tap[t].index;
-                    for (ptrdiff_t k = 0; k < LANES; k++) to[k] = k < filters ? at[k * c->weight_dst] : 0;
-                }
-        } else { /* the filters of one channel lie side by side */
-            for (ptrdiff_t i = 0; i < c->src_channels; i++)
-                store(packed + i * width, load_first(from + i * c->weight_src, filters));
+    if (c->weight_src == area && area * c->src_channels > 1) {
+        for (ptrdiff_t v = 0; v < width; v += LANES)
+            pack_filters(c, weight + v * c->weight_dst, min_size(LANES, block.filters.count - v), 0,
+                         area * c->src_channels, place, area, packed + v, width);
+        return;
+    }
+    for (ptrdiff_t i = 0; i < c->src_channels; i++) {
+        const real *row = weight + i * c->weight_src;
+        fetch_filters(c, row, block.filters.count);
+        for (ptrdiff_t v = 0; v < width; v += LANES) {
+            ptrdiff_t filters = min_size(LANES, block.filters.count - v);
+            const real *from = row + v * c->weight_dst;
+            if (area == 1)
+                store(packed + i * width + v, load_first(from, filters));
+            else if (2 * c->taps > area)
+                pack_filters(c, from, filters, i, area, place, area, packed + v, width);
+            else
+                pack_few(c, from, filters, i, packed + v, width);
         }
     }
 }

@@ -32,20 +32,35 @@ static ptrdiff_t group_begin(const struct winograd *w, ptrdiff_t group) {
     return w->tiling.tiles * group / w->groups;
 }
 
-/* U of a block: u[q][channel - begin][BLOCK] for the channels [begin, end) */
+/* U of LANES filters on one channel, `count` of them real */
+static void make_vector(const struct winograd *w, const real *from, ptrdiff_t count, real *u) {
+    const struct correlation *c = w->c;
+    vec g[MOST_TAPS];
+    if (c->taps == 9)
+        read_filters(9, c, from, count, g);
+    else
+        read_filters(25, c, from, count, g);
+    w->kind->transform_filter(g, u, w->u_plane);
+}
+
+/* U of a block: u[q][channel - begin][BLOCK] for the channels [begin, end), in the order of the weights */
 static void make_filters(const struct winograd *w, ptrdiff_t block, ptrdiff_t begin, ptrdiff_t end, real *u) {
     const struct correlation *c = w->c;
-    ptrdiff_t first = block * BLOCK, count = min_size(BLOCK, c->dst_channels - first);
-    for (ptrdiff_t v = 0; v < count; v += LANES)
-        for (ptrdiff_t i = begin; i < end; i++) {
-            const real *from = c->weight + (first + v) * c->weight_dst + i * c->weight_src;
-            vec g[MOST_TAPS];
-            if (c->taps == 9)
-                read_filters(9, c, from, count - v, g);
-            else
-                read_filters(25, c, from, count - v, g);
-            w->kind->transform_filter(g, u + (i - begin) * BLOCK + v, w->u_plane);
+    const ptrdiff_t first = block * BLOCK, count = min_size(BLOCK, c->dst_channels - first);
+    const real *weight = c->weight + first * c->weight_dst;
+    if (c->weight_dst < c->weight_src) {
+        for (ptrdiff_t i = begin; i < end; i++, u += BLOCK) {
+            const real *from = weight + i * c->weight_src;
+            fetch_filters(c, from, count);
+            for (ptrdiff_t v = 0; v < count; v += LANES)
+                make_vector(w, from + v * c->weight_dst, count - v, u + v);
         }
+        return;
+    }
+    for (ptrdiff_t v = 0; v < count; v += LANES)
+        for (ptrdiff_t i = begin; i < end; i++)
+            make_vector(w, weight + v * c->weight_dst + i * c->weight_src, count - v,
+                        u + (i - begin) * BLOCK + v);
 }
 
 static void make_group(const struct winograd *w, ptrdiff_t first, ptrdiff_t tiles, real *v) {

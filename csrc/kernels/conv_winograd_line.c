@@ -39,6 +39,7 @@ static void make_filters(const void *context, ptrdiff_t vector, void *scratch) {
     struct column column = VARIANT(direct_column)(&w->inner, w->u, vector); /* of the first point */
     for (ptrdiff_t i = 0; i < c->src_channels; i++) {
         const real *from = c->weight + vector * LANES * c->weight_dst + i * c->weight_src;
+        fetch_filters(c, from, min_size(LANES, c->dst_channels - vector * LANES));
         read_filters(c, from, min_size(LANES, c->dst_channels - vector * LANES), by_index);
         for (ptrdiff_t r = 0; r < l->rows; r++)
             for (ptrdiff_t q = 0; q < l->groups; q++) {

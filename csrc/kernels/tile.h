@@ -98,8 +98,6 @@ struct destination {
     int fetch; /* the destination early: sums take longer than its way from memory */
 };
 
-#define LINE (64 / (ptrdiff_t)sizeof(real)) /* elements of a cache line */
-
 /* prefetch: 1: the place `distance` elements beyond each pixel, the next tile's pixel; 2: the next chunk. */
 INLINE void tile_gather(const int pixels, const int vectors, const int indexed, const int prefetch,
                         const real *src, const ptrdiff_t *src_offset, const struct chunk *chunk,
