@@ -42,6 +42,14 @@ def unary(name, x, options, gradient):
     return lambda: forward(x, **options), lambda: backward(grad, x, **options)
 
 
+def of_output(name, x, options, gradient):
+    """Those whose backward needs the output alone, as their layers keep it."""
+    forward, backward = functions(name)
+    output = forward(x, **options)
+    grad = gradient(output)
+    return lambda: forward(x, **options), lambda: backward(grad, output=output, **options)
+
+
 def of_shape(name, x, options, gradient):
     """Those whose backward needs the input's shape alone."""
     forward, backward = functions(name)
@@ -129,6 +137,7 @@ def normalisation(name, x, options, gradient):
 
 
 BUILDERS = {
+    of_output: ("sigmoid", "tanh"),
     of_shape: ("avg_pool2d", "adaptive_avg_pool2d", "interpolate", "pad"),
     shuffle: ("pixel_shuffle", "pixel_unshuffle", "channel_shuffle"),
     max_pool: ("max_pool2d", "adaptive_max_pool2d"),

@@ -34,6 +34,9 @@ enum pyconv_unary {
     PYCONV_GELU,        /* x P(X <= x), X standard normal */
     PYCONV_GELU_TANH,   /* x sigmoid(2 sqrt(2/pi) (x + 0.044715 x^3)) */
     PYCONV_SOFTPLUS,    /* a x > b ? x : log(1 + e^(a x)) / a */
+    /* The same functions again, whose derivatives are taken at their output instead of their input */
+    PYCONV_SIGMOID_OUTPUT,
+    PYCONV_TANH_OUTPUT,
     PYCONV_UNARY_COUNT
 };
 

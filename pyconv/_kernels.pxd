@@ -25,6 +25,8 @@ cdef extern from "pyconv.h" nogil:
         PYCONV_GELU
         PYCONV_GELU_TANH
         PYCONV_SOFTPLUS
+        PYCONV_SIGMOID_OUTPUT
+        PYCONV_TANH_OUTPUT
 
     struct pyconv_activation_kernels:
         int (*unary)(pyconv_unary, ptrdiff_t, const void *, double, double, void *) noexcept nogil

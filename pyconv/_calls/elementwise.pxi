@@ -11,6 +11,8 @@ UNARY = {
     "softsign": PYCONV_SOFTSIGN,
     "sigmoid": PYCONV_SIGMOID,
     "tanh": PYCONV_TANH,
+    "sigmoid_output": PYCONV_SIGMOID_OUTPUT,
+    "tanh_output": PYCONV_TANH_OUTPUT,
     "silu": PYCONV_SILU,
     "mish": PYCONV_MISH,
     "elu": PYCONV_ELU,

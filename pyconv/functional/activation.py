@@ -2,7 +2,8 @@
 
 Each takes an ndarray of any shape, float32 or float64, and returns a new one of its shape, dtype and memory
 format. `inplace` is accepted for PyTorch's sake and ignored: inputs are never written to. NaN stays NaN.
-Each ``*_backward`` takes the forward's input, which the derivative is computed from.
+Each ``*_backward`` takes the forward's input, which the derivative is computed from; those of `sigmoid` and `tanh`
+need no exponential where they are given the output.
 """
 
 import math
@@ -20,15 +21,21 @@ def _unary(op, input, a=0.0, b=0.0, kernel=None):
     return output
 
 
-def _unary_backward(op, grad_output, input, a=0.0, b=0.0, kernel=None):
+def _unary_backward(op, grad_output, input, a=0.0, b=0.0, kernel=None, argument="input"):
     name = f"{op}_backward"
-    check_array(name, "input", input)
+    check_array(name, argument, input)
     check_gradient(name, grad_output, input)
     x = dense(input)
     grad_input = empty_like(x)
     g = like(grad_output, x)
     _kernels.unary_backward(_kernels.UNARY[kernel or op], g, x, a, b, grad_input)
     return grad_input
+
+
+def _backward_of_output(op, grad_output, input, output):
+    if output is None:
+        return _unary_backward(op, grad_output, input)
+    return _unary_backward(op, grad_output, output, kernel=f"{op}_output", argument="output")
 
 
 def relu(input, inplace=False):
@@ -164,9 +171,9 @@ def sigmoid(input):
     return _unary("sigmoid", input)
 
 
-def sigmoid_backward(grad_output, input):
-    """Gradient of `sigmoid`."""
-    return _unary_backward("sigmoid", grad_output, input)
+def sigmoid_backward(grad_output, input=None, output=None):
+    """Gradient of `sigmoid`: of its `output` y, which is quicker, y (1 - y) grad_output; else of its `input`."""
+    return _backward_of_output("sigmoid", grad_output, input, output)
 
 
 def tanh(input):
@@ -174,9 +181,9 @@ def tanh(input):
     return _unary("tanh", input)
 
 
-def tanh_backward(grad_output, input):
-    """Gradient of `tanh`."""
-    return _unary_backward("tanh", grad_output, input)
+def tanh_backward(grad_output, input=None, output=None):
+    """Gradient of `tanh`: of its `output` y, which is quicker, (1 - y^2) grad_output; else of its `input`."""
+    return _backward_of_output("tanh", grad_output, input, output)
 
 
 def silu(input, inplace=False):

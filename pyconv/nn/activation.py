@@ -34,6 +34,21 @@ class _Activation(Module):
         return ", ".join(f"{name}={value!r}" for name, value in self._options.items())
 
 
+class _OutputActivation(_Activation):
+    """One whose backward needs its output, which the layer behind it often keeps anyway, and not its input."""
+
+    def forward(self, input):
+        output = type(self)._function(input, **self._options)
+        self._save(output)
+        return output
+
+    def backward(self, grad_output):
+        (output,) = self._take()
+        if not self.needs_input_grad:
+            return None
+        return type(self)._function_backward(grad_output, output=output, **self._options)
+
+
 class ReLU(_Activation):
     """max(x, 0). See `pyconv.functional.relu`."""
 
@@ -179,14 +194,14 @@ class Softsign(_Activation):
     _function_backward = staticmethod(F.softsign_backward)
 
 
-class Sigmoid(_Activation):
+class Sigmoid(_OutputActivation):
     """1 / (1 + exp(-x)). See `pyconv.functional.sigmoid`."""
 
     _function = staticmethod(F.sigmoid)
     _function_backward = staticmethod(F.sigmoid_backward)
 
 
-class Tanh(_Activation):
+class Tanh(_OutputActivation):
     """Hyperbolic tangent. See `pyconv.functional.tanh`."""
 
     _function = staticmethod(F.tanh)

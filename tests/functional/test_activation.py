@@ -61,6 +61,20 @@ def check(name, options, x, g):
     return ours
 
 
+@pytest.mark.parametrize("name", ["sigmoid", "tanh"])
+def test_backward_of_the_output(name, layout, dtype, rng):
+    x, g = (4 * rng.standard_normal((2, 2, 3, 5, 7))).astype(dtype)
+    x[0, 0, 0, :4] = 0, 30, -30, np.nan
+    tensor = torch.sigmoid(to_torch(x)) if name == "sigmoid" else torch.tanh(to_torch(x))
+    grad_input = getattr(torch.ops.aten, f"{name}_backward")(to_torch(g), tensor)
+    ours = getattr(F, f"{name}_backward")(layout(g), output=layout(tensor.numpy()))
+    assert_close(ours, grad_input, err_msg=name)
+    with pytest.raises(ValueError, match=f"{name}_backward: .*output"):
+        getattr(F, f"{name}_backward")(g[:1], output=x)
+    with pytest.raises(TypeError, match=f"{name}_backward: input"):
+        getattr(F, f"{name}_backward")(g)
+
+
 @every_activation
 def test_every_layout(name, options, layout, dtype, rng):
     x, g = (4 * rng.standard_normal((2, 2, 3, 5, 7))).astype(dtype)
