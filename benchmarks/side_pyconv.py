@@ -120,7 +120,7 @@ def profile(case, steps):
 def infer(case):
     """The model as it would be deployed: optimized for inference, without the one that it was made from."""
     model, x, _ = network(case)
-    model = nn.optimize_for_inference(model)
+    model = nn.optimize_for_inference(model, copy=False)
 
     def predict():
         with pyconv.no_grad():

@@ -68,13 +68,16 @@ class ConvNorm(Module):
 class PreparedConv(Module):
     """A convolution whose weight will not change, with the batch norm behind it if there was one.
 
-    Its arrays are copies of its own and no parameters, so what the kernels make of them can be kept.
+    Its arrays are copies of its own, unless `copy` is false, and no parameters, so what the kernels make of them
+    can be kept.
     """
 
-    def __init__(self, conv, norm=None):
+    def __init__(self, conv, norm=None, copy=True):
         super().__init__()
         if norm is None:
-            weight, bias = conv.weight.data.copy(), None if conv.bias is None else conv.bias.data.copy()
+            weight, bias = (None if part is None else part.data for part in (conv.weight, conv.bias))
+            if copy:
+                weight, bias = weight.copy(), None if bias is None else bias.copy()
         else:
             weight, bias = fold(conv, norm)
         self.weight, self.bias = PreparedWeight(weight), bias

@@ -1,6 +1,6 @@
 """Models for evaluation only: `optimize_for_inference`."""
 
-import copy
+from copy import deepcopy
 
 from pyconv.nn import fuse
 from pyconv.nn.container import Composed, Concat, Residual, Sequential
@@ -14,7 +14,7 @@ from pyconv.nn.norm import BatchNorm2d
 IDLE = (Identity, Dropout, Dropout2d)  # what does nothing in evaluation
 
 
-def optimize_for_inference(model):
+def optimize_for_inference(model, copy=True):
     """A copy of a model for evaluation only, that computes the same in less time.
 
     In the copy the batch norms behind convolutions are folded into their weights, layers that do nothing in
@@ -26,6 +26,9 @@ def optimize_for_inference(model):
     ----------
     model : Module
         It is left as it is, and later changes of it don't reach the copy.
+    copy : bool
+        False shares with the model the arrays that are kept as they are, which then must not change: VGG-16 needs
+        0.6 GB instead of 1.1 meanwhile.
 
     Returns
     -------
@@ -74,9 +77,10 @@ def optimize_for_inference(model):
                 "optimize_for_inference: no module may have hooks, which need the layers as they were; "
                 f"got one on {path or 'the model'}"
             )
-    network = _Optimizer()(model).eval()
-    for parameter in network.parameters():
-        parameter.grad = None
+    network = _Optimizer(model, copy)(model).eval()
+    if copy:
+        for parameter in network.parameters():
+            parameter.grad = None
     return InferenceModel(network)
 
 
@@ -85,7 +89,7 @@ class InferenceModel(Module):
 
     def __init__(self, network):
         super().__init__()
-        # not registered: the arrays are no one else's, and must not change
+        # not registered: the arrays must not change
         self.__dict__.update(_network=network, training=False)
 
     def forward(self, *inputs):
@@ -110,9 +114,13 @@ class InferenceModel(Module):
 class _Optimizer:
     """The optimized form of a module; of each one once, so that what is shared stays shared."""
 
-    def __init__(self):
+    def __init__(self, model, copy):
+        self.copy = copy
         self.done = {}  # id of a module, or ids of a convolution and its norm -> what replaces them
         self.copies = {}  # deepcopy's memo
+        if not copy:
+            shared = [*model.parameters(), *(buffer for _, buffer in model.named_buffers())]
+            self.copies.update((id(each), each) for each in shared)
 
     def __call__(self, module):
         return self._once(id(module), self._optimized, module)
@@ -125,7 +133,7 @@ class _Optimizer:
     def _optimized(self, module):
         kind = type(module)
         if kind is Conv2d:
-            return PreparedConv(module)
+            return self._prepared(module)
         if kind is Sequential:
             return Sequential(*self._folded(list(self._layers(module))))
         if kind is Residual:
@@ -136,7 +144,10 @@ class _Optimizer:
         if kind.forward is Composed.forward:
             return self(module._composed())
         self.copies.update((id(child), self(child)) for child in module.children())
-        return copy.deepcopy(module, self.copies)
+        return deepcopy(module, self.copies)
+
+    def _prepared(self, conv, norm=None):
+        return PreparedConv(conv, norm, self.copy)
 
     def _layers(self, module):
         """The layers of Sequentials within each other, as one list."""
@@ -154,6 +165,6 @@ class _Optimizer:
             module, *layers = layers
             if type(module) is Conv2d and layers and type(layers[0]) is BatchNorm2d and can_fold(module, layers[0]):
                 norm, *layers = layers
-                yield self._once((id(module), id(norm)), PreparedConv, module, norm)
+                yield self._once((id(module), id(norm)), self._prepared, module, norm)
             else:
                 yield self(module)

@@ -77,10 +77,21 @@ def _draw(array, generator, kind):
     return getattr(generator, kind)(array.shape, dtype)
 
 
+def _fill(array, generator, kind, scale, shift):
+    """Standard draws times `scale` plus `shift`: in place where that is possible, since a large layer's weight is
+    most of what its process holds."""
+    if array.flags.c_contiguous and array.flags.writeable and array.dtype in (np.float32, np.float64):
+        generator = default_generator() if generator is None else generator
+        getattr(generator, kind)(dtype=array.dtype, out=array)
+        array *= scale
+        array += shift
+    else:
+        array[...] = _draw(array, generator, kind) * scale + shift
+
+
 def uniform_(tensor, a=0.0, b=1.0, generator=None):
     """Fill with draws from the uniform distribution on [a, b)."""
-    array = _array("uniform_", tensor)
-    array[...] = _draw(array, generator, "random") * (b - a) + a
+    _fill(_array("uniform_", tensor), generator, "random", b - a, a)
     return tensor
 
 
@@ -89,7 +100,7 @@ def normal_(tensor, mean=0.0, std=1.0, generator=None):
     array = _array("normal_", tensor)
     if not std >= 0:
         raise ValueError(f"normal_: std must be at least 0; got {std}")
-    array[...] = _draw(array, generator, "standard_normal") * std + mean
+    _fill(array, generator, "standard_normal", std, mean)
     return tensor
 
 

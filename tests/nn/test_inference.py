@@ -68,6 +68,32 @@ def test_gives_what_evaluation_gives(name, dtype, rng):
                 assert_close(fast(np.asfortranarray(x)), fast(x), 0)
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_without_copies(name, rng):
+    """The same bits, and the model as it was."""
+    model = settled(NETWORKS[name](), np.float32, rng)
+    x = rng.normal(size=(2, 20, 12, 12)).astype(np.float32)
+    copied, shared = nn.optimize_for_inference(model), nn.optimize_for_inference(model, copy=False)
+    np.testing.assert_array_equal(shared(x), copied(x))
+    before = [parameter.data.copy() for parameter in model.parameters()]
+    for parameter in model.parameters():
+        parameter.grad = np.ones_like(parameter.data)
+    shared = nn.optimize_for_inference(model, copy=False)
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    np.testing.assert_array_equal(shared(x), copied(x))
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(shared))(x), copied(x))
+    for parameter, data in zip(model.parameters(), before):
+        np.testing.assert_array_equal(parameter.data, data)
+
+
+def test_what_is_not_copied():
+    conv, linear = nn.Conv2d(3, 4, 3), nn.Linear(4, 2)
+    for copied in (True, False):
+        network = nn.optimize_for_inference(nn.Sequential(conv, nn.Flatten(), linear), copy=copied)._network
+        assert np.shares_memory(network[0].weight.data, conv.weight.data) != copied
+        assert np.shares_memory(network[2].weight.data, linear.weight.data) != copied
+
+
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "googlenet", "densenet121", "vgg11_bn", "squeezenet1_1"])
 def test_models(name, rng):
     model = settled(models.create(name, num_classes=5), np.float32, rng)
