@@ -29,7 +29,7 @@ def arguments():
     parser.add_argument("--seconds", type=float, help="of a turn (0.04, quick: 0.02)")
     parser.add_argument(
         "--out", type=Path, metavar="DIR",
-        help="where the JSON goes (benchmarks/results for a full run, else runs/benchmarks)",
+        help="where the JSON goes (benchmarks/results/KIND OF MACHINE for a full run, else runs/benchmarks)",
     )  # fmt: skip
     return parser.parse_args()
 
@@ -44,12 +44,12 @@ def main():
                              chosen.seconds or (0.02 if chosen.quick else 0.04), chosen.isa, chosen.filter,
                              chosen.quick)  # fmt: skip
     complete = not (chosen.quick or chosen.filter)
-    out = chosen.out or (RESULTS if complete else Path("runs", "benchmarks"))
-    out.mkdir(parents=True, exist_ok=True)
     show = lambda text: print(text, flush=True)  # noqa: E731
     with race.Worker("pyconv", settings) as pyconv, race.Worker("torch", settings) as torch:
         here = machine.describe(pyconv, torch)
         show(machine.line(here))
+        out = chosen.out or (RESULTS / machine.kind(here) if complete else Path("runs", "benchmarks"))
+        out.mkdir(parents=True, exist_ok=True)
         if chosen.part == "profile":
             return profile.run(pyconv, here, chosen.model or "lenet", settings, show)
         for name in PARTS if chosen.part == "all" else [chosen.part]:

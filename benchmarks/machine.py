@@ -5,7 +5,7 @@ import platform
 from pathlib import Path
 
 FEATURES = ["avx2", "fma", "avx512f", "avx512dq", "avx512bw", "avx512vl", "avx512_vnni", "avx512_bf16",
-            "avx512_fp16", "avx_vnni", "amx_bf16", "asimd", "sve"]  # fmt: skip
+            "avx512_fp16", "avx_vnni", "amx_bf16", "asimd", "bf16"]  # fmt: skip
 
 
 def cpus():
@@ -20,6 +20,11 @@ def _features():
         return []
     flags = next((line.split(":")[1].split() for line in lines if line.startswith(("flags", "features"))), [])
     return [name for name in FEATURES if name in flags]
+
+
+def has_bf16():
+    """Whether the processor multiplies bf16; where it does not, libraries emulate that."""
+    return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(_features()))
 
 
 def _caches():
@@ -43,6 +48,13 @@ def describe(pyconv, torch):
         **torch.ask("config"),
         **pyconv.ask("peaks"),
     }
+
+
+def kind(machine):
+    """The machine's best instruction set, or its architecture: the folder that its results go to."""
+    features = machine["features"]
+    return next((isa for isa, feature in {"avx512": "avx512f", "avx2": "avx2"}.items() if feature in features),
+                machine["architecture"])  # fmt: skip
 
 
 def line(machine):

@@ -14,29 +14,36 @@ TITLES = {
 }
 HEAD = """# Results
 
-Written by `python -m benchmarks report` from the JSON files in `results/`. A ratio is PyTorch's time over
-pyconv's, above 1 where pyconv is faster: PyTorch's best of contiguous and channels-last memory (weights
-prepared in that format), float32, the same threads, each library in a process of its own, in turn; the
-median over the rounds of the ratio within a round. GFLOP/s are those of the direct algorithm, whatever
-algorithm ran, so they may exceed the peak.
+Written by `python -m benchmarks report` from the JSON files in `results/`, machine by machine. A ratio
+is PyTorch's time over pyconv's, above 1 where pyconv is faster: PyTorch's best of contiguous and
+channels-last memory (weights prepared in that format), float32, the same threads, each library in a
+process of its own, in turn; the median over the rounds of the ratio within a round. GFLOP/s are those of
+the direct algorithm, whatever algorithm ran, so they may exceed the peak.
 """
+NAMES = {"avx512": "A machine with AVX-512", "avx2": "A machine with AVX2"}
 
 
 def write(folder, path):
-    """Write the page from every part's JSON in `folder`."""
+    """Write the page from every part's JSON in the folders of `folder`, one for each kind of machine."""
     sections = [HEAD]
+    for kind in sorted((each for each in folder.iterdir() if each.is_dir()), key=lambda each: each.name, reverse=True):
+        sections += [f"## {NAMES.get(kind.name, kind.name)}\n", *_parts(kind)]
+    if len(sections) == 1:
+        sections.append("No results yet.\n")
+    path.write_text("\n".join(sections))
+    print(f"written: {path}")
+
+
+def _parts(folder):
+    """The sections of one machine."""
     for name, (part, title) in TITLES.items():
         for file in sorted(folder.glob(f"{name}*.json"), key=lambda file: (len(file.stem), file.stem)):
             if file.stem.split("-")[0] != name:
                 continue
             result = json.loads(file.read_text())
             isa = file.stem.partition("-")[2]
-            sections += [f"## {title}{f', limited to {isa}' if isa else ''}\n",
-                         f"{result['date']}; {machine.line(result['machine'])}; {result['rounds']} rounds.\n",
-                         part.summary(result["rows"]) + "\n",
-                         "<details><summary>Every case</summary>\n",
-                         part.details(result["rows"], result["machine"]) + "\n\n</details>\n"]  # fmt: skip
-    if len(sections) == 1:
-        sections.append("No results yet.\n")
-    path.write_text("\n".join(sections))
-    print(f"written: {path}")
+            yield f"### {title}{f', limited to {isa}' if isa else ''}\n"
+            yield f"{result['date']}; {machine.line(result['machine'])}; {result['rounds']} rounds.\n"
+            yield part.summary(result["rows"]) + "\n"
+            yield "<details><summary>Every case</summary>\n"
+            yield part.details(result["rows"], result["machine"]) + "\n\n</details>\n"
