@@ -55,6 +55,9 @@ typedef int64_t integer;
 #define FUSES 0
 #endif
 #define LANES (VECTOR_BYTES / (int)sizeof(real))
+/* AVX-512 comes with servers whose L2 and L3 answer late: some streams are fetched in advance there. With
+ * AVX2 the processor's own fetching is in time, and the instructions would cost more (Zen 3). */
+#define FAR_CACHES (VECTOR_BYTES == 64)
 #define LINE (64 / (ptrdiff_t)sizeof(real)) /* elements of a cache line */
 
 typedef real vec __attribute__((vector_size(VECTOR_BYTES)));

@@ -70,7 +70,7 @@ static int fits_scatter(const struct pyconv_conv2d *g) {
 #define PLANAR_STORE 13.0  /* for LANES pixels of an output */
 #define PRODUCT_STORE 8.0  /* the same of Winograd's products, as so many more channels */
 #define PACK_FILTERS 24.0  /* for LANES filters on one channel and tap, and */
-#define PACK_RESIDUES 50.0 /* where each residue of a stride packs its own */
+#define PACK_RESIDUES 35.0 /* where each residue of a stride packs its own */
 #define LONE_VECTORS 1.2   /* tiles of a single vector, which are read line by line */
 #define L2_BYTES 1.9e6
 #define L3_BYTES 16.0 /* a cycle */

@@ -438,7 +438,7 @@ static void plan(struct direct *d) {
     ptrdiff_t weights = c->groups * d->vectors * LANES * d->elements,
               packed = weights * (ptrdiff_t)sizeof(real);
     d->packs_late = once && c->taps > 1 && !c->prepared;
-    d->streams = !d->packs_late && packed > L2_BYTES;
+    d->streams = FAR_CACHES && !d->packs_late && packed > L2_BYTES;
     if (c->images_each) weights *= c->batch / c->images_each;
     d->by_split = packed > L2_BYTES || weights > c->batch * c->src_height * c->src_width * channels;
     /* Few splits: the parts of a pixel's line that several cores write travel between these. */

@@ -106,7 +106,7 @@ struct tile_vector {
 
 INLINE void store_and_fetch(real *at, vec value, ptrdiff_t ahead) {
     store(at, value);
-    if (ahead) __builtin_prefetch(at + ahead, 1);
+    if (FAR_CACHES && ahead) __builtin_prefetch(at + ahead, 1);
 }
 
 INLINE vec read_pixel(const struct tile_vector *t, int pixel, const int fetch) {
