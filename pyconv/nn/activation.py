@@ -14,6 +14,7 @@ class _Activation(Module):
     """A layer that is one function of its input; `_options` are the function's arguments by name."""
 
     _function = _function_backward = None
+    _keeps = "input"  # which the backward takes, or "output", which the layer behind often keeps anyway
 
     def __init__(self, **options):
         super().__init__()
@@ -21,32 +22,17 @@ class _Activation(Module):
 
     def forward(self, input):
         output = type(self)._function(input, **self._options)
-        self._save(input)
+        self._save(output if self._keeps == "output" else input)
         return output
 
     def backward(self, grad_output):
-        (input,) = self._take()
+        (kept,) = self._take()
         if not self.needs_input_grad:
             return None
-        return type(self)._function_backward(grad_output, input, **self._options)
+        return type(self)._function_backward(grad_output, **{self._keeps: kept}, **self._options)
 
     def extra_repr(self):
         return ", ".join(f"{name}={value!r}" for name, value in self._options.items())
-
-
-class _OutputActivation(_Activation):
-    """One whose backward needs its output, which the layer behind it often keeps anyway, and not its input."""
-
-    def forward(self, input):
-        output = type(self)._function(input, **self._options)
-        self._save(output)
-        return output
-
-    def backward(self, grad_output):
-        (output,) = self._take()
-        if not self.needs_input_grad:
-            return None
-        return type(self)._function_backward(grad_output, output=output, **self._options)
 
 
 class ReLU(_Activation):
@@ -194,16 +180,18 @@ class Softsign(_Activation):
     _function_backward = staticmethod(F.softsign_backward)
 
 
-class Sigmoid(_OutputActivation):
+class Sigmoid(_Activation):
     """1 / (1 + exp(-x)). See `pyconv.functional.sigmoid`."""
 
+    _keeps = "output"
     _function = staticmethod(F.sigmoid)
     _function_backward = staticmethod(F.sigmoid_backward)
 
 
-class Tanh(_OutputActivation):
+class Tanh(_Activation):
     """Hyperbolic tangent. See `pyconv.functional.tanh`."""
 
+    _keeps = "output"
     _function = staticmethod(F.tanh)
     _function_backward = staticmethod(F.tanh_backward)
 

@@ -119,8 +119,7 @@ class _Optimizer:
         self.done = {}  # id of a module, or ids of a convolution and its norm -> what replaces them
         self.copies = {}  # deepcopy's memo
         if not copy:
-            shared = [*model.parameters(), *(buffer for _, buffer in model.named_buffers())]
-            self.copies.update((id(each), each) for each in shared)
+            self.copies.update((id(each), each) for each in (*model.parameters(), *model.buffers()))
 
     def __call__(self, module):
         return self._once(id(module), self._optimized, module)

@@ -70,19 +70,19 @@ def _fans(op, array):
     return array.shape[1] * field, array.shape[0] * field
 
 
-def _draw(array, generator, kind):
-    """An array of standard draws of a `kind`, of the array's shape and, where there is such, its dtype."""
+def _draw(array, generator, kind, out=None):
+    """An array, `out` if given, of standard draws of a `kind`, of the array's shape and, where there is such, its
+    dtype."""
     generator = default_generator() if generator is None else generator
     dtype = array.dtype if array.dtype in (np.float32, np.float64) else np.float64
-    return getattr(generator, kind)(array.shape, dtype)
+    return getattr(generator, kind)(array.shape, dtype, out)
 
 
 def _fill(array, generator, kind, scale, shift):
     """Standard draws times `scale` plus `shift`: in place where that is possible, since a large layer's weight is
     most of what its process holds."""
     if array.flags.c_contiguous and array.flags.writeable and array.dtype in (np.float32, np.float64):
-        generator = default_generator() if generator is None else generator
-        getattr(generator, kind)(dtype=array.dtype, out=array)
+        _draw(array, generator, kind, array)
         array *= scale
         array += shift
     else:
