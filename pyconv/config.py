@@ -70,7 +70,8 @@ def options(**choices):
     Parameters
     ----------
     conv_algorithm : {'auto', 'direct', 'winograd'}
-        'direct' forces the plain algorithm on every convolution: slower, with smaller rounding errors.
+        'direct' forces the plain algorithm on every convolution: slower, with smaller rounding errors, and such as
+        are relative to what an output sums, where Winograd's are to the largest value within some pixels of it.
         'winograd' takes Winograd's wherever it can serve: float32, one group, stride 1 with kernels of 3x3 or 5x5
         or (along lines, for more than a vector of channels) of any other shape, and stride 2 with 3x3.
     fuse : bool

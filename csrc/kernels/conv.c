@@ -66,6 +66,8 @@ static int forward(const struct pyconv_conv2d *g, const void *input, const void 
     struct correlation c = forward_correlation(g, input, weight, epilogue, output, tap);
     c.prepared = prepared;
     int status = correlate(&c, algorithm);
+    c.prepared = NULL;
+    if (status == PYCONV_NOT_FINITE) status = correlate(&c, PYCONV_CONV_DIRECT);
     pyconv_free(tap, bytes);
     return status;
 }
@@ -109,11 +111,8 @@ static struct correlation gradient_part(const struct pyconv_conv2d *g, enum pyco
     return grad_input_correlation(g, part / columns, part % columns, grad_output, weight, result, tap);
 }
 
-static int grad_input(const struct pyconv_conv2d *g, const void *grad_output, const void *weight,
-                      const void *residual, void *result, enum pyconv_conv_algorithm algorithm) {
-    algorithm = VARIANT(choose_conv)(g, PYCONV_GRAD_INPUT, algorithm);
-    if (algorithm == PYCONV_CONV_SCATTER || algorithm == PYCONV_CONV_DEPTHWISE)
-        return grad_input_alone(g, grad_output, weight, residual, result, algorithm);
+static int grad_input_parts(const struct pyconv_conv2d *g, const void *grad_output, const void *weight,
+                            const void *residual, void *result, enum pyconv_conv_algorithm algorithm) {
     size_t bytes;
     struct tap *tap = alloc_taps(g, &bytes);
     if (!tap) return PYCONV_NO_MEMORY;
@@ -125,6 +124,17 @@ static int grad_input(const struct pyconv_conv2d *g, const void *grad_output, co
     }
     pyconv_free(tap, bytes);
     return status;
+}
+
+static int grad_input(const struct pyconv_conv2d *g, const void *grad_output, const void *weight,
+                      const void *residual, void *result, enum pyconv_conv_algorithm algorithm) {
+    algorithm = VARIANT(choose_conv)(g, PYCONV_GRAD_INPUT, algorithm);
+    if (algorithm == PYCONV_CONV_SCATTER || algorithm == PYCONV_CONV_DEPTHWISE)
+        return grad_input_alone(g, grad_output, weight, residual, result, algorithm);
+    int status = grad_input_parts(g, grad_output, weight, residual, result, algorithm);
+    return status == PYCONV_NOT_FINITE
+               ? grad_input_parts(g, grad_output, weight, residual, result, PYCONV_CONV_DIRECT)
+               : status;
 }
 
 /* ---- Gradient of the bias: the sum of grad_output over all pixels ---- */
@@ -180,8 +190,10 @@ static int grad_weight(const struct pyconv_conv2d *g, const void *grad_output, c
     if (status != PYCONV_OK || !result) return status;
     if (algorithm == PYCONV_CONV_DEPTHWISE)
         return VARIANT(grad_weight_depthwise)(g, grad_output, input, result);
-    if (algorithm == PYCONV_CONV_WINOGRAD)
-        return VARIANT(grad_weight_winograd)(g, grad_output, input, result);
+    if (algorithm == PYCONV_CONV_WINOGRAD) {
+        status = VARIANT(grad_weight_winograd)(g, grad_output, input, result);
+        if (status != PYCONV_NOT_FINITE) return status;
+    }
     enum lanes_of lanes = weight_lanes(g);
     if (lanes == FILTERS) return VARIANT(grad_weight_direct)(g, grad_output, input, result);
     size_t bytes;

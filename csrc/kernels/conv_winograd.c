@@ -142,10 +142,12 @@ static void multiply(const struct winograd *w, ptrdiff_t tiles, ptrdiff_t block,
 static void put_group(const struct winograd *w, const struct places *places, ptrdiff_t tiles, ptrdiff_t block,
                       const real *m) {
     ptrdiff_t begin = block * BLOCK, end = min_size(begin + BLOCK, w->c->dst_channels);
+    vec check = {0};
     for (ptrdiff_t t = 0; t < tiles; t++)
         for (ptrdiff_t k = begin; k < end; k += LANES)
             w->kind->put(w, places->at + t * w->kind->residues, k, min_size(LANES, end - k),
-                         m + t * BLOCK + (k - begin));
+                         m + t * BLOCK + (k - begin), &check);
+    note_finite(w->finite, check);
 }
 
 /* ---- Tasks ---- */
@@ -329,6 +331,8 @@ static int run(const struct winograd_kind *kind, const struct correlation *c) {
     if (!(w.shared = pyconv_alloc(bytes.shared))) return PYCONV_NO_MEMORY;
     w.zeros = w.shared + bytes.shared / sizeof(real) - w.pitch;
     memset((real *)w.zeros, 0, (size_t)w.pitch * sizeof(real));
+    struct finite finite = ALL_FINITE;
+    w.finite = &finite;
     struct member *each = make_members(&w, w.filters_outside ? NULL : c->prepared ? c->prepared : w.shared);
 
     double elements = (double)w.tiling.tiles * kind->planes, tiles = elements * (double)w.pitch * 0.2;
@@ -350,7 +354,7 @@ static int run(const struct winograd_kind *kind, const struct correlation *c) {
     }
     if (each) free_members(each, c->groups);
     pyconv_free(w.shared, bytes.shared);
-    return status;
+    return status_of(&finite, status);
 }
 
 /* ---- By the kernel: NULL: along lines ---- */

@@ -39,7 +39,7 @@ struct winograd_kind {
     void (*make_tile)(const struct winograd *, ptrdiff_t tile, real *v);
     struct output_place (*place_output)(const struct winograd *, ptrdiff_t tile, int residue);
     void (*put)(const struct winograd *, const struct output_place *, ptrdiff_t channel, ptrdiff_t lanes,
-                const real *m);
+                const real *m, vec *check);
 };
 
 extern const struct winograd_kind VARIANT(winograd_strided), VARIANT(winograd_spread);
@@ -62,6 +62,7 @@ struct winograd {
     real *shared;                     /* V of all groups, or U of all blocks unless it is prepared */
     const real *u;                    /* U of all blocks, or NULL: filters outside */
     const real *zeros;                /* `pitch` of them: what lies outside of the image */
+    struct finite *finite;
 };
 
 /* One filter tap by tap, g[t], for the channels of one vector: LANES filters (`count` of them real) that

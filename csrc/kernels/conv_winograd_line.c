@@ -14,6 +14,7 @@ struct line_pass {
     real *u, *v, *m, *zeros;
     ptrdiff_t u_plane, v_plane, m_plane; /* elements from one point to the next */
     struct correlation inner;            /* M from V and U */
+    struct finite *finite;
 };
 
 /* ---- U, as the direct kernel reads it ---- */
@@ -77,7 +78,7 @@ static void make_row(const void *context, ptrdiff_t task, void *scratch) {
 
 /* One vector of channels of a tile, whose points are m_plane apart, to dst + at + o * step, o < count */
 INLINE void put_line(const struct correlation *c, const real *m, ptrdiff_t m_plane, ptrdiff_t channel,
-                     ptrdiff_t at, ptrdiff_t step, ptrdiff_t count) {
+                     ptrdiff_t at, ptrdiff_t step, ptrdiff_t count, vec *check) {
     ptrdiff_t lanes = min_size(LANES, c->dst_channels - channel);
     const real *bias = c->epilogue.bias;
     vec y[LINE_POINTS], out[LINE_OUTPUTS], add = bias ? load_first(bias + channel, lanes) : (vec){0};
@@ -86,8 +87,10 @@ INLINE void put_line(const struct correlation *c, const real *m, ptrdiff_t m_pla
         y[p] = lanes == LANES ? load(from) : load_first(from, lanes);
     }
     transform_output(LINE_POINTS, LINE_OUTPUTS, y, 1, out, 1);
-    for (ptrdiff_t o = 0; o < count; o++, at += step)
+    for (ptrdiff_t o = 0; o < count; o++, at += step) {
+        check_finite(check, out[o]);
         store_output(c, c->dst + at + channel, lanes, out[o] + add);
+    }
 }
 
 static void put_row(const void *context, ptrdiff_t task, void *scratch) {
@@ -98,13 +101,15 @@ static void put_row(const void *context, ptrdiff_t task, void *scratch) {
     ptrdiff_t row = task % l->m_height, image = w->first + task / l->m_height;
     ptrdiff_t y_step = l->vertical ? LINE_OUTPUTS : 1, x_step = l->vertical ? 1 : LINE_OUTPUTS;
     const real *m = w->m + task * l->m_width * c->dst_channels;
+    vec check = {0};
     for (ptrdiff_t column = 0; column < l->m_width; column++, m += c->dst_channels) {
         ptrdiff_t y = row * y_step, x = column * x_step;
         ptrdiff_t at = image * c->dst_image + y * c->dst_row + x * c->dst_column;
         ptrdiff_t count = min_size(LINE_OUTPUTS, l->vertical ? c->dst_height - y : c->dst_width - x);
         for (ptrdiff_t k = 0; k < c->dst_channels; k += LANES)
-            put_line(c, m, w->m_plane, k, at, l->vertical ? c->dst_row : c->dst_column, count);
+            put_line(c, m, w->m_plane, k, at, l->vertical ? c->dst_row : c->dst_column, count, &check);
     }
+    note_finite(w->finite, check);
 }
 
 /* ---- The whole correlation ---- */
@@ -228,9 +233,11 @@ int VARIANT(correlate_line)(const struct correlation *c) {
     w.v = c->prepared ? shared : shared + LINE_POINTS * w.u_plane;
     w.m = w.v + LINE_POINTS * w.v_plane, w.zeros = w.m + LINE_POINTS * w.m_plane;
     memset(w.zeros, 0, (size_t)c->src_channels * sizeof(real));
+    struct finite finite = ALL_FINITE;
+    w.finite = &finite;
     int status = c->prepared ? PYCONV_OK : make_all_filters(&w);
     for (w.first = 0; w.first < c->batch && status == PYCONV_OK; w.first += w.lines.images)
         status = run_pass(&w, min_size(w.lines.images, c->batch - w.first), tap);
     pyconv_free(shared, bytes);
-    return status;
+    return status_of(&finite, status);
 }

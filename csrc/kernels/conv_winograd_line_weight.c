@@ -20,6 +20,7 @@ struct line_weight_pass {
     real *v, *d, *zeros;
     ptrdiff_t v_plane, d_plane; /* elements from one point to the next */
     struct weight_parts m;      /* a set for each point */
+    struct finite *finite;
 };
 
 static void make_input_row(const void *context, ptrdiff_t task, void *scratch) {
@@ -64,7 +65,7 @@ static void put_filters(const void *context, ptrdiff_t vector, void *scratch) {
     ptrdiff_t row_step = l->vertical ? 1 : length, tap_step = l->vertical ? l->rows : 1;
     ptrdiff_t first = vector * LANES, filters = min_size(LANES, g->out_channels - first);
     const real *sums = w->m.sums + first / BLOCK * w->m.block_elements + first % BLOCK;
-    vec *out = scratch;
+    vec *out = scratch, check = {0};
     for (ptrdiff_t begin = 0; begin < channels; begin += LANES) {
         ptrdiff_t count = min_size(LANES, channels - begin), elements = count * area;
         for (ptrdiff_t t = 0; t < w->m.area; t++) {
@@ -82,7 +83,7 @@ static void put_filters(const void *context, ptrdiff_t vector, void *scratch) {
                 }
                 transform_output(LINE_POINTS, LINE_OUTPUTS, y, 1, tap, 1);
                 vec *to = out + c * area + r * row_step + q * LINE_OUTPUTS * tap_step;
-                for (ptrdiff_t s = 0; s < taps; s++) to[s * tap_step] = tap[s];
+                for (ptrdiff_t s = 0; s < taps; s++) to[s * tap_step] = tap[s], check_finite(&check, tap[s]);
             }
         }
         for (ptrdiff_t e = 0; e < elements; e += LANES) {
@@ -92,6 +93,7 @@ static void put_filters(const void *context, ptrdiff_t vector, void *scratch) {
                 store_first(to + k * channels * area, out[e + k], min_size(LANES, elements - e));
         }
     }
+    note_finite(w->finite, check);
 }
 
 /* M from V and D, of one point and `images` images. */
@@ -165,8 +167,9 @@ static int run_pass(struct line_weight_pass *w, ptrdiff_t images) {
 
 int VARIANT(grad_weight_line)(const struct pyconv_conv2d *g, const real *grad_output, const real *input,
                               real *grad_weight) {
+    struct finite finite = ALL_FINITE;
     struct line_weight_pass w = {
-        .g = g, .grad_output = grad_output, .input = input, .grad_weight = grad_weight};
+        .g = g, .grad_output = grad_output, .input = input, .grad_weight = grad_weight, .finite = &finite};
     plan(&w);
     size_t bytes = image_bytes(&w), part_bytes = weight_parts_bytes(&w.m);
     w.v = pyconv_alloc(bytes), w.m.sums = pyconv_alloc(part_bytes);
@@ -182,5 +185,5 @@ int VARIANT(grad_weight_line)(const struct pyconv_conv2d *g, const real *grad_ou
                               put_scratch(g), put_filters, &w);
     pyconv_free(w.v, bytes);
     pyconv_free(w.m.sums, part_bytes);
-    return status;
+    return status_of(&finite, status);
 }

@@ -59,7 +59,8 @@ static struct output_place place_output(const struct winograd *w, ptrdiff_t tile
 /* One vector of filters of a tile, from its products on; `plain`: all lanes of all outputs, with nothing but
  * a bias to be added. */
 INLINE void put_tile(const struct winograd *w, const struct output_place *place, ptrdiff_t channel,
-                     ptrdiff_t lanes, const real *m, const int points, const int outputs, const int plain) {
+                     ptrdiff_t lanes, const real *m, vec *check, const int points, const int outputs,
+                     const int plain) {
     vec half[MOST_AREA], bias = load_bias(w, channel, lanes);
     transform_output_columns(points, outputs, m, w->m_plane, half);
     real *row = w->c->dst + place->offset + channel;
@@ -67,6 +68,7 @@ INLINE void put_tile(const struct winograd *w, const struct output_place *place,
         if (!plain && i >= place->rows) return;
         vec out[MOST_POINTS];
         transform_output(points, outputs, half + i * points, 1, out, 1);
+        UNROLL for (int j = 0; j < outputs; j++) check_finite(check, out[j]);
         real *to = row;
         UNROLL for (int j = 0; j < outputs; j++, to += place->column) {
             if (plain)
@@ -78,13 +80,13 @@ INLINE void put_tile(const struct winograd *w, const struct output_place *place,
 }
 
 INLINE void put(const struct winograd *w, const struct output_place *place, ptrdiff_t channel,
-                ptrdiff_t lanes, const real *m, const int points, const int outputs) {
+                ptrdiff_t lanes, const real *m, vec *check, const int points, const int outputs) {
     const struct pyconv_epilogue *epilogue = &w->c->epilogue;
     if (lanes == LANES && place->rows == outputs && place->columns == outputs && !epilogue->residual &&
         !epilogue->relu)
-        put_tile(w, place, channel, LANES, m, points, outputs, 1);
+        put_tile(w, place, channel, LANES, m, check, points, outputs, 1);
     else
-        put_tile(w, place, channel, lanes, m, points, outputs, 0);
+        put_tile(w, place, channel, lanes, m, check, points, outputs, 0);
 }
 
 /* The kind for `points` and `taps` in one direction. */
@@ -98,8 +100,8 @@ INLINE void put(const struct winograd *w, const struct output_place *place, ptrd
         make_tile(w, tile, v, points, name##_vector);                                                        \
     }                                                                                                        \
     static void name##_put(const struct winograd *w, const struct output_place *place, ptrdiff_t channel,    \
-                           ptrdiff_t lanes, const real *m) {                                                 \
-        put(w, place, channel, lanes, m, points, points + 1 - taps);                                         \
+                           ptrdiff_t lanes, const real *m, vec *check) {                                     \
+        put(w, place, channel, lanes, m, check, points, points + 1 - taps);                                  \
     }                                                                                                        \
     static const struct winograd_kind name = {                                                               \
         1,          points * points, points * points, chunk,        matrix,                                  \

@@ -62,19 +62,21 @@ INLINE void image_outputs(const real *m, ptrdiff_t plane, vec *out) {
 
 /* One vector of SIDE x SIDE outputs */
 static void put_square(const struct winograd *w, const struct output_place *place, ptrdiff_t channel,
-                       ptrdiff_t lanes, const vec *out) {
+                       ptrdiff_t lanes, const vec *out, vec *check) {
     const vec bias = load_bias(w, channel, lanes);
     for (ptrdiff_t i = 0; i < place->rows; i++)
-        for (ptrdiff_t j = 0; j < place->columns; j++)
+        for (ptrdiff_t j = 0; j < place->columns; j++) {
+            check_finite(check, out[i * SIDE + j]);
             store_output(w->c, w->c->dst + place->offset + i * place->row + j * place->column + channel,
                          lanes, out[i * SIDE + j] + bias);
+        }
 }
 
 static void put_image(const struct winograd *w, const struct output_place *place, ptrdiff_t channel,
-                      ptrdiff_t lanes, const real *m) {
+                      ptrdiff_t lanes, const real *m, vec *check) {
     vec out[SIDE * SIDE];
     image_outputs(m, w->m_plane, out);
-    put_square(w, place, channel, lanes, out);
+    put_square(w, place, channel, lanes, out, check);
 }
 
 static struct tiling cut(const struct correlation *c) {
@@ -165,11 +167,11 @@ INLINE void gradient_outputs(const real *m, ptrdiff_t plane, vec *out) {
 }
 
 static void put_gradient(const struct winograd *w, const struct output_place *place, ptrdiff_t channel,
-                         ptrdiff_t lanes, const real *m) {
+                         ptrdiff_t lanes, const real *m, vec *check) {
     vec out[MOST_RESIDUES * SIDE * SIDE];
     gradient_outputs(m, w->m_plane, out);
     for (int residue = 0; residue < MOST_RESIDUES; residue++)
-        put_square(w, place + residue, channel, lanes, out + residue * SIDE * SIDE);
+        put_square(w, place + residue, channel, lanes, out + residue * SIDE * SIDE, check);
 }
 
 static struct tiling cut_gradient(const struct correlation *c) {

@@ -95,6 +95,7 @@ struct winograd_weight {
     ptrdiff_t channel_blocks, filter_blocks, channels, filters; /* channels, filters: of the largest block */
     ptrdiff_t v_pitch, d_pitch;
     ptrdiff_t v_plane, d_plane, m_plane; /* elements from one plane to the next: odd in cache lines */
+    struct finite *finite;
 };
 
 /* Outputs from a tile to the one on its right */
@@ -173,16 +174,20 @@ static void multiply(const struct winograd_weight *w, ptrdiff_t tiles, ptrdiff_t
 static void put_weights(const struct winograd_weight *w, ptrdiff_t first_channel, ptrdiff_t channels,
                         ptrdiff_t filters, const real *m, real *sums) {
     ptrdiff_t blocks = ceil_div(filters, BLOCK);
+    vec check = {0};
     for (ptrdiff_t b = 0; b < blocks; b++) {
         real *to = sums + b * w->parts.block_elements;
         for (ptrdiff_t c = 0; c < channels; c++)
             for (ptrdiff_t k = 0; k < min_size(BLOCK, filters - b * BLOCK); k += LANES) {
                 vec out[25];
                 w->kind->transform_products(m + (b * channels + c) * BLOCK + k, w->m_plane, out);
-                for (ptrdiff_t t = 0; t < w->parts.area; t++)
+                for (ptrdiff_t t = 0; t < w->parts.area; t++) {
+                    check_finite(&check, out[t]);
                     store(to + (t * w->parts.channels + first_channel + c) * BLOCK + k, out[t]);
+                }
             }
     }
+    note_finite(w->finite, check);
 }
 
 static void run_winograd_weight(const void *context, ptrdiff_t task, void *scratch) {
@@ -257,7 +262,8 @@ int VARIANT(grad_weight_winograd)(const struct pyconv_conv2d *g, const real *gra
         return VARIANT(grad_weight_direct)(g, grad_output, input, grad_weight);
     if (!is_square(g->kernel_height, g->kernel_width))
         return VARIANT(grad_weight_line)(g, grad_output, input, grad_weight);
-    struct winograd_weight w = {.g = g, .grad_output = grad_output, .input = input};
+    struct finite finite = ALL_FINITE;
+    struct winograd_weight w = {.g = g, .grad_output = grad_output, .input = input, .finite = &finite};
     plan(&w);
     struct workspace bytes = space(&w);
     ptrdiff_t sums = w.parts.count * w.parts.part_elements;
@@ -271,5 +277,5 @@ int VARIANT(grad_weight_winograd)(const struct pyconv_conv2d *g, const real *gra
         parallel_run(tasks, work / MULTIPLY_ADDS_PER_NANOSECOND, bytes.scratch, run_winograd_weight, &w);
     if (status == PYCONV_OK) status = VARIANT(sum_weight_parts)(&w.parts, grad_weight);
     pyconv_free(w.parts.sums, bytes.shared);
-    return status;
+    return status_of(&finite, status);
 }

@@ -7,6 +7,7 @@ import torch
 import pyconv
 import pyconv.functional as F
 from oracle import assert_close, channels_last, conv2d_passes, to_torch
+from pyconv import _kernels
 from pyconv.functional.conv import _convolve
 
 
@@ -168,6 +169,57 @@ def test_winograd_with_groups(kernel, groups, channels, filters, shape, isa, rng
     with pyconv.options(conv_algorithm="winograd"):
         fused = _convolve("conv2d", x, weight, bias, *options, residual, relu=True)
     assert_close(fused, np.maximum(expected[0] + residual, 0).astype(np.float32), rtol=1e-5)
+
+
+KINDS = [
+    ((2, 17, 12, 13), (19, 17, 3, 3), 1, 1, 1, 1),
+    ((1, 300, 9, 9), (300, 300, 3, 3), 1, 1, 1, 1),
+    ((4, 33, 30, 30), (35, 33, 3, 3), 1, 1, 1, 1),
+    ((2, 17, 9, 14), (18, 17, 5, 5), 1, 2, 1, 1),
+    ((2, 18, 17, 13), (33, 18, 3, 3), 2, 1, 1, 1),
+    ((2, 36, 9, 14), (40, 36, 1, 7), 1, (0, 3), 1, 1),
+    ((2, 36, 9, 14), (40, 36, 7, 5), 1, 3, 1, 1),
+    ((2, 17, 13, 14), (18, 17, 3, 3), 1, 3, 3, 1),
+    ((2, 40, 14, 17), (50, 20, 3, 3), 1, 1, 1, 2),
+]
+
+
+def directly(x, weight, bias, grad_output, *options):
+    with pyconv.options(conv_algorithm="direct"):
+        return [F.conv2d(x, weight, bias, *options), *F.conv2d_backward(grad_output, x, weight, *options)]
+
+
+@pytest.mark.parametrize("place", ["input", "grad_output"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_not_finite_stays_where_it_is_seen(kind, value, place, isa, rng):
+    """A transform spreads it over a tile, 3e38 by overflow: such a pass is done again directly, to the same bits."""
+    shape, weight_shape, *options = kind
+    x = rng.standard_normal(shape).astype(np.float32)
+    weight, bias = rng.standard_normal(weight_shape).astype(np.float32), np.ones(weight_shape[0], np.float32)
+    output = F.conv2d(x, weight, bias, *options)
+    grad_output = rng.standard_normal(output.shape).astype(np.float32)
+    changed = x if place == "input" else grad_output
+    changed[-1, changed.shape[1] // 2, 4, 5] = value
+    actual, expected = (f(x, weight, bias, grad_output, *options) for f in (passes, directly))
+    seen = [0, 2] if place == "input" else [1, 2]
+    for i in seen:
+        assert not np.isfinite(expected[i]).all()
+        np.testing.assert_array_equal(actual[i], expected[i])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_finite_is_done_once(kind, isa, rng):
+    """Idle lanes, and what memory held before, don't pass for results that are not finite."""
+    shape, weight_shape, *options = kind
+    x = rng.standard_normal(shape).astype(np.float32)
+    weight, bias = rng.standard_normal(weight_shape).astype(np.float32), np.ones(weight_shape[0], np.float32)
+    grad_output = rng.standard_normal(F.conv2d(x, weight, None, *options).shape).astype(np.float32)
+    for size in np.geomspace(100, 3_000_000, 100):  # what workspace comes from holds NaN
+        _kernels.empty((int(size),), np.dtype(np.float32)).fill(np.nan)
+    actual, expected = (f(x, weight, bias, grad_output, *options) for f in (passes, directly))
+    for a, e in zip(actual[:3], expected):
+        assert not np.array_equal(a, e)
 
 
 @pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
