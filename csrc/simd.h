@@ -123,10 +123,36 @@ INLINE __m256i lane_mask(ptrdiff_t n) {
 }
 #if REAL_IS_FLOAT
 INLINE vec load_first(const real *p, ptrdiff_t n) { return (vec)_mm256_maskload_ps(p, lane_mask(n)); }
-INLINE void store_first(real *p, vec v, ptrdiff_t n) { _mm256_maskstore_ps(p, lane_mask(n), (__m256)v); }
+INLINE void store_first(real *p, vec v, ptrdiff_t n) { /* in parts: a masked store takes Zen 3 20 cycles */
+    if (n >= LANES) {
+        store(p, v);
+        return;
+    }
+    __m128 part = _mm256_castps256_ps128((__m256)v);
+    if (n & 4) {
+        _mm_storeu_ps(p, part);
+        p += 4, part = _mm256_extractf128_ps((__m256)v, 1);
+    }
+    if (n & 2) {
+        _mm_storel_pi((__m64 *)p, part);
+        p += 2, part = _mm_movehl_ps(part, part);
+    }
+    if (n & 1) _mm_store_ss(p, part);
+}
 #else
 INLINE vec load_first(const real *p, ptrdiff_t n) { return (vec)_mm256_maskload_pd(p, lane_mask(n)); }
-INLINE void store_first(real *p, vec v, ptrdiff_t n) { _mm256_maskstore_pd(p, lane_mask(n), (__m256d)v); }
+INLINE void store_first(real *p, vec v, ptrdiff_t n) {
+    if (n >= LANES) {
+        store(p, v);
+        return;
+    }
+    __m128d part = _mm256_castpd256_pd128((__m256d)v);
+    if (n & 2) {
+        _mm_storeu_pd(p, part);
+        p += 2, part = _mm256_extractf128_pd((__m256d)v, 1);
+    }
+    if (n & 1) _mm_store_sd(p, part);
+}
 #endif
 #else
 INLINE vec load_first(const real *p, ptrdiff_t n) {
@@ -282,6 +308,29 @@ INLINE void transpose_lanes(vec *row) {
         UNROLL for (int i = 0; i < LANES; i++) row[i] = mixed[i];
     }
 }
+
+/* The sum of row l's lanes in lane l, for LANES rows. */
+#if defined(__AVX2__) && !defined(__AVX512F__) && REAL_IS_FLOAT /* 128 bits by themselves, to the end */
+INLINE vec sum_each(const vec *rows) {
+    vec pair[4], four[2];
+    UNROLL for (int i = 0; i < 4; i++) pair[i] =
+        __builtin_shufflevector(rows[2 * i], rows[2 * i + 1], 0, 8, 1, 9, 4, 12, 5, 13) +
+        __builtin_shufflevector(rows[2 * i], rows[2 * i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
+    UNROLL for (int i = 0; i < 2; i++) four[i] =
+        __builtin_shufflevector(pair[2 * i], pair[2 * i + 1], 0, 1, 8, 9, 4, 5, 12, 13) +
+        __builtin_shufflevector(pair[2 * i], pair[2 * i + 1], 2, 3, 10, 11, 6, 7, 14, 15);
+    return __builtin_shufflevector(four[0], four[1], 0, 1, 2, 3, 8, 9, 10, 11) +
+           __builtin_shufflevector(four[0], four[1], 4, 5, 6, 7, 12, 13, 14, 15);
+}
+#else
+INLINE vec sum_each(const vec *rows) {
+    vec row[LANES];
+    UNROLL for (int i = 0; i < LANES; i++) row[i] = rows[i];
+    UNROLL for (int half = LANES / 2; half; half /= 2) UNROLL for (int i = 0; i < half; i++) row[i] =
+        zip_low(row[i], row[i + half]) + zip_high(row[i], row[i + half]);
+    return row[0];
+}
+#endif
 
 /* x[index[l] mod LANES] in lane l, where the machine can do that at once */
 #if defined(__AVX512F__) && REAL_IS_FLOAT

@@ -51,6 +51,9 @@ struct workspace VARIANT(correlate_grouped_workspace)(const struct correlation *
 /* conv_planar.c: few output channels (`is_planar`) */
 int VARIANT(correlate_planar)(const struct correlation *);
 struct workspace VARIANT(correlate_planar_workspace)(const struct correlation *);
+/* conv_dot.c: few output channels from many (`is_dot`) */
+int VARIANT(correlate_dot)(const struct correlation *);
+struct workspace VARIANT(correlate_dot_workspace)(const struct correlation *);
 /* conv_shallow.c: few source channels (`is_shallow`) */
 int VARIANT(correlate_shallow)(const struct correlation *);
 struct workspace VARIANT(correlate_shallow_workspace)(const struct correlation *);

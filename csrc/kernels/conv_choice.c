@@ -1,5 +1,6 @@
 /* Convolution: which algorithm computes a pass, and why. */
 #include "conv.h"
+#include "conv_dot.h"
 #include "conv_planar.h"
 #include "correlation.h"
 #include "winograd.h"
@@ -66,6 +67,9 @@ static int fits_scatter(const struct pyconv_conv2d *g) {
 #define SCATTER_VECTOR 4.0     /* load, add, store */
 #define SCATTER_PACK 4.0       /* for each weight, one by one */
 #define GATHER_STORE 3.0       /* for LANES filters of a pixel: what a tile takes besides its products */
+#define DOT_EFFICIENCY 0.8
+#define DOT_STORE 5.0 /* for an output: the sum of its lanes */
+#define DOT_COPY 2.0  /* for LANES channels of a source pixel */
 #define PLANAR_EFFICIENCY 0.35
 #define PLANAR_STORE 13.0  /* for LANES pixels of an output */
 #define PRODUCT_STORE 8.0  /* the same of Winograd's products, as so many more channels */
@@ -77,21 +81,49 @@ static int fits_scatter(const struct pyconv_conv2d *g) {
 
 static double beyond_l2(double bytes) { return bytes > L2_BYTES ? bytes - L2_BYTES : 0; }
 
+/* What a forward pass, or (`back`) the input's gradient, sums and makes, and from where. Of a stride, the
+ * gradient has a part for each residue, and these together all taps. */
+struct image_work {
+    ptrdiff_t from, to;     /* channels of a group */
+    ptrdiff_t rows, length; /* of the kernel, or of the largest residue's; length: 1 where taps lie apart */
+    ptrdiff_t steps;        /* stride_height * stride_width: pixels that one step leads past */
+    double lines;           /* of the image, or of a residue of it */
+    ptrdiff_t columns;
+};
+
+static struct image_work image_work(const struct pyconv_conv2d *g, int back) {
+    ptrdiff_t in = g->in_channels / g->groups, out = g->out_channels / g->groups;
+    struct image_work w = {.from = back ? out : in, .to = back ? in : out};
+    w.rows = g->kernel_height, w.length = g->kernel_width, w.steps = g->stride_height * g->stride_width;
+    if (back) w.rows = ceil_div(w.rows, g->stride_height), w.length = ceil_div(w.length, g->stride_width);
+    if (g->dilation_width > 1) w.rows *= w.length, w.length = 1;
+    w.lines = (double)(g->batch * (back ? ceil_div(g->in_height, g->stride_height) : g->out_height));
+    w.columns = back ? ceil_div(g->in_width, g->stride_width) : g->out_width;
+    return w;
+}
+
+static double dot_cycles(const struct pyconv_conv2d *g, const struct image_work *w, int back) {
+    ptrdiff_t parts = back ? w->steps : 1;
+    double products = (double)(parts * dot_vectors(w->rows, w->length, w->from) * w->to) / 2 / DOT_EFFICIENCY;
+    double pixel = products + DOT_STORE * (double)(parts * w->to) +
+                   DOT_COPY * (double)(w->steps * ceil_div(w->from, LANES));
+    return w->lines * (double)w->columns * pixel +
+           SCATTER_PACK * (double)(g->kernel_height * g->kernel_width * w->from * w->to);
+}
+
 static double direct_cycles(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass) {
-    int back = pass == PYCONV_GRAD_INPUT;
-    ptrdiff_t from = g->in_channels / g->groups, to = g->out_channels / g->groups;
-    if (back) from = g->out_channels / g->groups, to = g->in_channels / g->groups;
-    ptrdiff_t rows = back ? ceil_div(g->in_height, g->stride_height) : g->out_height;
-    ptrdiff_t columns = back ? ceil_div(g->in_width, g->stride_width) : g->out_width;
-    double lines = (double)(g->batch * rows), taps = (double)(g->kernel_height * g->kernel_width);
-    if (pass != PYCONV_GRAD_WEIGHT && is_planar(g->groups, back ? 1 : g->stride_width, (ptrdiff_t)taps, from,
-                                                to, back ? g->in_width : g->out_width))
-        return lines * (double)(ceil_div(columns, LANES) * to) *
-               (taps * (double)from / 2 / PLANAR_EFFICIENCY + PLANAR_STORE);
-    double vectors = lines * (double)(columns * g->groups * ceil_div(to, LANES));
-    if (pass == PYCONV_GRAD_WEIGHT) return vectors * taps * (double)from / 2 / PRODUCT_EFFICIENCY;
-    double products = vectors * (taps * (double)from / 2 / GATHER_EFFICIENCY + GATHER_STORE);
-    double weights = taps * (double)from * (double)(g->groups * ceil_div(to, LANES)),
+    const int back = pass == PYCONV_GRAD_INPUT;
+    const struct image_work w = image_work(g, back);
+    double taps = (double)(g->kernel_height * g->kernel_width);
+    double vectors = w.lines * (double)(w.columns * g->groups * ceil_div(w.to, LANES));
+    if (pass == PYCONV_GRAD_WEIGHT) return vectors * taps * (double)w.from / 2 / PRODUCT_EFFICIENCY;
+    if (is_dot(g->groups, w.rows, w.length, g->dilation_height, w.from, w.to)) return dot_cycles(g, &w, back);
+    if (is_planar(g->groups, back ? 1 : g->stride_width, (ptrdiff_t)taps, w.from, w.to,
+                  back ? g->in_width : g->out_width))
+        return w.lines * (double)(ceil_div(w.columns, LANES) * w.to) *
+               (taps * (double)w.from / 2 / PLANAR_EFFICIENCY + PLANAR_STORE);
+    double products = vectors * (taps * (double)w.from / 2 / GATHER_EFFICIENCY + GATHER_STORE);
+    double weights = taps * (double)w.from * (double)(g->groups * ceil_div(w.to, LANES)),
            bytes = weights * VECTOR_BYTES;
     double packing = pass == PYCONV_FORWARD_PREPARED ? 0
                      : back && g->stride_width > 1   ? PACK_RESIDUES

@@ -17,6 +17,7 @@
  * so that weights travel from L2 or L3 once a band, and the destination is written nearly in order.
  */
 #include "conv.h"
+#include "conv_dot.h"
 #include "conv_grouped.h"
 #include "conv_planar.h"
 #include "conv_shallow.h"
@@ -474,9 +475,14 @@ struct special {
 /* NULL: gathered pixels */
 static const struct special *special_kernel(const struct correlation *c) {
     static const struct special grouped = {VARIANT(correlate_grouped), VARIANT(correlate_grouped_workspace)},
+                                dot = {VARIANT(correlate_dot), VARIANT(correlate_dot_workspace)},
                                 planar = {VARIANT(correlate_planar), VARIANT(correlate_planar_workspace)},
                                 shallow = {VARIANT(correlate_shallow), VARIANT(correlate_shallow_workspace)};
     if (is_grouped(c)) return &grouped;
+    ptrdiff_t length = run_length(c, 0);
+    if (!c->images_each &&
+        is_dot(c->groups, c->taps / length, length, c->dilation_height, c->src_channels, c->dst_channels))
+        return &dot;
     if (is_planar(c->groups, c->step_width, c->taps, c->src_channels, c->dst_channels, c->dst_width))
         return &planar;
     return is_shallow(c) ? &shallow : NULL;

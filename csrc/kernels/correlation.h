@@ -62,6 +62,13 @@ INLINE ptrdiff_t kernel_width(const struct correlation *c) {
     return (c->x_max - c->x_min) / c->dilation_width + 1;
 }
 
+/* How many taps from t on lie side by side in the source. */
+INLINE ptrdiff_t run_length(const struct correlation *c, ptrdiff_t t) {
+    ptrdiff_t end = t + 1;
+    while (end < c->taps && c->tap[end].y == c->tap[t].y && c->tap[end].x == c->tap[t].x + end - t) end++;
+    return end - t;
+}
+
 /* Of `width` columns from x on, which may lie outside of a row of `all`: first `left` that are outside, then
  * `count` from column `from` on, then the rest, outside again. */
 struct overlap {

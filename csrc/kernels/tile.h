@@ -178,14 +178,15 @@ INLINE void tile_gather(const int pixels, const int vectors, const int indexed, 
 /* Rows that lie equally far apart: one pointer, which moves along them, and odd multiples of their pitch,
  * which an address scales by up to 8. So 12 rows take 7 registers; with a pointer each, there are too few of
  * them, and what stands in for them takes the place of a multiply-add. */
+#define MOST_ROWS 12
 struct rows {
     const char *at;
-    ptrdiff_t odd[TILE / 2]; /* 1, 3, 5, ... pitches in bytes */
+    ptrdiff_t odd[MOST_ROWS / 2]; /* 1, 3, 5, ... pitches in bytes */
 };
 
 INLINE struct rows begin_rows(const real *x, ptrdiff_t pitch) {
     struct rows r = {.at = (const char *)x};
-    UNROLL for (int i = 0; i < TILE / 2; i++) r.odd[i] = (2 * i + 1) * pitch * (ptrdiff_t)sizeof(real);
+    UNROLL for (int i = 0; i < MOST_ROWS / 2; i++) r.odd[i] = (2 * i + 1) * pitch * (ptrdiff_t)sizeof(real);
     return r;
 }
 
@@ -194,9 +195,9 @@ INLINE void keep_scaling(struct rows *r, const int rows) {
     UNROLL for (int i = 0; i < rows / 2; i++) __asm__("" : "+r"(r->odd[i]));
 }
 
-INLINE vec splat_row(const struct rows *r, const int row) {
+INLINE const real *row_at(const struct rows *r, const int row) {
     const int power = row % 8 == 0 ? 8 : row % 4 == 0 ? 4 : row % 2 == 0 ? 2 : 1;
-    return splat(*(const real *)(row ? r->at + power * r->odd[row / power / 2] : r->at));
+    return (const real *)(row ? r->at + power * r->odd[row / power / 2] : r->at);
 }
 
 /* out[m * out_pitch + v] (+)= sum over j of x[m * pitch + j] * w[j * w_pitch + v], `chunk` products (see
@@ -224,7 +225,7 @@ INLINE void tile_product(const int rows, const int vectors, const int stream, co
                 UNROLL for (int v = 0; v < vectors; v++) weight[v] = load(w + v * LANES);
                 UNROLL for (int v = 0; v < vectors; v += 2) __builtin_prefetch(w + AHEAD + v * LANES);
                 UNROLL for (int m = 0; m < rows; m++) {
-                    vec value = splat_row(&from, m);
+                    vec value = splat(*row_at(&from, m));
                     UNROLL for (int v = 0; v < vectors; v++) sum[m][v] += value * weight[v];
                 }
             }

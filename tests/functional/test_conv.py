@@ -58,6 +58,23 @@ def test_direct_is_exact_around_vectors_of_pixels(width, isa, dtype, rng):
     check_exact(rng, dtype, (3, 6, 4, width), (4, 6, 3, 1), padding=(1, 0))
 
 
+@pytest.mark.parametrize("channels", [11, 16, 31, 33, 64, 300])
+@pytest.mark.parametrize("filters", [1, 2, 3, 4, 5, 6, 9, 12])
+def test_direct_is_exact_to_few_outputs(filters, channels, isa, dtype, rng):
+    """Lanes over what is summed, in strips of 24 columns or more."""
+    for width in (1, 5, 23, 25, 50):
+        check_exact(rng, dtype, (1, channels, 4, width), (filters, channels, 3, 3), padding=1)
+    check_exact(rng, dtype, (2, filters, 9, 26), (channels, filters, 5, 3), padding=2)
+    check_exact(rng, dtype, (1, filters, 12, 27), (channels, filters, 3, 5), stride=(2, 3), padding=1, dilation=(3, 1))
+    check_exact(rng, dtype, (2, channels, 11, 9), (filters, channels, 2, 3), stride=2, padding=(0, 2), dilation=(1, 2))
+    x, residual = (channels_last(integers(rng, (2, n, 3, 26), dtype)) for n in (channels, filters))
+    weight, bias = integers(rng, (filters, channels, 3, 3), dtype), integers(rng, filters, dtype)
+    with pyconv.options(conv_algorithm="direct"):
+        fused = _convolve("conv2d", x, weight, bias, 1, 1, 1, 1, residual, relu=True)
+        plain = F.conv2d(x, weight, bias, padding=1)
+    assert_close(fused, np.maximum(plain + residual, 0), rtol=0)
+
+
 @pytest.mark.parametrize("width", [7, 8, 9, 10, 11, 16, 17, 18, 24, 26, 33, 50])
 def test_direct_is_exact_around_rows_of_few_channels(width, isa, dtype, rng):
     """Their pixels are taken apart into planes; tiles are of 8, 10 or 16 pixels of a row, and 1 to 3 taps."""
@@ -178,6 +195,7 @@ CASES = [
     ((2, 35, 17, 11), (40, 7, 3, 6), (2, 1), (2, 3), (2, 1), 5),
     ((2, 3, 9, 27), (20, 3, 3, 5), 1, 1, 1, 1),
     ((2, 40, 14, 17), (50, 20, 3, 3), 1, 1, 1, 2),
+    ((2, 41, 9, 27), (3, 41, 3, 3), 1, 1, 1, 1),
 ]
 
 

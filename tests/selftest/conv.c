@@ -178,6 +178,7 @@ static const ptrdiff_t shapes[][9] = {
     {2, 1, 3, 20, 35, 7, 2, 3, 1},   /* first layers: scatter */
     {1, 1, 1, 40, 28, 5, 1, 2, 1},   /* of grey images */
     {2, 1, 3, 32, 27, 3, 1, 1, 1},   /* whose taps share what they read */
+    {2, 1, 70, 3, 27, 3, 1, 1, 1},   /* to few outputs: lanes over what is summed */
     {3, 1, 300, 40, 5, 1, 1, 0, 1},  /* sums longer than a chunk */
     {1, 1, 140, 9, 6, 3, 2, 1, 1},   /* the same with taps */
     {1, 1, 128, 128, 9, 1, 1, 0, 1}, /* powers of two, against L1's sets */
