@@ -139,12 +139,9 @@ static int run_parts(struct avg_pool *job, double cost) {
 
 /* ---- One channel ---- */
 
-INLINE real sum_of(const real *x, ptrdiff_t n) {
-    if (n < LANES) {
-        real sum = 0;
-        for (ptrdiff_t i = 0; i < n; i++) sum += x[i];
-        return sum;
-    }
+#define BLOCK ((ptrdiff_t)(256 * LANES)) /* whose rounding stays small with 64 additions to each of four */
+
+INLINE real sum_block(const real *x, ptrdiff_t n) {
     vec sums[4] = {{0}};
     ptrdiff_t i = 0;
     for (; i + 4 * LANES <= n; i += 4 * LANES)
@@ -152,6 +149,17 @@ INLINE real sum_of(const real *x, ptrdiff_t n) {
     for (; i + LANES <= n; i += LANES) sums[0] += load(x + i);
     if (i < n) sums[1] += load_first(x + i, n - i);
     return sum_lanes((sums[0] + sums[1]) + (sums[2] + sums[3]));
+}
+
+INLINE real sum_of(const real *x, ptrdiff_t n) {
+    if (n < LANES) {
+        real sum = 0;
+        for (ptrdiff_t i = 0; i < n; i++) sum += x[i];
+        return sum;
+    }
+    double total = 0;
+    for (ptrdiff_t i = 0; i < n; i += BLOCK) total += (double)sum_block(x + i, min_size(BLOCK, n - i));
+    return (real)total;
 }
 
 /* line[w] = the sum of a plane's rows under one window, n rows of `width` */

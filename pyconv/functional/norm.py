@@ -7,7 +7,13 @@ import numpy as np
 from pyconv import _kernels
 from pyconv.functional._arguments import count, integer, ints, is_int, needed, number
 from pyconv.functional._arrays import check_array, check_gradient, dense, empty_like, like, wants_channels_last
-from pyconv.functional._normalization import GroupNormalization, LayerNormalization, Normalization
+from pyconv.functional._normalization import (
+    BatchNormalization,
+    GroupNormalization,
+    LayerNormalization,
+    Normalization,
+    channels_are_last,
+)
 
 
 def _check_input(op, input, least):
@@ -33,7 +39,8 @@ def _check_running(op, running_mean, running_var, momentum):
 
 def _update(running, value, momentum):
     if running is not None:
-        running[...] = (1 - momentum) * running + momentum * value
+        running *= 1 - momentum
+        running += momentum * value
 
 
 # ---- Batch norm --------------------------------------------------------------------------------------
@@ -42,7 +49,7 @@ def _update(running, value, momentum):
 def _start_batch_norm(
     op, input, running_mean, running_var, weight, bias, training, eps, relu=False, unless="when training is False"
 ):
-    """Check the arguments; the Normalization with its statistics (None where there is nothing to measure)."""
+    """Check the arguments; what normalises the input."""
     _check_input(op, input, 2)
     channels = (input.shape[1],)
     _check_vectors(op, input, channels, running_mean=running_mean, running_var=running_var, weight=weight, bias=bias)
@@ -54,7 +61,10 @@ def _start_batch_norm(
         raise ValueError(f"{op}: eps must be {least}; got {eps}")
     if training and input.size == channels[0] > 0:
         raise ValueError(f"{op}: input must have more than 1 value per channel in training; got shape {input.shape}")
-    job = Normalization(dense(input), relu)
+    x = dense(input)
+    if training and input.size and channels_are_last(x):
+        return BatchNormalization(x, relu)
+    job = Normalization(x, relu)
     if training and input.size:
         job.measure()
     elif training:
@@ -93,10 +103,13 @@ def _batch_norm(
         if residual.shape != input.shape:
             raise ValueError(f"{op}: residual must have the shape of input, {input.shape}; got {residual.shape}")
         residual = like(residual, job.x)
+    output = job.forward(weight, bias, eps, residual)
     if job.measured:
-        _update(running_mean, job.mean, momentum)
-        _update(running_var, job.var * (job.count / (job.count - 1)), momentum)
-    return job.forward(weight, bias, eps, residual), job
+        mean, var = job.statistics()
+        with np.errstate(all="ignore"):
+            _update(running_mean, mean, momentum)
+            _update(running_var, var * (job.count / (job.count - 1)), momentum)
+    return output, job
 
 
 def batch_norm(input, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5):

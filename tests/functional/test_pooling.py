@@ -176,6 +176,13 @@ def test_any_pool_beside_torch(pool, memory_format, level, count_include_pad, di
         _kernels.set_isa(before)
 
 
+@pytest.mark.parametrize("memory_format", ["contiguous", "channels_last"])
+def test_the_average_of_a_large_plane(memory_format, isa, rng):
+    x = rng.random((1, 2, 3000, 1000), np.float32) + 1
+    actual = F.adaptive_avg_pool2d(LAYOUTS[memory_format](x), 1)[..., 0, 0]
+    assert_close(actual, x.mean((2, 3), float).astype(np.float32), rtol=2e-7)
+
+
 def test_integers_average_exactly(dtype, isa, rng):
     x = values((2, 9, 12, 40), dtype, rng)
     for layout in map(LAYOUTS.get, FORMATS):
