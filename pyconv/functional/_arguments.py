@@ -8,14 +8,34 @@ import numpy as np
 LIMIT = 2**31
 
 
+def scalar(value):
+    """What a 0-d array holds; any other value as it is."""
+    return value[()] if isinstance(value, np.ndarray) and value.ndim == 0 else value
+
+
 def is_int(value):
-    """Whether a value is an integer, NumPy's included, and no bool."""
+    """Whether a value is an integer, NumPy's and 0-d arrays included, and no bool."""
+    if type(value) is int:
+        return True
+    value = scalar(value)
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def is_sequence(value):
+    """Whether a value is a sequence as sizes are given in: a tuple, a list, a range or a 1-D array."""
+    return isinstance(value, (tuple, list, range)) or (isinstance(value, np.ndarray) and value.ndim == 1)
 
 
 def is_one_of(value, choices):
     """Whether a value is one of these strings."""
     return isinstance(value, str) and value in choices
+
+
+def flag(op, name, value):
+    """`value`, which must be a bool, as Python's own."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{op}: {name} must be a bool; got {value!r}")
+    return bool(value)
 
 
 def integer(op, name, value):
@@ -32,15 +52,25 @@ def count(op, name, value, least):
     return int(value)
 
 
+def check_limit(op, name, values, got):
+    """Raise unless these sizes, of `got`, are such that the kernels can count them."""
+    if max(map(int, values), default=0) >= LIMIT:
+        raise ValueError(f"{op}: {name} must be below 2**31; got {got!r}")
+
+
 def positive(op, name, value):
     """`value`, which must be an int above 0, as Python's own."""
     if integer(op, name, value) < 1:
         raise ValueError(f"{op}: {name} must be positive; got {value}")
+    check_limit(op, name, (value,), value)
     return int(value)
 
 
 def number(op, name, value):
     """`value`, which must be a real number, as a float."""
+    if type(value) is float:
+        return value
+    value = scalar(value)
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{op}: {name} must be a number; got {type(value).__name__}")
     return float(value)
@@ -56,7 +86,7 @@ def dimension(op, name, value, ndim):
 
 def pair(op, name, value, least):
     """`value`, an int or a (vertical, horizontal) pair, as a pair of ints that are at least `least`."""
-    values = value if isinstance(value, (tuple, list)) else (value, value)
+    values = value if is_sequence(value) else (value, value)
     if len(values) == 1:
         values = (values[0], values[0])
     if len(values) != 2 or not all(map(is_int, values)):
@@ -64,14 +94,13 @@ def pair(op, name, value, least):
     if any(int(v) < least for v in values):
         rule = {0: "non-negative", 1: "positive"}[least]
         raise ValueError(f"{op}: {name} must be {rule}; got {value!r}")
-    if any(int(v) >= LIMIT for v in values):
-        raise ValueError(f"{op}: {name} must be below 2**31; got {value!r}")
+    check_limit(op, name, values, value)
     return int(values[0]), int(values[1])
 
 
 def ints(op, name, value):
     """`value`, a sequence of non-negative ints such as a shape, as a tuple."""
-    if not isinstance(value, (tuple, list)) or not all(map(is_int, value)):
+    if not is_sequence(value) or not all(map(is_int, value)):
         raise TypeError(f"{op}: {name} must be a sequence of ints; got {value!r}")
     if any(int(v) < 0 for v in value):
         raise ValueError(f"{op}: {name} must be non-negative ints; got {value!r}")
@@ -94,7 +123,7 @@ def as_key(value):
 
     It would be: (1.0, 1.0) == (1, 1), and so are their hashes.
     """
-    if isinstance(value, (tuple, list)):
+    if type(value) is not int and is_sequence(value):
         for item in value:
             if type(item) is not int:
                 return _Unkept(value)

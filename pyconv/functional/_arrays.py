@@ -12,12 +12,17 @@ from pyconv import _kernels
 FLOAT_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 
 
+def is_array(value):
+    """Whether a value is an ndarray, and none with a mask, which would go unnoticed."""
+    return type(value) is np.ndarray or (isinstance(value, np.ndarray) and not isinstance(value, np.ma.MaskedArray))
+
+
 def check_array(op, name, array, ndim=None, dtype=None):
     """Raise unless `array` is a native float32 or float64 ndarray with one of the `ndim` dimensions."""
     legal = type(array) is np.ndarray and (array.dtype is FLOAT_DTYPES[0] or array.dtype is FLOAT_DTYPES[1])
     if legal and (dtype is None or array.dtype is dtype) and (ndim is None or array.ndim == ndim):
         return  # nearly always, and a small network's step makes 40 checks
-    if not isinstance(array, np.ndarray):
+    if not is_array(array):
         raise TypeError(f"{op}: {name} must be a numpy.ndarray; got {type(array).__name__}")
     if array.dtype not in FLOAT_DTYPES or not array.dtype.isnative:
         raise TypeError(f"{op}: {name} must have dtype float32 or float64; got {array.dtype}")

@@ -7,8 +7,8 @@ which the kernels have a path of their own, so nothing is converted on the way i
 import numpy as np
 
 from pyconv import _kernels
-from pyconv.functional._arguments import LIMIT, as_key, ints, is_int, pair, remembered
-from pyconv.functional._arrays import channels_last, check_array, contiguous, wants_channels_last
+from pyconv.functional._arguments import as_key, check_limit, flag, ints, is_int, is_sequence, pair, remembered
+from pyconv.functional._arrays import channels_last, check_array, contiguous, is_array, wants_channels_last
 
 FEW_CHANNELS = 8  # with fewer, channels-last memory is no better
 
@@ -64,7 +64,7 @@ class Batch:
 
 
 def check_indices(op, indices, shape, name):
-    if not isinstance(indices, np.ndarray):
+    if not is_array(indices):
         raise TypeError(f"{op}: indices must be a numpy.ndarray; got {type(indices).__name__}")
     if indices.dtype != np.int64 or not indices.dtype.isnative:
         raise TypeError(f"{op}: indices must have dtype int64; got {indices.dtype}")
@@ -93,7 +93,7 @@ def ordinary_windows(op, batch, kernel_size, stride, padding, dilation, ceil_mod
     """The windows that the kernels are told of; average: (count_include_pad, divisor_override)."""
     batch.check_not_empty(op, "input")
     options = map(as_key, (kernel_size, stride, padding, dilation))
-    return _geometry(op, batch.sizes, *options, bool(ceil_mode), average)
+    return _geometry(op, batch.sizes, *options, flag(op, "ceil_mode", ceil_mode), average)
 
 
 # Options are checked once: afterwards the same ones, on the same shape, find their windows here.
@@ -133,9 +133,13 @@ def _geometry(op, sizes, kernel_size, stride, padding, dilation, ceil_mode, aver
 
 
 def stride_of(op, stride, kernel):
-    """The stride as a pair: the kernel's size where it is None or empty, as PyTorch has it."""
-    is_left_out = stride is None or (isinstance(stride, (tuple, list)) and not stride)
-    return kernel if is_left_out else pair(op, "stride", stride, 1)
+    """The stride as a pair: the kernel's size where it is left out."""
+    return kernel if is_left_out(stride) else pair(op, "stride", stride, 1)
+
+
+def is_left_out(stride):
+    """Whether a stride is None or empty, as PyTorch has it."""
+    return stride is None or (is_sequence(stride) and len(stride) == 0)
 
 
 def _is_empty(origin, kernel, dilation, extent):
@@ -145,15 +149,14 @@ def _is_empty(origin, kernel, dilation, extent):
 
 def adaptive_windows(op, batch, output_size):
     """The windows of adaptive pooling; ordinary ones where the sizes divide evenly."""
-    values = output_size if isinstance(output_size, (tuple, list)) else (output_size, output_size)
-    if len(values) == 1:
-        values = (values[0], values[0])
+    values = output_size if is_sequence(output_size) else (output_size, output_size)
     if len(values) != 2 or not all(v is None or is_int(v) for v in values):
         raise TypeError(f"{op}: output_size must be an int, None or a pair of these; got {output_size!r}")
     extents = batch.height, batch.width
     output = tuple(extent if v is None else int(v) for v, extent in zip(values, extents))
-    if any(not 0 <= v < LIMIT for v in output):
+    if any(v < 0 for v in output):
         raise ValueError(f"{op}: output_size must be non-negative; got {output_size!r}")
+    check_limit(op, "output_size", output, output_size)
     batch.check_not_empty(op, "input")
     windows = {"input": batch.sizes, "output": output}
     if all(v and extent % v == 0 for v, extent in zip(output, extents)):

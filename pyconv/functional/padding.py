@@ -5,7 +5,7 @@ from functools import lru_cache
 import numpy as np
 
 from pyconv import _kernels
-from pyconv.functional._arguments import LIMIT, ints, is_int, is_one_of, number
+from pyconv.functional._arguments import check_limit, ints, is_int, is_one_of, is_sequence, number
 from pyconv.functional._arrays import check_array, wants_channels_last
 from pyconv.functional._taps import Axis, apply
 
@@ -14,8 +14,9 @@ MODES = ("constant", "reflect", "replicate", "circular")
 
 def _margins(op, shape, pad, mode):
     """(axis, before, after) of each padded dimension, the last dimension first."""
-    if not isinstance(pad, (tuple, list)) or not all(map(is_int, pad)):
+    if not is_sequence(pad) or not all(map(is_int, pad)):
         raise TypeError(f"{op}: pad must be a sequence of ints; got {pad!r}")
+    check_limit(op, "pad", pad, pad)
     if not is_one_of(mode, MODES):
         raise ValueError(f"{op}: mode must be one of {', '.join(MODES)}; got {mode!r}")
     count = len(pad) // 2
@@ -32,7 +33,7 @@ def _margins(op, shape, pad, mode):
     for i in range(count):
         before, after, axis = int(pad[2 * i]), int(pad[2 * i + 1]), len(shape) - 1 - i
         extent = shape[axis]
-        if extent + before + after < 0 or max(before, after) >= LIMIT:
+        if extent + before + after < 0:
             raise ValueError(f"{op}: pad must not cut off more than there is; got {pad!r} for shape {shape}")
         if mode == "reflect" and max(before, after) >= max(extent, 1):
             raise ValueError(f"{op}: pad must be less than the dimension in mode {mode}; got {pad!r} for shape {shape}")

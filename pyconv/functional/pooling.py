@@ -3,7 +3,7 @@
 import numpy as np
 
 from pyconv import _kernels
-from pyconv.functional._arguments import LIMIT, integer, ints, pair
+from pyconv.functional._arguments import LIMIT, check_limit, flag, integer, ints, pair
 from pyconv.functional._arrays import check_array, wants_channels_last
 from pyconv.functional._windows import (
     Batch,
@@ -31,6 +31,13 @@ def _max_pool(batch, windows, input, index_dtype, relu=False):
     x = input[None] if batch.unbatched else input
     _kernels.max_pool(windows, batch.dense(x), output, indices, relu)
     return output, indices
+
+
+def _max_pool_result(op, batch, windows, input, return_indices):
+    """What an operator returns: the output, or (output, indices)."""
+    if not flag(op, "return_indices", return_indices):
+        return batch.result(_max_pool(batch, windows, input, None)[0])
+    return tuple(map(batch.result, _max_pool(batch, windows, input, np.int64)))
 
 
 def max_pool2d(input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False):
@@ -77,10 +84,10 @@ def max_pool2d(input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode
     array([[[ 5,  7],
             [13, 15]]])
     """
-    batch = Batch.of("max_pool2d", "input", input)
-    windows = ordinary_windows("max_pool2d", batch, kernel_size, stride, padding, dilation, ceil_mode)
-    output, indices = _max_pool(batch, windows, input, np.int64 if return_indices else None)
-    return (batch.result(output), batch.result(indices)) if return_indices else batch.result(output)
+    op = "max_pool2d"
+    batch = Batch.of(op, "input", input)
+    windows = ordinary_windows(op, batch, kernel_size, stride, padding, dilation, ceil_mode)
+    return _max_pool_result(op, batch, windows, input, return_indices)
 
 
 def max_pool2d_saving(input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, relu=False):
@@ -207,8 +214,7 @@ def adaptive_max_pool2d(input, output_size, return_indices=False):
     op = "adaptive_max_pool2d"
     batch = Batch.of(op, "input", input)
     batch, windows = uneven_by_channels(batch, adaptive_windows(op, batch, output_size))
-    output, indices = _max_pool(batch, windows, input, np.int64 if return_indices else None)
-    return (batch.result(output), batch.result(indices)) if return_indices else batch.result(output)
+    return _max_pool_result(op, batch, windows, input, return_indices)
 
 
 def adaptive_max_pool2d_backward(grad_output, indices, input_shape):
@@ -220,11 +226,15 @@ def adaptive_max_pool2d_backward(grad_output, indices, input_shape):
 
 
 def _average_options(op, count_include_pad, divisor_override):
+    count_include_pad = flag(op, "count_include_pad", count_include_pad)
     if divisor_override is None:
-        return bool(count_include_pad), 0
-    if integer(op, "divisor_override", divisor_override) == 0 or abs(divisor_override) >= LIMIT:
-        raise ValueError(f"{op}: divisor_override must not be zero; got {divisor_override}")
-    return bool(count_include_pad), int(divisor_override)
+        return count_include_pad, 0
+    divisor = integer(op, "divisor_override", divisor_override)
+    if divisor == 0:
+        raise ValueError(f"{op}: divisor_override must not be zero; got {divisor}")
+    if abs(divisor) >= LIMIT:
+        raise ValueError(f"{op}: divisor_override must be between -2**31 and 2**31; got {divisor}")
+    return count_include_pad, divisor
 
 
 FEW_ROWS, LARGE_ROW = 16, 1 << 16  # an output row whose windows hold more elements is made of several
@@ -396,14 +406,16 @@ def _unpool_size(op, input, kernel_size, stride, padding, output_size):
     if output_size is None:
         size = default
     else:
-        size = ints(op, "output_size", output_size)[-2:]
-        if len(output_size) not in (2, 4):
+        sizes = ints(op, "output_size", output_size)
+        if len(sizes) not in (2, 4):
             raise ValueError(f"{op}: output_size must have 2 or 4 ints; got {output_size!r}")
+        size = sizes[-2:]
         if any(abs(v - d) >= s for v, d, s in zip(size, default, stride)):
             raise ValueError(f"{op}: output_size must differ by less than stride={stride} from {default}; got {size}")
-    if any(not 0 < v < LIMIT for v in size):
+    if any(v < 1 for v in size):
         raise ValueError(f"{op}: the output must have at least one pixel; got {size}")
-    return tuple(map(int, size))
+    check_limit(op, "the output's size", size, size)
+    return size
 
 
 def max_unpool2d(input, indices, kernel_size, stride=None, padding=0, output_size=None):

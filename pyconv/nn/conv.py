@@ -6,7 +6,7 @@ import numpy as np
 
 from pyconv import functional as F
 from pyconv import random
-from pyconv.functional._arguments import count
+from pyconv.functional._arguments import count, flag, is_sequence
 from pyconv.functional.conv import _convolve, _convolve_backward
 from pyconv.nn.module import Module, Parameter
 
@@ -14,7 +14,7 @@ PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
 
 def _pair(op, name, value, least):
-    values = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
+    values = tuple(value) if is_sequence(value) else (value, value)
     if len(values) != 2:
         raise ValueError(f"{op}: {name} must be an int or a pair; got {value!r}")
     return tuple(count(op, name, item, least) for item in values)
@@ -52,6 +52,7 @@ class _ConvNd(Module):
         bound = 1 / math.sqrt(fan_in) if fan_in else 0.0
         dtype = np.dtype(dtype or np.float32)
         self.weight = Parameter(random.uniform(bound, weight_shape, dtype))
+        bias = flag(type(self).__name__, "bias", bias)
         self.register_parameter("bias", Parameter(random.uniform(bound, self.out_channels, dtype)) if bias else None)
 
     def extra_repr(self):

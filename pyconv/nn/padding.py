@@ -1,6 +1,7 @@
 """Padding layers."""
 
 from pyconv import functional as F
+from pyconv.functional._arguments import is_sequence
 from pyconv.nn.module import Module
 
 
@@ -12,7 +13,7 @@ class _Pad2d(Module):
 
     def __init__(self, padding):
         super().__init__()
-        self.padding = tuple(padding) if isinstance(padding, (tuple, list)) else (padding,) * 4
+        self.padding = tuple(padding) if is_sequence(padding) else (padding,) * 4
 
     def forward(self, input):
         self._save(input.shape)

@@ -1,13 +1,14 @@
 """Pooling layers."""
 
 from pyconv import functional as F
-from pyconv.functional._windows import check_shape
+from pyconv.functional._arguments import flag
+from pyconv.functional._windows import check_shape, is_left_out
 from pyconv.functional.pooling import max_pool2d_restoring, max_pool2d_saving
 from pyconv.nn.module import Module, is_grad_enabled
 
 
 def _stride_of(kernel_size, stride):
-    return kernel_size if stride is None or stride in ((), []) else stride
+    return kernel_size if is_left_out(stride) else stride
 
 
 class MaxPool2d(Module):
@@ -34,7 +35,8 @@ class MaxPool2d(Module):
         super().__init__()
         self.kernel_size, self.stride = kernel_size, _stride_of(kernel_size, stride)
         self.padding, self.dilation = padding, dilation
-        self.return_indices, self.ceil_mode = return_indices, ceil_mode
+        self.return_indices = flag("MaxPool2d", "return_indices", return_indices)
+        self.ceil_mode = flag("MaxPool2d", "ceil_mode", ceil_mode)
 
     def forward(self, input, relu=False):
         """The maxima; `relu`, not to be had with indices, gives max(output, 0) in the same pass."""
@@ -98,7 +100,8 @@ class AvgPool2d(Module):
     ):
         super().__init__()
         self.kernel_size, self.stride, self.padding = kernel_size, _stride_of(kernel_size, stride), padding
-        self.ceil_mode, self.count_include_pad = ceil_mode, count_include_pad
+        self.ceil_mode = flag("AvgPool2d", "ceil_mode", ceil_mode)
+        self.count_include_pad = flag("AvgPool2d", "count_include_pad", count_include_pad)
         self.divisor_override = divisor_override
 
     def _options(self):
@@ -180,7 +183,8 @@ class AdaptiveMaxPool2d(Module):
 
     def __init__(self, output_size, return_indices=False):
         super().__init__()
-        self.output_size, self.return_indices = output_size, return_indices
+        self.output_size = output_size
+        self.return_indices = flag("AdaptiveMaxPool2d", "return_indices", return_indices)
 
     def forward(self, input):
         needs_indices = self.return_indices or is_grad_enabled()

@@ -343,6 +343,8 @@ ERRORS = [
     ),
     (lambda: F.avg_pool2d(X, (7, 1)), ValueError, "avg_pool2d: the output must have at least one pixel"),
     (lambda: F.adaptive_avg_pool2d(X, -1), ValueError, "adaptive_avg_pool2d: output_size must be non-negative; got -1"),
+    (lambda: F.adaptive_avg_pool2d(X, (2,)), TypeError, r"output_size must be an int, None or a pair .* got \(2,\)"),
+    (lambda: F.adaptive_max_pool2d(X, [1]), TypeError, r"output_size must be an int, None or a pair .* got \[1\]"),
     (lambda: F.adaptive_max_pool2d(X, 1.5), TypeError, "adaptive_max_pool2d: output_size must be an int, None"),
     (
         lambda: F.max_pool2d_backward(X, np.full(X.shape, 36), X.shape),

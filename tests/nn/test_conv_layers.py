@@ -113,11 +113,18 @@ def test_starting_weights_are_spread_as_torchs():
         ((3, 4, (3, 3, 3)), {}, ValueError, "kernel_size must be an int or a pair"),
         ((3, 4, 2.5), {}, TypeError, "kernel_size must be an int"),
         ((3, 4, 3), {"dtype": np.int32}, TypeError, "int32"),
+        ((3, 4, 3), {"bias": "no"}, TypeError, "Conv2d: bias must be a bool; got 'no'"),
     ],
 )
 def test_wrong_arguments(arguments, options, error, text):
     with pytest.raises(error, match=text):
         nn.Conv2d(*arguments, **options)
+
+
+@pytest.mark.parametrize("pair", [np.array([2, 1]), range(2, 0, -1), (np.array(2), 1)], ids=str)
+def test_pairs_in_other_forms(pair):
+    layer = nn.Conv2d(3, 4, pair, stride=pair, padding=pair, dilation=pair)
+    assert repr(layer) == repr(nn.Conv2d(3, 4, (2, 1), stride=(2, 1), padding=(2, 1), dilation=(2, 1)))
 
 
 def test_wrong_inputs():
