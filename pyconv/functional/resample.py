@@ -4,55 +4,78 @@ Every mode is separable. Along each axis an output is a weighted sum of one inpu
 ("bilinear") or four ("bicubic"), and the gradient is the same sums transposed.
 """
 
-import math
 from functools import lru_cache
 
 import numpy as np
 
-from pyconv.functional._arguments import LIMIT, ints, is_int, is_one_of
+from pyconv.functional._arguments import LIMIT, check_limit, flag, ints, is_int, is_one_of, is_sequence, number
 from pyconv.functional._arrays import check_array
 from pyconv.functional._taps import Axis, apply
 from pyconv.functional.pooling import adaptive_avg_pool2d, adaptive_avg_pool2d_backward
 
 SMOOTH = {"linear": 3, "bilinear": 4, "trilinear": 5, "bicubic": 4}  # mode -> dimensions of the input
 MODES = ("nearest", "nearest-exact", "area", *SMOOTH)
+FEW_ROWS_AND_COLUMNS = 128  # of an output, together, for which PyTorch has a kernel of its own
 
 
-def _sizes(op, shape, size, scale_factor, mode, align_corners, recompute_scale_factor):
-    """The output's spatial size, and the scale of each axis or None for the ratio of the sizes."""
+def _check_mode(op, shape, mode, align_corners):
     if not is_one_of(mode, MODES):
         raise ValueError(f"{op}: mode must be one of {', '.join(MODES)}; got {mode!r}")
     if len(shape) not in (3, 4, 5) or SMOOTH.get(mode, len(shape)) != len(shape):
         raise ValueError(f"{op}: input must have the dimensions that mode {mode} takes; got shape {shape}")
-    if align_corners is not None and mode not in SMOOTH:
-        raise ValueError(f"{op}: align_corners must be left out in mode {mode}; got {align_corners}")
+    if align_corners is not None:
+        flag(op, "align_corners", align_corners)
+        if mode not in SMOOTH:
+            raise ValueError(f"{op}: align_corners must be left out in mode {mode}; got {align_corners}")
+
+
+def _per_axis(op, name, value, axes):
+    """`value`, one for all axes or one for each, as a tuple of as many."""
+    values = tuple(value) if is_sequence(value) else (value,) * axes
+    if len(values) != axes:
+        raise ValueError(f"{op}: {name} must have an entry for each of {axes} axes; got {len(values)}")
+    return values
+
+
+def _scales(op, extents, scale_factor):
+    """The scale of each axis, which makes it a size that there can be."""
+    scales = _per_axis(op, "scale_factor", scale_factor, len(extents))
+    scales = tuple(number(op, "scale_factor", scale) for scale in scales)
+    for extent, scale in zip(extents, scales):
+        if not scale > 0:
+            raise ValueError(f"{op}: scale_factor must be positive; got {scale_factor!r}")
+        if max(extent, 1) * scale >= LIMIT:
+            raise ValueError(
+                f"{op}: the size times scale_factor must be below 2**31; got {scale_factor!r} for size {extents}"
+            )
+    return scales
+
+
+def _sizes(op, shape, size, scale_factor, mode, align_corners, recompute_scale_factor):
+    """The output's spatial size, and the scale of each axis or None for the ratio of the sizes."""
+    _check_mode(op, shape, mode, align_corners)
     if (size is None) == (scale_factor is None):
         raise ValueError(f"{op}: either size or scale_factor must be given; got {size} and {scale_factor}")
-    if recompute_scale_factor and size is not None:
+    recompute = recompute_scale_factor is not None and flag(op, "recompute_scale_factor", recompute_scale_factor)
+    if recompute and size is not None:
         raise ValueError(f"{op}: recompute_scale_factor must be left out with a size; got {recompute_scale_factor}")
     extents = shape[2:]
+    scales = (None,) * len(extents)
     if size is not None:
-        sizes = tuple(size) if isinstance(size, (tuple, list)) else (size,) * len(extents)
+        sizes = _per_axis(op, "size", size, len(extents))
         if not all(map(is_int, sizes)):
             raise TypeError(f"{op}: size must be an int or ints; got {size!r}")
-        scales = (None,) * len(sizes)
+        sizes = tuple(map(int, sizes))
+        check_limit(op, "size", sizes, size)
     else:
-        scales = tuple(scale_factor) if isinstance(scale_factor, (tuple, list)) else (scale_factor,) * len(extents)
-        if not all(isinstance(s, (int, float, np.number)) and math.isfinite(s) and s > 0 for s in scales):
-            raise ValueError(f"{op}: scale_factor must be positive; got {scale_factor!r}")
-        scales = tuple(map(float, scales))
-        sizes = tuple(int(extent * scale) for extent, scale in zip(extents, scales))
-        if recompute_scale_factor or mode == "area":
-            scales = (None,) * len(sizes)
-    if len(sizes) != len(extents):
-        raise ValueError(
-            f"{op}: size and scale_factor must have an entry for each of {len(extents)} axes; got {len(sizes)}"
-        )
-    if any(not 1 <= s < LIMIT for s in sizes) or 0 in shape[1:]:
+        factors = _scales(op, extents, scale_factor)
+        sizes = tuple(int(extent * factor) for extent, factor in zip(extents, factors))
+        scales = scales if recompute or mode == "area" else factors
+    if 0 in shape[1:] or min(sizes) < 1:
         raise ValueError(
             f"{op}: input and output must have at least one pixel and channel; got shape {shape}, size {sizes}"
         )
-    return tuple(map(int, sizes)), scales
+    return sizes, scales
 
 
 def _multiply_subtract(ratio, factor, minus):
@@ -66,11 +89,36 @@ def _multiply_subtract(ratio, factor, minus):
     return ((high * factor - minus) + (ratio - high) * factor).astype(ratio.dtype)
 
 
-@lru_cache(maxsize=256)
-def _axis(extent, size, scale, mode, align_corners, dtype, images):
-    """The Axis of `size` outputs that an axis of `extent` inputs becomes; `images`: of 4 dimensions.
+def _ratio(extent, size, scale, real):
+    """How many inputs there are to an output."""
+    return real(1 / scale) if scale is not None else real(extent) / real(size)
 
-    Places are computed in float32 for the nearest modes and in dtype otherwise, as PyTorch does.
+
+def _nearest(extent, size, scale, exact, real, small):
+    """The input that each output is, the one that PyTorch 2.13 takes of contiguous tensors.
+
+    small: whether they are images for which it has a kernel of its own, that computes places in float32, and in
+    mode "nearest" knows one and two outputs to an input by the sizes, whatever the scale says.
+    """
+    place = np.arange(size)
+    if small and not exact and size in (extent, 2 * extent):
+        return place // (size // extent)
+    real = np.float32 if small else real
+    ratio = _ratio(extent, size, scale, real)
+    if not exact:
+        position = place.astype(real) * ratio
+    elif small:
+        position = (place.astype(real) + real(0.5)) * ratio
+    else:
+        position = np.maximum(_multiply_subtract(ratio, place + 0.5, 0.5), 0) + real(0.5)
+    return np.minimum(np.floor(position.astype(np.float32)).astype(np.intp), extent - 1)  # of a float32 in any case
+
+
+@lru_cache(maxsize=256)
+def _axis(extent, size, scale, mode, align_corners, dtype, small):
+    """The Axis of `size` outputs that an axis of `extent` inputs becomes; `small` is for `_nearest`.
+
+    Places are computed in dtype, as PyTorch does.
     """
     last = extent - 1
     place = np.arange(size)
@@ -80,21 +128,13 @@ def _axis(extent, size, scale, mode, align_corners, dtype, images):
         places = [np.where(begin + tap < end, begin + tap, -1) for tap in taps]
         return Axis(extent, places, [(1 / (end - begin)).astype(dtype) for _ in taps])
     if mode.startswith("nearest"):
-        real = np.float32
-        ratio = real(1 / scale) if scale is not None else real(extent) / real(size)
-        if mode == "nearest-exact":
-            place = np.floor((place.astype(real) + real(0.5)) * ratio)
-        elif images and size == 2 * extent:  # whatever the scale says
-            place = place // 2
-        elif not images or size != extent:
-            place = np.floor(place.astype(real) * ratio)
-        return Axis(extent, [np.minimum(place.astype(np.intp), last)])
+        return Axis(extent, [_nearest(extent, size, scale, mode == "nearest-exact", dtype.type, small)])
     real = dtype.type
     place = place.astype(real)
     if align_corners:
         position = place * (real(last) / real(size - 1) if size > 1 else real(0))
     else:
-        ratio = real(1 / scale) if scale is not None else real(extent) / real(size)
+        ratio = _ratio(extent, size, scale, real)
         position = _multiply_subtract(ratio, place + real(0.5), real(0.5))
     if mode != "bicubic":
         position = np.maximum(position, 0)
@@ -119,7 +159,8 @@ def _axis(extent, size, scale, mode, align_corners, dtype, images):
 
 def _resample(array, extents, sizes, scales, mode, align_corners, backward):
     """The sums along every axis, in the memory format of the array."""
-    axes = {2 + i: _axis(extent, size, scale, mode, bool(align_corners), array.dtype, array.ndim == 4)
+    small = len(sizes) == 2 and sum(sizes) <= FEW_ROWS_AND_COLUMNS
+    axes = {2 + i: _axis(extent, size, scale, mode, bool(align_corners), array.dtype, small)
             for i, (extent, size, scale) in enumerate(zip(extents, sizes, scales))}  # fmt: skip
     return apply(array, axes, backward)
 

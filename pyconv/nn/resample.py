@@ -1,6 +1,7 @@
 """Layers that change the size of images without parameters, or the order of their channels."""
 
 from pyconv import functional as F
+from pyconv.functional._arguments import is_sequence, number
 from pyconv.nn.module import Module
 
 
@@ -27,10 +28,10 @@ class Upsample(Module):
     def __init__(self, size=None, scale_factor=None, mode="nearest", align_corners=None, recompute_scale_factor=None):
         super().__init__()
         self.size = size
-        if isinstance(scale_factor, (tuple, list)):
-            self.scale_factor = tuple(map(float, scale_factor))
+        if is_sequence(scale_factor):
+            self.scale_factor = tuple(number("Upsample", "scale_factor", scale) for scale in scale_factor)
         else:
-            self.scale_factor = float(scale_factor) if scale_factor else None
+            self.scale_factor = number("Upsample", "scale_factor", scale_factor) if scale_factor else None
         self.mode, self.align_corners = mode, align_corners
         self.recompute_scale_factor = recompute_scale_factor
 

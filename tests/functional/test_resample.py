@@ -53,11 +53,40 @@ def test_other_dimensions(shape, mode, scale_factor, dtype, rng):
     check(rng.standard_normal(shape).astype(dtype), {"scale_factor": scale_factor, "mode": mode})
 
 
-@pytest.mark.parametrize("shape", [(2, 3, 7), (1, 2, 3, 4, 7)])
-def test_nearest_by_a_scale_near_two(shape, dtype, rng):
-    """Forward only: PyTorch's 1-D and 3-D gradients are those of a scale of 2."""
-    x = rng.standard_normal(shape).astype(dtype)
-    assert_close(F.interpolate(x, scale_factor=2.061), T.interpolate(to_torch(x), scale_factor=2.061), rtol=0)
+NEAREST = [((1, 1, 0), ()), ((1, 1, 2, 0), (3,)), ((1, 1, 2, 0), (126,)), ((1, 2, 3, 2, 0), (2, 3))]
+
+
+def check_nearest(x, options):
+    """PyTorch's pixels; and the gradient of these, which PyTorch's own sometimes is not."""
+    output = F.interpolate(x, **options)
+    assert_close(output, T.interpolate(to_torch(x), **options), rtol=0, err_msg=str(options))
+    grad = (np.arange(output.size, dtype=x.dtype) % 7).reshape(output.shape)
+    expected = np.zeros_like(x)
+    np.add.at(expected.reshape(-1), output.astype(int), grad)  # x is its own places
+    np.testing.assert_array_equal(F.interpolate_backward(grad, x.shape, **options), expected)
+
+
+def places(shape, extent, dtype):
+    """An array of `shape`, whose dimensions of 0 are `extent`, of numbers that tell its elements apart."""
+    shape = [length or extent for length in shape]
+    return np.arange(np.prod(shape), dtype=dtype).reshape(shape)
+
+
+@pytest.mark.parametrize("mode", ["nearest", "nearest-exact"])
+@pytest.mark.parametrize("shape, sizes", NEAREST)
+def test_nearest_takes_the_pixels_that_pytorch_takes(shape, sizes, mode, dtype):
+    """Of every size: one at which a rounding decides is as good as any other."""
+    for extent in (1, 2, 3, 8, 14, 26, 39, 59):
+        for size in range(1, 84):
+            check_nearest(places(shape, extent, dtype), {"size": (*sizes, size), "mode": mode})
+
+
+@pytest.mark.parametrize("mode", ["nearest", "nearest-exact"])
+@pytest.mark.parametrize("shape", [(1, 1, 0), (1, 1, 3, 0), (1, 1, 11, 0), (1, 1, 2, 3, 0)])
+@pytest.mark.parametrize("scale", [2.0625, 2.061, 2.03, 2.0, 1.02, 1.9, 0.7])
+def test_nearest_by_a_scale(shape, scale, mode, dtype):
+    for extent in range(2, 70):
+        check_nearest(places(shape, extent, dtype), {"scale_factor": scale, "mode": mode})
 
 
 @pytest.mark.parametrize("shape, mode", [((2, 3, 7), "linear"), ((2, 3, 7, 7), "bilinear"), ((2, 3, 7, 7), "nearest"),
@@ -156,6 +185,24 @@ ERRORS = [
         "interpolate: input and output must have at least one pixel",
     ),
     (lambda: F.interpolate(X, (1, 2, 3)), ValueError, "must have an entry for each of 2 axes; got 3"),
+    (
+        lambda: F.interpolate(X, scale_factor=(2, 2, 2)),
+        ValueError,
+        "scale_factor must have an entry for each of 2 axes",
+    ),
+    (
+        lambda: F.interpolate(X, scale_factor=[2]),
+        ValueError,
+        "scale_factor must have an entry for each of 2 axes; got 1",
+    ),
+    (lambda: F.interpolate(X[0], scale_factor=(2, 2)), ValueError, "must have an entry for each of 1 axes; got 2"),
+    (
+        lambda: F.interpolate_backward(X, (1, 2, 2, 2), scale_factor=(2, 2, 2)),
+        ValueError,
+        "interpolate_backward: scale_factor must have an entry for each of 2 axes; got 3",
+    ),
+    (lambda: F.interpolate(X, scale_factor="x"), TypeError, "interpolate: scale_factor must be a number; got str"),
+    (lambda: F.interpolate(X, scale_factor=np.nan), ValueError, "interpolate: scale_factor must be positive; got nan"),
     (lambda: F.interpolate(X, 2.5), TypeError, "interpolate: size must be an int or ints; got 2.5"),
     (lambda: F.interpolate(X.astype(int), 2), TypeError, "interpolate: input must have dtype float32 or float64"),
     (
