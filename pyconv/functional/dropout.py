@@ -5,12 +5,13 @@ import math
 import numpy as np
 
 from pyconv import _kernels
-from pyconv.functional._arguments import number
+from pyconv.functional._arguments import flag, number
 from pyconv.functional._arrays import (
     check_array,
     contiguous,
     dense,
     empty_like,
+    is_array,
     is_channels_last,
     like,
     wants_channels_last,
@@ -18,17 +19,24 @@ from pyconv.functional._arrays import (
 from pyconv.random import default_generator
 
 
-def _check_probability(op, p):
-    if not 0 <= number(op, "p", p) <= 1:
+def _probability(op, p):
+    """`p` as a float, checked."""
+    p = number(op, "p", p)
+    if not 0 <= p <= 1:
         raise ValueError(f"{op}: p must be between 0 and 1; got {p}")
+    return p
 
 
-def _check(op, input, p, generator):
+def _start(op, input, p, training, generator, return_mask):
+    """Check the arguments; (p, which is 0 when not training, and the generator)."""
     check_array(op, "input", input)
-    _check_probability(op, p)
+    p = _probability(op, p)
+    flag(op, "return_mask", return_mask)
     if generator is not None and not isinstance(generator, np.random.Generator):
         raise TypeError(f"{op}: generator must be a numpy.random.Generator; got {type(generator).__name__}")
-    return default_generator() if generator is None else generator
+    if not flag(op, "training", training):
+        p = 0.0
+    return p, default_generator() if generator is None else generator
 
 
 def dropout(input, p=0.5, training=True, inplace=False, *, generator=None, return_mask=False):
@@ -65,8 +73,8 @@ def dropout(input, p=0.5, training=True, inplace=False, *, generator=None, retur
 
     Srivastava et al., Dropout: A Simple Way to Prevent Neural Networks from Overfitting, 2014.
     """
-    generator = _check("dropout", input, p, generator)
-    if not training or p == 0:
+    p, generator = _start("dropout", input, p, training, generator, return_mask)
+    if p == 0:
         return (input, None) if return_mask else input
     x = dense(input)
     output = empty_like(x)
@@ -92,7 +100,7 @@ def dropout_backward(grad_output, mask, p=0.5):
         As `dropout` took it.
     """
     op = "dropout_backward"
-    _check_mask(op, grad_output, mask, p)
+    p = _start_backward(op, grad_output, mask, p)
     if mask is None:
         return grad_output
     if mask.shape != grad_output.shape:
@@ -107,11 +115,17 @@ def dropout_backward(grad_output, mask, p=0.5):
     return grad_input
 
 
-def _check_mask(op, grad_output, mask, p):
+def _start_backward(op, grad_output, mask, p):
+    """Check the arguments; p as a float."""
     check_array(op, "grad_output", grad_output)
-    _check_probability(op, p)
-    if mask is not None and not (isinstance(mask, np.ndarray) and mask.dtype == bool):
+    if mask is not None and not (is_array(mask) and mask.dtype == bool):
         raise TypeError(f"{op}: mask must be a bool array or None; got {getattr(mask, 'dtype', type(mask))}")
+    return _probability(op, p)
+
+
+def _check_channels(op, name, array):
+    if array.ndim < 2:
+        raise ValueError(f"{op}: {name} must have at least 2 dimensions; got shape {array.shape}")
 
 
 def dropout2d(input, p=0.5, training=True, inplace=False, *, generator=None, return_mask=False):
@@ -119,8 +133,8 @@ def dropout2d(input, p=0.5, training=True, inplace=False, *, generator=None, ret
 
     Parameters
     ----------
-    input : ndarray (N, C, H, W) or (N, C, L)
-        float32 or float64.
+    input : ndarray (N, C, ...)
+        float32 or float64; with `training` False, or p = 0, any shape.
     p, training, inplace, generator, return_mask
         As in `dropout`; the mask has shape (N, C).
 
@@ -133,10 +147,10 @@ def dropout2d(input, p=0.5, training=True, inplace=False, *, generator=None, ret
 
     Tompson et al., Efficient Object Localization Using Convolutional Networks, 2015.
     """
-    generator = _check("dropout2d", input, p, generator)
-    check_array("dropout2d", "input", input, ndim=(3, 4))
-    if not training or p == 0:
+    p, generator = _start("dropout2d", input, p, training, generator, return_mask)
+    if p == 0:
         return (input, None) if return_mask else input
+    _check_channels("dropout2d", "input", input)
     mask = generator.random(input.shape[:2]) >= p
     output = _scale_channels(input, mask, p)
     return (output, mask) if return_mask else output
@@ -147,17 +161,17 @@ def dropout2d_backward(grad_output, mask, p=0.5):
 
     Parameters
     ----------
-    grad_output : ndarray (N, C, H, W) or (N, C, L)
+    grad_output : ndarray (N, C, ...)
     mask : ndarray (N, C) of bool, or None
         As `dropout2d` returned it.
     p : float
         As `dropout2d` took it.
     """
     op = "dropout2d_backward"
-    _check_mask(op, grad_output, mask, p)
-    check_array(op, "grad_output", grad_output, ndim=(3, 4))
+    p = _start_backward(op, grad_output, mask, p)
     if mask is None:
         return grad_output
+    _check_channels(op, "grad_output", grad_output)
     if mask.shape != grad_output.shape[:2]:
         raise ValueError(f"{op}: mask must have shape {grad_output.shape[:2]}; got {mask.shape}")
     return _scale_channels(grad_output, mask, p)

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 
 import pyconv
 import pyconv.functional as F
-from oracle import assert_close
+from oracle import assert_close, to_torch
 from pyconv import _kernels
 
 both = pytest.mark.parametrize("name", ["dropout", "dropout2d"])
@@ -100,10 +101,27 @@ def test_nan_survives_as_in_pytorch():
     assert np.isnan(draw("dropout", np.full(100, np.nan), 0.5)[0]).all()
 
 
-def test_channels_of_sequences(rng):
-    x = rng.standard_normal((3, 4, 50)).astype(np.float32)
+@pytest.mark.parametrize("shape", [(3, 4), (3, 4, 50), (3, 4, 2, 3, 2)])
+def test_channels_of_any_shape(shape, rng):
+    x, g = rng.standard_normal((2, *shape)).astype(np.float32)
     output, mask = draw("dropout2d", x, 0.5)
-    np.testing.assert_array_equal(output, x * (2 * mask[:, :, None]))
+    factor = 2 * mask.reshape(3, 4, *(1,) * (len(shape) - 2))
+    np.testing.assert_array_equal(output, x * factor)
+    np.testing.assert_array_equal(F.dropout2d_backward(g, mask), g * factor)
+
+
+@pytest.mark.filterwarnings("ignore:dropout2d")
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3), (2, 3, 4), (2, 3, 4, 5), (2, 3, 4, 5, 6)])
+@pytest.mark.parametrize("p, training", [(0.5, True), (0.0, True), (0.5, False)])
+def test_dropout2d_takes_the_shapes_that_pytorch_takes(shape, p, training):
+    x = np.ones(shape, np.float32)
+    try:
+        torch.nn.functional.dropout2d(to_torch(x), p, training)
+    except RuntimeError:
+        with pytest.raises(ValueError, match="dropout2d: input must have at least 2 dimensions"):
+            F.dropout2d(x, p, training)
+    else:
+        assert F.dropout2d(x, p, training).shape == shape
 
 
 X = np.ones((2, 3), np.float32)
@@ -117,7 +135,12 @@ X = np.ones((2, 3), np.float32)
         (lambda: F.dropout(X, float("nan")), ValueError, "dropout: p must be between 0 and 1; got nan"),
         (lambda: F.dropout(X.astype(int)), TypeError, "dropout: input must have dtype float32 or float64"),
         (lambda: F.dropout(X, generator=3), TypeError, "dropout: generator must be a numpy.random.Generator"),
-        (lambda: F.dropout2d(X), ValueError, "dropout2d: input must have 3 or 4 dimensions; got shape (2, 3)"),
+        (lambda: F.dropout2d(X[0]), ValueError, "dropout2d: input must have at least 2 dimensions; got shape (3,)"),
+        (
+            lambda: F.dropout2d_backward(X[0], X[0] > 0),
+            ValueError,
+            "dropout2d_backward: grad_output must have at least 2 dimensions; got shape (3,)",
+        ),
         (lambda: F.dropout_backward(X, X), TypeError, "dropout_backward: mask must be a bool array or None"),
         (lambda: F.dropout_backward(X, X[:1] > 0), ValueError, "dropout_backward: mask must have shape (2, 3)"),
     ],
