@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from pyconv import _kernels
-from pyconv.functional._arguments import count, integer, ints, is_int, needed, number
+from pyconv.functional._arguments import count, flag, integer, ints, is_int, needed, number
 from pyconv.functional._arrays import check_array, check_gradient, dense, empty_like, like, wants_channels_last
 from pyconv.functional._normalization import (
     BatchNormalization,
@@ -30,11 +30,19 @@ def _check_vectors(op, input, shape, **arrays):
                 raise ValueError(f"{op}: {name} must have shape {shape}; got {array.shape}")
 
 
-def _check_running(op, running_mean, running_var, momentum):
+def _check_running(op, running_mean, running_var):
+    """Raise unless there are both statistics to follow the batch, or neither."""
+    if (running_mean is None) != (running_var is None):
+        missing = "running_mean" if running_mean is None else "running_var"
+        raise ValueError(f"{op}: running_mean and running_var must both be given or both be None; got no {missing}")
+
+
+def _momentum(op, running_mean, running_var, momentum):
+    """`momentum` as a float; raise unless the statistics can be updated."""
     for name, array in (("running_mean", running_mean), ("running_var", running_var)):
-        if isinstance(array, np.ndarray) and not array.flags.writeable:
+        if array is not None and not array.flags.writeable:
             raise ValueError(f"{op}: {name} must be writeable where it is updated; got a read-only array")
-    number(op, "momentum", momentum)
+    return number(op, "momentum", momentum)
 
 
 def _update(running, value, momentum):
@@ -49,13 +57,15 @@ def _update(running, value, momentum):
 def _start_batch_norm(
     op, input, running_mean, running_var, weight, bias, training, eps, relu=False, unless="when training is False"
 ):
-    """Check the arguments; what normalises the input."""
+    """Check the arguments; (what normalises the input, eps)."""
     _check_input(op, input, 2)
+    flag(op, "training", training)
     channels = (input.shape[1],)
     _check_vectors(op, input, channels, running_mean=running_mean, running_var=running_var, weight=weight, bias=bias)
     if not training and (running_mean is None or running_var is None):
         raise ValueError(f"{op}: running_mean and running_var must be given {unless}; got None")
-    number(op, "eps", eps)
+    _check_running(op, running_mean, running_var)
+    eps = number(op, "eps", eps)
     if not (eps > 0 if training else eps >= 0):
         least = "above 0 in training" if training else "at least 0"
         raise ValueError(f"{op}: eps must be {least}; got {eps}")
@@ -63,7 +73,7 @@ def _start_batch_norm(
         raise ValueError(f"{op}: input must have more than 1 value per channel in training; got shape {input.shape}")
     x = dense(input)
     if training and input.size and channels_are_last(x):
-        return BatchNormalization(x, relu)
+        return BatchNormalization(x, relu), eps
     job = Normalization(x, relu)
     if training and input.size:
         job.measure()
@@ -71,7 +81,7 @@ def _start_batch_norm(
         job.use(np.zeros(channels), np.ones(channels))
     else:
         job.use(running_mean, running_var)
-    return job
+    return job, eps
 
 
 def _batch_norm(
@@ -91,12 +101,12 @@ def _batch_norm(
 
     The ReLU is cut off at `ceiling`, where that is a number.
 
-    The second is a Normalization, whose `backward` gives all gradients; the layers keep it.
+    The second is a Normalization or BatchNormalization, whose `backward` gives all gradients; the layers keep it.
     """
     op = "batch_norm"
+    job, eps = _start_batch_norm(op, input, running_mean, running_var, weight, bias, training, eps, relu)
     if training:
-        _check_running(op, running_mean, running_var, momentum)
-    job = _start_batch_norm(op, input, running_mean, running_var, weight, bias, training, eps, relu)
+        momentum = _momentum(op, running_mean, running_var, momentum)
     job.norm.ceiling = ceiling
     if residual is not None:
         check_array(op, "residual", residual, dtype=input.dtype)
@@ -173,7 +183,7 @@ def batch_norm_backward(
     The running statistics are read when not training, and never written to.
     """
     op = "batch_norm_backward"
-    job = _start_batch_norm(op, input, running_mean, running_var, weight, bias, training, eps)
+    job, eps = _start_batch_norm(op, input, running_mean, running_var, weight, bias, training, eps)
     return _gradients(op, job, grad_output, weight, eps, needs)
 
 
@@ -181,29 +191,30 @@ def _gradients(op, job, grad_output, weight, eps, needs):
     """What job.forward would have left for the backward, and the gradients of input, weight and bias."""
     check_gradient(op, grad_output, job.x)
     needs = needed(op, needs)
-    job.prepare(weight, number(op, "eps", eps))
+    job.prepare(weight, eps)
     return job.backward(grad_output, needs)[:3]
 
 
 # ---- Group and instance norm -------------------------------------------------------------------------
 
 
-def _start_group_norm(op, input, num_groups, weight, bias):
+def _start_group_norm(op, input, num_groups, weight, bias, eps):
+    """(GroupNormalization, eps), checked."""
     _check_input(op, input, 2)
     batch, channels = input.shape[:2]
-    if integer(op, "num_groups", num_groups) <= 0 or channels % num_groups:
+    num_groups = integer(op, "num_groups", num_groups)
+    if num_groups <= 0 or channels % num_groups:
         raise ValueError(f"{op}: num_groups must divide the channels; got {channels} channels, num_groups={num_groups}")
     _check_vectors(op, input, (channels,), weight=weight, bias=bias)
     if input.size == batch * num_groups == num_groups:
         raise ValueError(f"{op}: input must have more than 1 value per group; got shape {input.shape}")
-    return GroupNormalization(dense(input), num_groups)
+    return GroupNormalization(dense(input), num_groups), number(op, "eps", eps)
 
 
 def _group_norm(input, num_groups, weight, bias, eps):
     """(output, GroupNormalization), as `_batch_norm`."""
-    op = "group_norm"
-    job = _start_group_norm(op, input, num_groups, weight, bias)
-    return job.forward(weight, bias, number(op, "eps", eps)), job
+    job, eps = _start_group_norm("group_norm", input, num_groups, weight, bias, eps)
+    return job.forward(weight, bias, eps), job
 
 
 def group_norm(input, num_groups, weight=None, bias=None, eps=1e-5):
@@ -241,36 +252,33 @@ def group_norm(input, num_groups, weight=None, bias=None, eps=1e-5):
 def group_norm_backward(grad_output, input, num_groups, weight=None, bias=None, eps=1e-5, *, needs=(True, True, True)):
     """Gradients of `group_norm`: (grad_input, grad_weight, grad_bias), None where `needs` is False."""
     op = "group_norm_backward"
-    job = _start_group_norm(op, input, num_groups, weight, bias)
+    job, eps = _start_group_norm(op, input, num_groups, weight, bias, eps)
     return _gradients(op, job, grad_output, weight, eps, needs)
 
 
-def _start_by_running(op, input, running_mean, running_var, weight, bias, eps):
-    """Instance norm by running statistics is batch norm."""
-    unless = "without use_input_stats"
-    return _start_batch_norm(op, input, running_mean, running_var, weight, bias, False, eps, unless=unless)
-
-
-def _start_instance_norm(op, input, running_mean, running_var, weight, bias, eps):
+def _start_instance_norm(op, input, running_mean, running_var, weight, bias, use_input_stats, eps):
+    """(what normalises, eps), checked; by running statistics that is batch norm."""
+    if not flag(op, "use_input_stats", use_input_stats):
+        unless = "without use_input_stats"
+        return _start_batch_norm(op, input, running_mean, running_var, weight, bias, False, eps, unless=unless)
     _check_input(op, input, 2)
-    number(op, "eps", eps)
+    eps = number(op, "eps", eps)
+    _check_running(op, running_mean, running_var)
     channels = input.shape[1]
     _check_vectors(op, input, (channels,), running_mean=running_mean, running_var=running_var, weight=weight, bias=bias)
     if math.prod(input.shape[2:]) == 1:
         raise ValueError(f"{op}: input must have more than 1 value per channel; got shape {input.shape}")
-    return GroupNormalization(dense(input), channels)
+    return GroupNormalization(dense(input), channels), eps
 
 
 def _instance_norm(input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps):
-    """(output, what the backward needs), as `_batch_norm`: by running statistics it is that."""
+    """(output, what the backward needs), as `_batch_norm`."""
     op = "instance_norm"
-    if not use_input_stats:
-        job = _start_by_running(op, input, running_mean, running_var, weight, bias, eps)
-        return job.forward(weight, bias, eps), job
-    _check_running(op, running_mean, running_var, momentum)
-    job = _start_instance_norm(op, input, running_mean, running_var, weight, bias, eps)
+    job, eps = _start_instance_norm(op, input, running_mean, running_var, weight, bias, use_input_stats, eps)
+    if use_input_stats:
+        momentum = _momentum(op, running_mean, running_var, momentum)
     output = job.forward(weight, bias, eps)
-    if input.size:
+    if use_input_stats and input.size:
         _update(running_mean, job.mean.mean(0), momentum)
         _update(running_var, job.var.mean(0) * (job.count / (job.count - 1)), momentum)
     return output, job
@@ -336,8 +344,7 @@ def instance_norm_backward(
 ):
     """Gradients of `instance_norm`: (grad_input, grad_weight, grad_bias), None where `needs` is False."""
     op = "instance_norm_backward"
-    start = _start_instance_norm if use_input_stats else _start_by_running
-    job = start(op, input, running_mean, running_var, weight, bias, eps)
+    job, eps = _start_instance_norm(op, input, running_mean, running_var, weight, bias, use_input_stats, eps)
     return _gradients(op, job, grad_output, weight, eps, needs)
 
 
@@ -345,20 +352,22 @@ def instance_norm_backward(
 
 
 def _start_layer_norm(op, input, normalized_shape, weight, bias, eps):
+    """(LayerNormalization, eps), checked."""
     check_array(op, "input", input)
-    number(op, "eps", eps)
-    shape = (normalized_shape,) if is_int(normalized_shape) else ints(op, "normalized_shape", normalized_shape)
+    eps = number(op, "eps", eps)
+    shape = (normalized_shape,) if is_int(normalized_shape) else normalized_shape
+    shape = ints(op, "normalized_shape", shape)
     if not shape or input.shape[max(input.ndim - len(shape), 0) :] != shape:
         raise ValueError(
             f"{op}: normalized_shape must be the last dimensions of input; got {shape} for shape {input.shape}"
         )
     _check_vectors(op, input, shape, weight=weight, bias=bias)
-    return LayerNormalization(input, shape, weight, bias)
+    return LayerNormalization(input, shape, weight, bias), eps
 
 
 def _layer_norm(input, normalized_shape, weight, bias, eps):
     """(output, LayerNormalization), as `_batch_norm`."""
-    job = _start_layer_norm("layer_norm", input, normalized_shape, weight, bias, eps)
+    job, eps = _start_layer_norm("layer_norm", input, normalized_shape, weight, bias, eps)
     return job.forward(eps), job
 
 
@@ -400,7 +409,7 @@ def layer_norm_backward(
 ):
     """Gradients of `layer_norm`: (grad_input, grad_weight, grad_bias), None where `needs` is False."""
     op = "layer_norm_backward"
-    job = _start_layer_norm(op, input, normalized_shape, weight, bias, eps)
+    job, eps = _start_layer_norm(op, input, normalized_shape, weight, bias, eps)
     needs = needed(op, needs)
     check_gradient(op, grad_output, input)
     job.prepare(eps)
@@ -410,11 +419,11 @@ def layer_norm_backward(
 # ---- Local response norm -----------------------------------------------------------------------------
 
 
-def _check_local_response_norm(op, input, size, **numbers):
+def _response_options(op, input, size, **numbers):
+    """(size, alpha, beta, k), checked."""
     _check_input(op, input, 3)
-    for name, value in numbers.items():
-        number(op, name, value)
-    count(op, "size", size, 1)
+    numbers = [number(op, name, value) for name, value in numbers.items()]
+    return count(op, "size", size, 1), *numbers
 
 
 def _local_response_norm(grad_output, input, size, alpha, beta, k):
@@ -456,13 +465,13 @@ def local_response_norm(input, size, alpha=1e-4, beta=0.75, k=1.0):
     >>> F.local_response_norm(np.full((1, 1, 1), 2.0), 1, alpha=2.0, beta=0.5)
     array([[[0.66666667]]])
     """
-    _check_local_response_norm("local_response_norm", input, size, alpha=alpha, beta=beta, k=k)
-    return _local_response_norm(None, input, size, alpha, beta, k)
+    options = _response_options("local_response_norm", input, size, alpha=alpha, beta=beta, k=k)
+    return _local_response_norm(None, input, *options)
 
 
 def local_response_norm_backward(grad_output, input, size, alpha=1e-4, beta=0.75, k=1.0):
     """Gradient of `local_response_norm` with respect to its input."""
     op = "local_response_norm_backward"
-    _check_local_response_norm(op, input, size, alpha=alpha, beta=beta, k=k)
+    options = _response_options(op, input, size, alpha=alpha, beta=beta, k=k)
     check_gradient(op, grad_output, input)
-    return _local_response_norm(grad_output, input, size, alpha, beta, k)
+    return _local_response_norm(grad_output, input, *options)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from pyconv import functional as F
-from pyconv.functional._arguments import count
+from pyconv.functional._arguments import count, flag, ints, is_int
 from pyconv.functional.norm import _batch_norm, _group_norm, _instance_norm, _layer_norm
 from pyconv.nn.module import Module, Parameter
 
@@ -17,8 +17,7 @@ class _Affine(Module):
     """
 
     def _set_parameters(self, shape, affine, bias, dtype):
-        dtype = np.dtype(dtype or np.float32)
-        self.affine = affine
+        bias, dtype = flag(type(self).__name__, "bias", bias), np.dtype(dtype or np.float32)
         self.register_parameter("weight", Parameter(np.ones(shape, dtype)) if affine else None)
         self.register_parameter("bias", Parameter(np.zeros(shape, dtype)) if affine and bias else None)
 
@@ -50,13 +49,14 @@ class _RunningNorm(_Affine):
     _dimensions = ()
 
     def _setup(self, num_features, eps, momentum, affine, track_running_stats, dtype, bias):
-        self.num_features = count(type(self).__name__, "num_features", num_features, 0)
+        op = type(self).__name__
+        self.num_features = count(op, "num_features", num_features, 0)
         self.eps = eps
         self.momentum = momentum
-        self.track_running_stats = track_running_stats
+        self.affine = flag(op, "affine", affine)
+        self.track_running_stats = track = flag(op, "track_running_stats", track_running_stats)
         self._set_parameters(self.num_features, affine, bias, dtype)
         dtype = np.dtype(dtype or np.float32)
-        track = track_running_stats
         self.register_buffer("running_mean", np.zeros(self.num_features, dtype) if track else None)
         self.register_buffer("running_var", np.ones(self.num_features, dtype) if track else None)
         self.register_buffer("num_batches_tracked", np.zeros((), np.int64) if track else None)
@@ -299,6 +299,7 @@ class GroupNorm(_Affine):
                 f"got num_groups={num_groups}, num_channels={num_channels}"
             )
         self.eps = eps
+        self.affine = flag("GroupNorm", "affine", affine)
         self._set_parameters(self.num_channels, affine, bias, dtype)
 
     def forward(self, input):
@@ -342,10 +343,10 @@ class LayerNorm(_Affine):
 
     def __init__(self, normalized_shape, eps=1e-5, elementwise_affine=True, bias=True, dtype=None):
         super().__init__()
-        shape = (normalized_shape,) if hasattr(normalized_shape, "__index__") else tuple(normalized_shape)
-        self.normalized_shape = tuple(count("LayerNorm", "normalized_shape", extent, 0) for extent in shape)
+        shape = (normalized_shape,) if is_int(normalized_shape) else normalized_shape
+        self.normalized_shape = ints("LayerNorm", "normalized_shape", shape)
         self.eps = eps
-        self.elementwise_affine = elementwise_affine
+        self.elementwise_affine = flag("LayerNorm", "elementwise_affine", elementwise_affine)
         self._set_parameters(self.normalized_shape, elementwise_affine, bias, dtype)
 
     def forward(self, input):

@@ -334,6 +334,18 @@ V = np.ones(6, np.float32)
         (lambda: F.batch_norm(X, V[:5], V), ValueError, r"running_mean must have shape \(6,\); got \(5,\)"),
         (lambda: F.batch_norm(X, V, V, V.astype(float)), TypeError, "weight must have the dtype of input"),
         (lambda: F.batch_norm(X, None, V), ValueError, "must be given when training is False; got None"),
+        (
+            lambda: F.batch_norm(X, None, V, training=True),
+            ValueError,
+            "batch_norm: .* or both be None; got no running_me",
+        ),
+        (
+            lambda: F.batch_norm(X, V, None, training=True),
+            ValueError,
+            "batch_norm: .* or both be None; got no running_v",
+        ),
+        (lambda: F.instance_norm(X, None, V), ValueError, "instance_norm: .* both be None; got no running_mean"),
+        (lambda: F.instance_norm(X, V, None), ValueError, "instance_norm: .* both be None; got no running_var"),
         (lambda: F.batch_norm(X, V, V, eps=-1.0), ValueError, "eps must be at least 0; got -1.0"),
         (lambda: F.batch_norm(X, V, V, training=True, eps=0.0), ValueError, "eps must be above 0 in training"),
         (lambda: F.batch_norm(X[:1, :, :1, :1], None, None, training=True), ValueError, "more than 1 value per"),
