@@ -5,17 +5,19 @@
 """
 
 import math
+import warnings
 
 import numpy as np
 
 from pyconv import _kernels
-from pyconv.functional._arguments import integer, is_one_of, number
+from pyconv.functional._arguments import flag, integer, is_one_of, number, scalar
 from pyconv.functional._arrays import (
     channels_last,
     check_array,
     contiguous,
     empty_like,
     in_format_of,
+    is_array,
     wants_channels_last,
 )
 from pyconv.functional.softmax import log_softmax
@@ -23,17 +25,21 @@ from pyconv.functional.softmax import log_softmax
 # ---- What every loss checks ------------------------------------------------------------------------
 
 
-def _check_reduction(op, reduction, size_average=None, reduce=None):
+def _reduction(op, reduction, size_average=None, reduce=None):
+    """`reduction`, checked; where either of the others is given, what these two say in its place."""
     if size_average is not None or reduce is not None:
-        raise ValueError(f"{op}: size_average and reduce must be None, use reduction; got {size_average}, {reduce}")
+        averages = size_average is None or flag(op, "size_average", size_average)
+        reduces = reduce is None or flag(op, "reduce", reduce)
+        reduction = ("mean" if averages else "sum") if reduces else "none"
+        warnings.warn(f"{op}: size_average and reduce are deprecated, use reduction={reduction!r}", stacklevel=3)
     if not is_one_of(reduction, ("mean", "sum", "none")):
         raise ValueError(f"{op}: reduction must be 'mean', 'sum' or 'none'; got {reduction!r}")
+    return reduction
 
 
 def _upstream(op, grad_output, reduction, shape, dtype):
     """grad_output: a float for "mean" and "sum", for "none" an array of the losses' shape."""
-    if isinstance(grad_output, np.ndarray) and grad_output.ndim == 0:
-        grad_output = grad_output[()]
+    grad_output = scalar(grad_output)
     if reduction != "none":
         if isinstance(grad_output, np.ndarray):
             raise ValueError(
@@ -84,7 +90,7 @@ def _check_classes(op, target, input, weight, ignore_index):
     classes, shape = _class_count(op, input), _losses_shape(input)
     if not -(2**63) <= integer(op, "ignore_index", ignore_index) < 2**63:
         raise ValueError(f"{op}: ignore_index must fit into int64; got {ignore_index}")
-    if not isinstance(target, (np.ndarray, np.generic, int)):
+    if not is_array(target) and not isinstance(target, (np.generic, int)):
         raise TypeError(f"{op}: target must be a numpy.ndarray; got {type(target).__name__}")
     target = np.asarray(target)
     if target.dtype.kind not in "iu":
@@ -210,7 +216,7 @@ def cross_entropy(
     >>> F.cross_entropy(np.array([[0.0, 0.0], [0.0, 9.0]]), np.array([0, 1])).round(4).item()
     0.3466
     """
-    _check_reduction("cross_entropy", reduction, size_average, reduce)
+    reduction = _reduction("cross_entropy", reduction, size_average, reduce)
     args = _cross_entropy_args("cross_entropy", input, target, weight, ignore_index, label_smoothing)
     loss, _ = _cross_entropy(input, *args, ignore_index, reduction, None)
     return loss
@@ -221,7 +227,7 @@ def cross_entropy_backward(
 ):
     """Gradient of `cross_entropy` with respect to input."""
     op = "cross_entropy_backward"
-    _check_reduction(op, reduction)
+    _reduction(op, reduction)
     args = _cross_entropy_args(op, input, target, weight, ignore_index, label_smoothing)
     grad_output = _upstream(op, grad_output, reduction, _losses_shape(input), input.dtype)
     return _cross_entropy(input, *args, ignore_index, reduction, grad_output)[1]
@@ -229,7 +235,7 @@ def cross_entropy_backward(
 
 def _cross_entropy_with_gradient(input, target, weight, ignore_index, reduction, label_smoothing):
     """The loss ("mean" or "sum") and its gradient in one pass."""
-    _check_reduction("cross_entropy", reduction)
+    _reduction("cross_entropy", reduction)
     args = _cross_entropy_args("cross_entropy", input, target, weight, ignore_index, label_smoothing)
     return _cross_entropy(input, *args, ignore_index, reduction, 1.0, True)
 
@@ -237,7 +243,8 @@ def _cross_entropy_with_gradient(input, target, weight, ignore_index, reduction,
 def _cross_entropy_args(op, input, target, weight, ignore_index, label_smoothing):
     """(target, the divisor of the mean, weight, label_smoothing), checked."""
     classes = _class_count(op, input)
-    if not 0 <= number(op, "label_smoothing", label_smoothing) <= 1:
+    smoothing = number(op, "label_smoothing", label_smoothing)
+    if not 0 <= smoothing <= 1:
         raise ValueError(f"{op}: label_smoothing must be between 0 and 1; got {label_smoothing}")
     weight = _check_weight(op, weight, classes, input.dtype)
     if isinstance(target, np.ndarray) and target.shape == input.shape and target.dtype.kind == "f":
@@ -245,13 +252,13 @@ def _cross_entropy_args(op, input, target, weight, ignore_index, label_smoothing
         total = target.size // classes if classes else 0
     else:
         target, total = _check_classes(op, target, input, weight, ignore_index)
-    return target, total, weight, float(label_smoothing)
+    return target, total, weight, smoothing
 
 
 def _cross_entropy(input, target, total, weight, smoothing, ignore_index, reduction, grad_output, both=False):
     """(loss, gradient): the loss where grad_output is None or `both`, the gradient where it is not None."""
     if target.dtype.kind == "f":
-        return _soft_cross_entropy(input, target, weight, smoothing, reduction, grad_output)
+        return _soft_cross_entropy(input, target, total, weight, smoothing, reduction, grad_output)
     x = _dense(input)
     losses = gradient = row_scale = None
     scale, summed = 1.0, False
@@ -272,22 +279,22 @@ def _cross_entropy(input, target, total, weight, smoothing, ignore_index, reduct
     return losses if losses is None else losses.reshape(_losses_shape(input))[()], gradient
 
 
-def _soft_cross_entropy(input, target, weight, smoothing, reduction, grad_output):
+def _soft_cross_entropy(input, target, total, weight, smoothing, reduction, grad_output):
     """Cross entropy with class probabilities for a target; (loss, gradient) as above."""
     x, t = _rows(input), _rows(target)
-    rows, classes = x.shape
-    if smoothing:
+    classes = x.shape[1]
+    if smoothing and classes:
         t = t * x.dtype.type(1 - smoothing) + x.dtype.type(smoothing / classes)
     if weight is not None:
         t = t * weight
     log_p = log_softmax(x, 1)
     losses = -(t * log_p).sum(axis=1)
-    loss = _reduced(losses, reduction, rows, _losses_shape(input))
+    loss = _reduced(losses, reduction, total, _losses_shape(input))
     if grad_output is None:
         return loss, None
     scale = grad_output.reshape(-1, 1) if reduction == "none" else grad_output
     if reduction == "mean":
-        scale = x.dtype.type(_divide(grad_output, rows))
+        scale = x.dtype.type(_divide(grad_output, total))
     gradient, grad_rows = _empty_rows(input)
     grad_rows[...] = (np.exp(log_p) * t.sum(axis=1, keepdims=True) - t) * scale
     return loss, _from_rows(gradient, input)
@@ -310,7 +317,7 @@ def nll_loss(input, target, weight=None, size_average=None, ignore_index=-100, r
     array([0.6931, 1.3863])
     """
     op = "nll_loss"
-    _check_reduction(op, reduction, size_average, reduce)
+    reduction = _reduction(op, reduction, size_average, reduce)
     weight = _check_weight(op, weight, _class_count(op, input), input.dtype)
     target, total = _check_classes(op, target, input, weight, ignore_index)
     losses = None if reduction != "none" else _kernels.empty(_losses_shape(input), input.dtype)
@@ -321,7 +328,7 @@ def nll_loss(input, target, weight=None, size_average=None, ignore_index=-100, r
 def nll_loss_backward(grad_output, input, target, weight=None, ignore_index=-100, reduction="mean"):
     """Gradient of `nll_loss` with respect to input."""
     op = "nll_loss_backward"
-    _check_reduction(op, reduction)
+    _reduction(op, reduction)
     weight = _check_weight(op, weight, _class_count(op, input), input.dtype)
     target, total = _check_classes(op, target, input, weight, ignore_index)
     scale, row_scale = _upstream(op, grad_output, reduction, _losses_shape(input), input.dtype), None

@@ -8,7 +8,7 @@ import numpy as np
 from pyconv import _kernels
 from pyconv.functional._arguments import number
 from pyconv.functional._arrays import check_array, dense, empty_like, like
-from pyconv.functional.loss import _check_reduction, _divide, _reduced, _upstream
+from pyconv.functional.loss import _divide, _reduced, _reduction, _upstream
 
 
 def _check_pair(op, input, target):
@@ -30,7 +30,7 @@ def _pointwise(op, input, target, reduction, parameter=0.0):
 
 def _pointwise_backward(op, grad_output, input, target, reduction, parameter=0.0):
     name = f"{op}_backward"
-    _check_reduction(name, reduction)
+    _reduction(name, reduction)
     _check_pair(name, input, target)
     upstream = _upstream(name, grad_output, reduction, input.shape, input.dtype)
     x = dense(input)
@@ -61,7 +61,7 @@ def mse_loss(input, target, size_average=None, reduce=None, reduction="mean"):
     >>> F.mse_loss(np.array([1.0, 2.0]), np.array([1.0, 4.0])).item()
     2.0
     """
-    _check_reduction("mse_loss", reduction, size_average, reduce)
+    reduction = _reduction("mse_loss", reduction, size_average, reduce)
     return _pointwise("mse_loss", input, target, reduction)
 
 
@@ -79,7 +79,7 @@ def l1_loss(input, target, size_average=None, reduce=None, reduction="mean"):
         Of one shape and dtype, float32 or float64; unlike in PyTorch, they are not broadcast.
     reduction : {"mean", "sum", "none"}
     """
-    _check_reduction("l1_loss", reduction, size_average, reduce)
+    reduction = _reduction("l1_loss", reduction, size_average, reduce)
     return _pointwise("l1_loss", input, target, reduction)
 
 
@@ -105,7 +105,7 @@ def smooth_l1_loss(input, target, size_average=None, reduce=None, reduction="mea
     beta : float
         At least 0; 0 gives `l1_loss`.
     """
-    _check_reduction("smooth_l1_loss", reduction, size_average, reduce)
+    reduction = _reduction("smooth_l1_loss", reduction, size_average, reduce)
     beta = _check_beta("smooth_l1_loss", beta)
     if beta == 0:
         return l1_loss(input, target, reduction=reduction)
@@ -154,7 +154,7 @@ def binary_cross_entropy_with_logits(
     0.6931
     """
     op = "binary_cross_entropy_with_logits"
-    _check_reduction(op, reduction, size_average, reduce)
+    reduction = _reduction(op, reduction, size_average, reduce)
     if weight is None and pos_weight is None:
         return _pointwise(op, input, target, reduction)
     _check_pair(op, input, target)
@@ -176,7 +176,7 @@ def binary_cross_entropy_with_logits_backward(
     if weight is None and pos_weight is None:
         return _pointwise_backward(op, grad_output, input, target, reduction)
     op += "_backward"
-    _check_reduction(op, reduction)
+    _reduction(op, reduction)
     _check_pair(op, input, target)
     scale = _upstream(op, grad_output, reduction, input.shape, input.dtype)
     if reduction == "mean":

@@ -6,7 +6,7 @@ The loss is a float for the reductions "mean" and "sum", an array for "none".
 import numpy as np
 
 from pyconv import functional as F
-from pyconv.functional.loss import _check_reduction, _cross_entropy_with_gradient, _upstream
+from pyconv.functional.loss import _cross_entropy_with_gradient, _reduction, _upstream
 from pyconv.nn.module import Module, is_grad_enabled
 
 
@@ -17,8 +17,7 @@ class _Loss(Module):
 
     def __init__(self, size_average=None, reduce=None, reduction="mean"):
         super().__init__()
-        _check_reduction(type(self).__name__, reduction, size_average, reduce)
-        self.reduction = reduction
+        self.reduction = _reduction(type(self).__name__, reduction, size_average, reduce)
 
     def _options(self):
         return {"reduction": self.reduction}

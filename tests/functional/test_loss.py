@@ -1,6 +1,7 @@
 """Losses and their gradients beside PyTorch's."""
 
 import itertools
+import warnings
 
 import numpy as np
 import pytest
@@ -199,6 +200,33 @@ def test_ignored_rows_may_hold_anything(reduction, isa, dtype, rng):
             )
 
 
+@pytest.mark.parametrize("shape", [(2, 0), (0, 0), (0,), (2, 0, 3)])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_no_classes(shape, reduction, smoothing, dtype):
+    """Of probabilities; there is no index of no class."""
+    x = np.zeros(shape, dtype)
+    check("cross_entropy", x, x, reduction, label_smoothing=smoothing)
+    check("cross_entropy", x, x, reduction, label_smoothing=smoothing, weight=np.zeros(0, dtype))
+
+
+@pytest.mark.parametrize("reduce", [None, False, True])
+@pytest.mark.parametrize("size_average", [None, False, True])
+def test_old_names_of_reductions(size_average, reduce, rng):
+    """They are taken before `reduction`, and with a warning."""
+    x, numbers = rng.standard_normal((2, 4, 3)).astype(np.float32)
+    old = {"size_average": size_average, "reduce": reduce, "reduction": "sum"}
+    for name, target in (("mse_loss", numbers), ("cross_entropy", np.arange(4) % 3)):
+        with warnings.catch_warnings(record=True) as theirs:
+            warnings.simplefilter("always")
+            expected = getattr(torch.nn.functional, name)(to_torch(x), to_torch(target), **old)
+        with warnings.catch_warnings(record=True) as ours:
+            warnings.simplefilter("always")
+            assert_close(getattr(F, name)(x, target, **old), expected)
+        assert len(ours) == len(theirs)
+        assert all(warning.filename == __file__ for warning in ours)
+
+
 # ---- Functions of two numbers ----------------------------------------------------------------------
 
 
@@ -282,9 +310,9 @@ X, T = np.zeros((2, 3), np.float32), np.array([0, 2])
         ),
         (lambda: F.cross_entropy(X, T, label_smoothing=2), ValueError, "cross_entropy: label_smoothing must"),
         (
-            lambda: F.cross_entropy(X, T, None, True),
-            ValueError,
-            "cross_entropy: size_average and reduce must",
+            lambda: F.cross_entropy(X, T, None, "sum"),
+            TypeError,
+            "cross_entropy: size_average must be a bool; got 'sum'",
         ),
         (lambda: F.cross_entropy(X[0, 0], T), TypeError, "cross_entropy: input must be a numpy.ndarray"),
         (lambda: F.cross_entropy(X[0, 0:1].reshape(()), T), ValueError, "cross_entropy: input must have at"),

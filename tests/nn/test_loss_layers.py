@@ -55,6 +55,14 @@ def test_beside_torch(name, options, reduction, dtype, rng):
         ours.backward()
 
 
+def test_old_names_of_reductions():
+    for options in ({"size_average": False}, {"reduce": False}, {"size_average": True, "reduction": "sum"}):
+        with pytest.warns(UserWarning, match="size_average and reduce"):
+            theirs = torch.nn.MSELoss(**options)
+        with pytest.warns(UserWarning, match="MSELoss: size_average and reduce are deprecated"):
+            assert nn.MSELoss(**options).reduction == theirs.reduction
+
+
 def test_errors():
     with pytest.raises(ValueError, match="CrossEntropyLoss: label_smoothing must be between 0 and 1; got 2"):
         nn.CrossEntropyLoss(label_smoothing=2)
