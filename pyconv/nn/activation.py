@@ -6,7 +6,7 @@
 import numpy as np
 
 from pyconv import functional as F
-from pyconv.functional._arguments import count
+from pyconv.functional._arguments import count, number
 from pyconv.nn.module import Module, Parameter
 
 
@@ -156,6 +156,8 @@ class Hardtanh(_Activation):
     _function_backward = staticmethod(F.hardtanh_backward)
 
     def __init__(self, min_val=-1.0, max_val=1.0, inplace=False):
+        if number("Hardtanh", "max_val", max_val) <= number("Hardtanh", "min_val", min_val):
+            raise ValueError(f"Hardtanh: max_val must be above min_val; got {max_val} and {min_val}")
         super().__init__(min_val=min_val, max_val=max_val)
         self.min_val = min_val
         self.max_val = max_val

@@ -1,6 +1,9 @@
 """Flatten: from images to vectors."""
 
+import math
+
 from pyconv import functional as F
+from pyconv.functional._arguments import integer, is_int, is_sequence
 from pyconv.functional._arrays import contiguous
 from pyconv.nn.module import Module
 
@@ -59,16 +62,32 @@ class Unflatten(Module):
 
     def __init__(self, dim, unflattened_size):
         super().__init__()
-        if not isinstance(unflattened_size, (tuple, list)):
+        if not is_sequence(unflattened_size) or not all(map(is_int, unflattened_size)):
             raise TypeError(f"Unflatten: unflattened_size must be a tuple of ints; got {unflattened_size!r}")
-        self.dim, self.unflattened_size = dim, tuple(unflattened_size)
+        sizes = tuple(map(int, unflattened_size))
+        if not sizes or min(sizes) < -1 or sizes.count(-1) > 1:
+            raise ValueError(f"Unflatten: unflattened_size must be sizes, of which one may be -1; got {sizes}")
+        self.dim, self.unflattened_size = integer("Unflatten", "dim", dim), sizes
+
+    def _sizes(self, extent):
+        """`unflattened_size` for a dimension of `extent`, with the entry of -1 worked out."""
+        known = math.prod(size for size in self.unflattened_size if size >= 0)
+        if -1 not in self.unflattened_size:
+            fits = known == extent
+        else:
+            fits = known > 0 and extent % known == 0
+        if not fits:
+            raise ValueError(
+                f"Unflatten: unflattened_size must multiply to the dimension; got {self.unflattened_size} for {extent}"
+            )
+        return tuple(extent // known if size < 0 else size for size in self.unflattened_size)
 
     def forward(self, input):
         if not -input.ndim <= self.dim < input.ndim:
             raise ValueError(f"Unflatten: dim must be a dimension of the input; got {self.dim} for shape {input.shape}")
         dim = self.dim % input.ndim
         self._save(input.shape)
-        return contiguous(input).reshape(*input.shape[:dim], *self.unflattened_size, *input.shape[dim + 1 :])
+        return contiguous(input).reshape(*input.shape[:dim], *self._sizes(input.shape[dim]), *input.shape[dim + 1 :])
 
     def backward(self, grad_output):
         (input_shape,) = self._take()

@@ -69,6 +69,14 @@ def test_modes(name, arguments, options, rng):
         layer.backward(output)
 
 
+@pytest.mark.parametrize("ends", [(1.0, 1.0), (2.0, 1.0)])
+def test_hardtanh_of_no_width(ends):
+    with pytest.raises(AssertionError):
+        torch.nn.Hardtanh(*ends)
+    with pytest.raises(ValueError, match="Hardtanh: max_val must be above min_val; got 1.0 and"):
+        nn.Hardtanh(*ends)
+
+
 def test_frozen_prelu(rng):
     layer = nn.PReLU()
     layer.weight.requires_grad = False

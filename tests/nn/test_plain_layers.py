@@ -105,6 +105,62 @@ def test_gradient_by_finite_differences(layer, rng):
     check_module(layer, rng.permutation(np.linspace(-1, 1, 2 * 4 * 5 * 4)).reshape(2, 4, 5, 4), rng)
 
 
+@pytest.mark.parametrize("shape, sizes", [((0, 4), (2, -1)), ((3, 0), (2, -1)), ((0, 4), [-1]), ((2, 6), (3, 2, 1))])
+def test_unflatten(shape, sizes, dtype):
+    x = np.zeros(shape, dtype)
+    layer = nn.Unflatten(1, sizes)
+    output = layer(x)
+    assert_close(output, torch.nn.Unflatten(1, tuple(sizes))(to_torch(x)))
+    assert_close(layer.backward(output), x)
+
+
+@pytest.mark.parametrize("sizes", [(3, -1), (3,), (0, -1), (-1, -1), (2, -2), ()])
+def test_what_does_not_unflatten(sizes):
+    """An error of the constructor or of forward, and PyTorch's as well."""
+    with pytest.raises(RuntimeError):
+        torch.nn.Unflatten(1, sizes)(torch.zeros(2, 4))
+    with pytest.raises(ValueError, match="Unflatten: unflattened_size must"):
+        nn.Unflatten(1, sizes)(np.zeros((2, 4)))
+
+
+@pytest.mark.parametrize(
+    "name, arguments, flag",
+    [
+        ("MaxPool2d", (2,), "ceil_mode"),
+        ("MaxPool2d", (2,), "return_indices"),
+        ("AvgPool2d", (2,), "ceil_mode"),
+        ("AvgPool2d", (2,), "count_include_pad"),
+        ("AdaptiveMaxPool2d", (2,), "return_indices"),
+        ("Linear", (2, 3), "bias"),
+        ("ConvTranspose2d", (2, 3, 1), "bias"),
+    ],
+)
+def test_flags_are_bools(name, arguments, flag):
+    for value in ("no", 1, 0, None):
+        with pytest.raises(TypeError, match=f"{name}: {flag} must be a bool; got {value!r}"):
+            getattr(nn, name)(*arguments, **{flag: value})
+
+
+def test_sizes_in_other_forms(rng):
+    x = rng.standard_normal((1, 2, 8, 6))
+    for make in (
+        lambda pair: nn.MaxPool2d(2, stride=pair),
+        lambda pair: nn.AdaptiveAvgPool2d(pair),
+        lambda pair: nn.Upsample(pair),
+        lambda pair: nn.Upsample(scale_factor=pair),
+        lambda pair: nn.ZeroPad2d((*pair, *pair)),
+    ):
+        expected = make((2, 3))(x)
+        for pair in (np.array([2, 3]), range(2, 4), [np.array(2), 3]):
+            assert_close(make(pair)(x), expected, rtol=0)
+    assert_close(nn.Upsample(scale_factor=np.array(2.0))(x), nn.Upsample(scale_factor=2)(x), rtol=0)
+
+
+def test_scales_of_too_many_axes():
+    with pytest.raises(ValueError, match="interpolate: scale_factor must have an entry for each of 2 axes; got 3"):
+        nn.Upsample(scale_factor=(2, 2, 2))(np.zeros((1, 1, 4, 4)))
+
+
 def test_indices_unpool(dtype, rng):
     x = rng.standard_normal((2, 3, 8, 6)).astype(dtype)
     pool, unpool = nn.MaxPool2d(2, return_indices=True), nn.MaxUnpool2d(2)
