@@ -1,4 +1,4 @@
-"""Whatever the arguments are, an operator returns or raises its own error; it never takes the interpreter down."""
+"""What operators say of their arguments, all in the same words: they never take the interpreter down."""
 
 import warnings
 
@@ -159,17 +159,23 @@ WILD_ARRAYS = {
 def wild_values(value):
     if isinstance(value, np.ndarray):
         yield from (make(value) for make in WILD_ARRAYS.values() if value.dtype != bool)
-    elif not isinstance(value, bool):  # a flag may be anything that has a truth value
+    else:
         yield from (np.array([1, 2]), np.array(2), np.zeros(0))
     yield from WILD
+
+
+def legal_call(name):
+    """An operator, and arguments that it takes."""
+    images = {"x": real(*IMAGE), "g": real(*IMAGE) + 1}
+    options = CALLS[name].items()
+    arguments = {key: images.get(value, value) if isinstance(value, str) else value for key, value in options}
+    return getattr(F, name, None) or getattr(pyconv, name), arguments
 
 
 @pytest.mark.parametrize("name", CALLS)
 def test_wild_arguments(name):
     """Each argument in turn is replaced by each wild value; errors are Python's kinds, and say where they are from."""
-    call = getattr(F, name, None) or getattr(pyconv, name)
-    images = {"x": real(*IMAGE), "g": real(*IMAGE) + 1}
-    plain = {key: images.get(value, value) if isinstance(value, str) else value for key, value in CALLS[name].items()}
+    call, plain = legal_call(name)
     call(**plain)
     for key in plain:
         for value in wild_values(plain[key]):
@@ -184,3 +190,81 @@ def test_wild_arguments(name):
 
 def test_every_operator_is_tried():
     assert set(F.__all__) <= set(CALLS)
+
+
+FLAGS = [(name, key) for name, arguments in CALLS.items() for key in arguments if type(arguments[key]) is bool]
+
+
+@pytest.mark.parametrize("name, key", FLAGS)
+def test_flags_are_bools(name, key):
+    call, plain = legal_call(name)
+    for value in (0, 1, 1.0, "eval", "", [], np.array([True]), *(() if name.startswith("interpolate") else (None,))):
+        with pytest.raises(TypeError, match=f"^{name}: {key} must be a bool; got"):
+            call(**plain | {key: value})
+    call(**plain | {key: np.True_} if key != "recompute_scale_factor" else plain | {key: np.False_})
+
+
+def other_forms(key, value):
+    """The same size or number as a 0-d array, or as a sequence of another type."""
+    if type(value) in (int, float):
+        yield np.array(value)
+    if type(value) is int and key in ("kernel_size", "stride", "padding", "output_padding", "dilation"):
+        yield from ([value, value], np.array([value, value]))
+    if isinstance(value, (tuple, list)) and all(type(item) is int for item in value):
+        yield from (list(value), np.array(value), tuple(np.array(value)))
+        if len(value) == 2:
+            yield range(value[0], 2 * value[1] - value[0], value[1] - value[0])
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_sizes_and_numbers_in_other_forms(name):
+    call, plain = legal_call(name)
+    pyconv.manual_seed(0)
+    expected = repr(call(**plain))
+    for key, value in legal_call(name)[1].items():
+        for form in other_forms(key, value):
+            _, arguments = legal_call(name)
+            pyconv.manual_seed(0)
+            assert repr(call(**arguments | {key: form})) == expected, f"{key}={form!r}"
+
+
+LARGE = [
+    (lambda: F.avg_pool2d(real(*IMAGE), 2, divisor_override=2**31), "avg_pool2d: divisor_override must be between -2"),
+    (lambda: F.adaptive_avg_pool2d(real(*IMAGE), 2**31), "adaptive_avg_pool2d: output_size must be below 2**31; got 2"),
+    (lambda: F.adaptive_max_pool2d(real(*IMAGE), (1, 2**40)), "adaptive_max_pool2d: output_size must be below 2**31"),
+    (lambda: F.pad(real(*IMAGE), (2**31,) * 4), "pad: pad must be below 2**31; got (2147483648, 2147483648"),
+    (lambda: F.interpolate(real(*IMAGE), 2**31), "interpolate: size must be below 2**31; got 2147483648"),
+    (
+        lambda: F.interpolate(real(*IMAGE), scale_factor=1e300),
+        "interpolate: the size times scale_factor must be below 2",
+    ),
+    (
+        lambda: F.interpolate(real(*IMAGE), scale_factor=np.inf),
+        "interpolate: the size times scale_factor must be below 2",
+    ),
+    (lambda: F.pixel_shuffle(real(*IMAGE), 2**31), "pixel_shuffle: upscale_factor must be below 2**31; got 2147483648"),
+    (
+        lambda: F.max_unpool2d(real(1, 1, 1), whole(1, 1, 1, 1), 2**31 - 1, output_size=(2**31, 1)),
+        "max_unpool2d: the output's size must be below 2**31",
+    ),
+]
+
+
+@pytest.mark.parametrize("call, message", LARGE, ids=[message for _, message in LARGE])
+def test_what_is_too_large_is_called_so(call, message):
+    with pytest.raises(ValueError) as raised:
+        call()
+    assert str(raised.value).startswith(message)
+
+
+def test_masked_arrays_are_refused():
+    """Their masks would go unnoticed."""
+    x, classes = real(3, 4), whole(4, 3)
+    for call in (
+        lambda: F.relu(np.ma.masked_array(x, x > 0)),
+        lambda: F.cross_entropy(x, np.ma.masked_array(classes, classes > 2)),
+        lambda: F.dropout_backward(x, np.ma.masked_array(x > 0, x > 0)),
+        lambda: F.max_unpool2d_backward(real(1, 2, 2), np.ma.masked_array(whole(4, 1, 1, 1))),
+    ):
+        with pytest.raises(TypeError, match="MaskedArray|must be a bool array"):
+            call()
