@@ -4,25 +4,37 @@ A file is written under a temporary name in the same folder, flushed to the disk
 old one, so that a crash or a full disk leaves either the old file or the new one.
 """
 
+import json
 import os
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 
+DTYPES = {  # NumPy's names and those of a safetensors file
+    "float64": "F64", "float32": "F32", "float16": "F16", "complex64": "C64", "bool": "BOOL",
+    "int64": "I64", "int32": "I32", "int16": "I16", "int8": "I8",
+    "uint64": "U64", "uint32": "U32", "uint16": "U16", "uint8": "U8",
+}  # fmt: skip
+
 
 @contextmanager
 def replacing(path):
-    """Context manager: gives a temporary path to write to, which becomes `path` when all went well."""
+    """Context manager: gives a temporary path to write to, which becomes `path` when all went well.
+
+    An OSError on the way is raised as one of `path`.
+    """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
         _flush(temporary)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     with suppress(OSError):  # the folder's entry; not every file system can
         _flush(path.parent)
@@ -53,6 +65,16 @@ def save_safetensors(path, arrays, metadata=None):
     metadata : mapping of str to str, optional
         Kept in the file's header.
 
+    Raises
+    ------
+    OSError
+        Where it can't be written; what was there before is still there.
+
+    Notes
+    -----
+    The same arrays and metadata give the same bytes. The library's own ``save_file`` doesn't promise that, and
+    its errors are no OSErrors.
+
     Examples
     --------
     >>> import pyconv, tempfile
@@ -64,11 +86,28 @@ def save_safetensors(path, arrays, metadata=None):
     array([[1., 0.],
            [0., 1.]])
     """
-    from safetensors.numpy import save_file
+    if metadata and not all(isinstance(text, str) for item in metadata.items() for text in item):
+        raise TypeError(f"save_safetensors: metadata must map str to str; got {metadata!r}")
+    dense = {name: _little_endian(name, np.asarray(array, order="C")) for name, array in arrays.items()}
+    names = sorted(dense, key=lambda name: (-dense[name].itemsize, name))  # each array aligned
+    header = {"__metadata__": dict(metadata)} if metadata else {}
+    end = 0
+    for name in names:
+        array = dense[name]
+        start, end = end, end + array.nbytes
+        header[name] = {"dtype": DTYPES[array.dtype.name], "shape": array.shape, "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for array in map(dense.get, names):
+            file.write(array.reshape(-1).view(np.uint8))
 
-    dense = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-    with replacing(path) as temporary:
-        save_file(dense, temporary, metadata)
+
+def _little_endian(name, array):
+    if array.dtype.name not in DTYPES:
+        raise TypeError(f"save_safetensors: {name} must have one of the dtypes {', '.join(DTYPES)}; got {array.dtype}")
+    return array.astype(array.dtype.newbyteorder("<"), copy=False)
 
 
 def load_safetensors(path):

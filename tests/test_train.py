@@ -202,6 +202,14 @@ def test_an_error_during_training_is_one_line(capsys, monkeypatch):
     assert capsys.readouterr().err == "pyconv-train: error: batch_norm: needs more than one value a channel\n"
 
 
+def test_a_folder_that_vanishes_during_training_is_one_line(tmp_path, capsys, monkeypatch):
+    out = tmp_path / "out"
+    monkeypatch.setattr(train, "stop_when_diverged", lambda trainer, record: out.rmdir())
+    assert train.main([*QUICK, "--quiet", "--out", str(out)]) == 1
+    path = out / train.CHECKPOINT
+    assert capsys.readouterr().err == f"pyconv-train: error: [Errno 2] No such file or directory: {str(path)!r}\n"
+
+
 @pytest.mark.parametrize("name", ["cosine", "step", "none"])
 def test_schedules_warm_up_and_come_down(name):
     factors = [train.schedule(name, 1000)(step) for step in range(1000)]

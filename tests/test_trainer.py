@@ -1,6 +1,10 @@
 """Trainer: fitting, evaluation, reproducibility, checkpoints and interruption."""
 
 import json
+import os
+import resource
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -240,15 +244,57 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     assert path.read_text() == "old" and len(list(tmp_path.iterdir())) == 1
 
 
+def test_a_full_disk_or_a_folder_that_has_gone_is_an_oserror_of_the_path(tmp_path):
+    trainer, path = make(), tmp_path / "file"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as error:
+            trainer.save(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert error.value.filename == str(path) and not list(tmp_path.iterdir())
+    with pytest.raises(FileNotFoundError) as error:
+        save_safetensors(tmp_path / "gone" / "file", {"a": np.ones(3)})
+    assert error.value.filename == str(tmp_path / "gone" / "file")
+
+
+def test_files_have_the_mode_that_open_gives(tmp_path):
+    before = os.umask(0o027)
+    try:
+        save_safetensors(tmp_path / "arrays", {"a": np.ones(3)})
+        write_text(tmp_path / "text", "text")
+    finally:
+        os.umask(before)
+    assert {file.stat().st_mode & 0o777 for file in tmp_path.iterdir()} == {0o640}
+
+
+def test_each_process_writes_the_same_bytes(tmp_path):
+    code = (
+        "import sys, numpy as np; from pyconv.checkpoint import save_safetensors;"
+        "save_safetensors(sys.argv[1], {'b': np.ones(3, 'f4'), 'a': np.ones(2)}, {k: k for k in 'abcdefgh'})"
+    )
+    for name in ("one", "two"):
+        subprocess.run([sys.executable, "-c", code, tmp_path / name], check=True)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+def test_what_a_safetensors_file_cannot_hold(tmp_path):
+    with pytest.raises(TypeError, match="a must have one of the dtypes float64, .*; got complex128"):
+        save_safetensors(tmp_path / "file", {"a": np.ones(3, complex)})
+    with pytest.raises(TypeError, match="metadata must map str to str; got {'a': 1}"):
+        save_safetensors(tmp_path / "file", {}, {"a": 1})
+
+
 @pytest.mark.parametrize("array", [
     np.arange(24.0).reshape(2, 3, 4).transpose(2, 0, 1), np.arange(5, dtype=np.int64)[::-1], np.float32(3),
-    np.zeros((0, 3), np.float32), np.array(7),
-], ids=["transposed", "reversed", "number", "empty", "scalar"])  # fmt: skip
+    np.zeros((0, 3), np.float32), np.array(7), np.arange(3, dtype=">f4"), np.array([True, False]),
+], ids=["transposed", "reversed", "number", "empty", "scalar", "big-endian", "bool"])  # fmt: skip
 def test_safetensors_round_trip(tmp_path, array):
     save_safetensors(tmp_path / "file", {"a.b": array}, {"note": "x"})
     arrays, metadata = load_safetensors(tmp_path / "file")
     np.testing.assert_array_equal(arrays["a.b"], array)
-    assert arrays["a.b"].dtype == array.dtype and arrays["a.b"].shape == array.shape
+    assert arrays["a.b"].dtype == array.dtype.newbyteorder("=") and arrays["a.b"].shape == array.shape
     assert metadata == {"note": "x"}
 
 
