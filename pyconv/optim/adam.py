@@ -53,6 +53,7 @@ class Adam(Optimizer):
     """
 
     _decoupled = False
+    _numbers = ("step",)
 
     def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0, amsgrad=False, *, maximize=False):
         options = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}

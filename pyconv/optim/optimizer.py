@@ -26,6 +26,8 @@ class Optimizer:
         What the optimiser remembers about each parameter.
     """
 
+    _numbers = ()  # what is no array in a parameter's state
+
     def __init__(self, params, defaults):
         self.defaults = defaults
         self.state = {}
@@ -185,8 +187,10 @@ class Optimizer:
         self.param_groups = [{**group, **options, "params": group["params"]} for group, options in zip(groups, saved)]
 
     def _loaded(self, name, value, param):
-        if not isinstance(value, np.ndarray) or value.ndim == 0:
-            return value.item() if isinstance(value, (np.ndarray, np.generic)) else value
+        if not isinstance(value, (np.ndarray, np.generic)):
+            return value
+        if name in self._numbers or value.ndim < min(param.data.ndim, 1):  # a 0-d parameter's arrays are 0-d too
+            return value.item()
         if value.shape != param.data.shape:
             raise ValueError(
                 f"{self._name}: state_dict must hold a {name} of shape {param.data.shape}; got {value.shape}"
