@@ -3,7 +3,7 @@
 from pyconv import data, functional, nn, optim
 from pyconv.config import empty_cache, get_num_threads, options, set_num_threads, show_config
 from pyconv.functional.conv import explain_conv2d
-from pyconv.nn.module import is_grad_enabled, no_grad
+from pyconv.nn.grad_mode import is_grad_enabled, no_grad
 from pyconv.random import default_generator, manual_seed
 from pyconv.trainer import Trainer
 

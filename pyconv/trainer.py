@@ -7,7 +7,7 @@ import numpy as np
 
 from pyconv.checkpoint import load_safetensors, save_safetensors
 from pyconv.data import Dataset, Loader
-from pyconv.nn.module import no_grad
+from pyconv.nn.grad_mode import no_grad
 from pyconv.random import default_generator
 
 

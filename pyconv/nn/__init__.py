@@ -30,7 +30,7 @@ from pyconv.nn.flatten import Flatten, Unflatten
 from pyconv.nn.inference import optimize_for_inference
 from pyconv.nn.linear import Identity, Linear
 from pyconv.nn.loss import BCEWithLogitsLoss, CrossEntropyLoss, L1Loss, MSELoss, NLLLoss, SmoothL1Loss
-from pyconv.nn.module import Module, Parameter
+from pyconv.nn.module import Module
 from pyconv.nn.norm import (
     BatchNorm1d,
     BatchNorm2d,
@@ -40,6 +40,7 @@ from pyconv.nn.norm import (
     LocalResponseNorm,
 )
 from pyconv.nn.padding import CircularPad2d, ConstantPad2d, ReflectionPad2d, ReplicationPad2d, ZeroPad2d
+from pyconv.nn.parameter import Parameter
 from pyconv.nn.pooling import (
     AdaptiveAvgPool2d,
     AdaptiveMaxPool2d,

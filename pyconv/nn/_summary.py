@@ -6,8 +6,9 @@ import numpy as np
 
 from pyconv.nn.container import Composed, Concat, Residual, Sequential
 from pyconv.nn.conv import Conv2d, ConvTranspose2d
+from pyconv.nn.grad_mode import no_grad
 from pyconv.nn.linear import Linear
-from pyconv.nn.module import Module, no_grad
+from pyconv.nn.module import Module
 
 WINDOWS = ("Conv2d", "MaxPool2d", "AvgPool2d")
 # Layers behind which a pixel sees the whole image, or an enlarged one of which no single extent is true.

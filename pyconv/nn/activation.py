@@ -7,7 +7,8 @@ import numpy as np
 
 from pyconv import functional as F
 from pyconv.functional._arguments import count, number
-from pyconv.nn.module import Module, Parameter
+from pyconv.nn.module import Module
+from pyconv.nn.parameter import Parameter
 
 
 class _Activation(Module):

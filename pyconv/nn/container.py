@@ -13,7 +13,8 @@ from pyconv.config import current_options
 from pyconv.functional import _arrays
 from pyconv.functional._arguments import integer
 from pyconv.nn import fuse
-from pyconv.nn.module import Module, is_grad_enabled
+from pyconv.nn.grad_mode import is_grad_enabled
+from pyconv.nn.module import Module
 
 
 def _named(op, modules):

@@ -8,7 +8,8 @@ from pyconv import functional as F
 from pyconv import random
 from pyconv.functional._arguments import count, flag, is_sequence
 from pyconv.functional.conv import _convolve, _convolve_backward
-from pyconv.nn.module import Module, Parameter
+from pyconv.nn.module import Module
+from pyconv.nn.parameter import Parameter
 
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 

@@ -8,8 +8,9 @@ would see; ``pyconv.options(fuse=False)`` turns all rules off.
 from pyconv.nn.activation import ReLU, ReLU6
 from pyconv.nn.conv import Conv2d
 from pyconv.nn.folded import ConvNorm, PreparedConv
+from pyconv.nn.grad_mode import is_grad_enabled
 from pyconv.nn.linear import Linear
-from pyconv.nn.module import Module, is_grad_enabled
+from pyconv.nn.module import Module
 from pyconv.nn.norm import BatchNorm1d, BatchNorm2d
 from pyconv.nn.pooling import MaxPool2d
 

@@ -7,8 +7,9 @@ from pyconv.nn.container import Composed, Concat, Residual, Sequential
 from pyconv.nn.conv import Conv2d
 from pyconv.nn.dropout import Dropout, Dropout2d
 from pyconv.nn.folded import PreparedConv, can_fold
+from pyconv.nn.grad_mode import no_grad
 from pyconv.nn.linear import Identity
-from pyconv.nn.module import Module, no_grad
+from pyconv.nn.module import Module
 from pyconv.nn.norm import BatchNorm2d
 
 IDLE = (Identity, Dropout, Dropout2d)  # what does nothing in evaluation

@@ -8,7 +8,8 @@ from pyconv import functional as F
 from pyconv import random
 from pyconv.functional._arguments import count, flag
 from pyconv.functional.linear import _linear
-from pyconv.nn.module import Module, Parameter
+from pyconv.nn.module import Module
+from pyconv.nn.parameter import Parameter
 
 
 class Identity(Module):

@@ -7,7 +7,8 @@ import numpy as np
 
 from pyconv import functional as F
 from pyconv.functional.loss import _cross_entropy_with_gradient, _reduction, _upstream
-from pyconv.nn.module import Module, is_grad_enabled
+from pyconv.nn.grad_mode import is_grad_enabled
+from pyconv.nn.module import Module
 
 
 class _Loss(Module):

@@ -1,4 +1,4 @@
-"""Parameter and Module: what every layer, container and model is made of.
+"""Module: what every layer, container and model is.
 
 A layer is a forward and a backward written side by side::
 
@@ -22,102 +22,25 @@ gradients right when the model's backward visits the uses in reverse order, as t
 outermost call begins anew, so that calls that no backward follows keep no more than one forward alive.
 """
 
-import threading
 from collections import namedtuple
+from collections.abc import Mapping
 from itertools import count
 
 import numpy as np
 
 from pyconv.functional._arrays import FLOAT_DTYPES
+from pyconv.nn.grad_mode import state as _state
+from pyconv.nn.parameter import Parameter
 
 IncompatibleKeys = namedtuple("IncompatibleKeys", ["missing_keys", "unexpected_keys"])
-
-
-class _State(threading.local):
-    grad = True  # False inside no_grad()
-    call = None  # a token for the outermost Module call in progress
-
-
-_state = _State()
-
-
-class no_grad:
-    """Context manager: forwards in this thread keep nothing for a backward, which saves their memory.
-
-    Examples
-    --------
-    >>> import numpy as np, pyconv
-    >>> from pyconv import nn
-    >>> layer = nn.Linear(2, 1)
-    >>> with pyconv.no_grad():
-    ...     output = layer(np.ones((1, 2), np.float32))
-    >>> layer.backward(output)
-    Traceback (most recent call last):
-    ...
-    RuntimeError: Linear.backward: call forward first; each forward outside no_grad() allows one backward
-    """
-
-    def __enter__(self):
-        self._before = _state.grad
-        _state.grad = False
-
-    def __exit__(self, *error):
-        _state.grad = self._before
-
-
-def is_grad_enabled():
-    """Whether a forward in this thread keeps what its backward will need: not inside `no_grad`."""
-    return _state.grad
 
 
 class StateDictError(ValueError, RuntimeError):
     """`Module.load_state_dict` was given keys or shapes that do not fit; nothing was loaded."""
 
 
-class Parameter:
-    """An array that is trained, with its gradient.
-
-    Parameters
-    ----------
-    data : ndarray
-        float32 or float64, of any shape; kept, not copied.
-    requires_grad : bool
-        Whether backward computes the gradient of it. ``False`` freezes the parameter.
-
-    Attributes
-    ----------
-    data : ndarray
-    grad : ndarray or None
-        Sum of the gradients since `Module.zero_grad`.
-    requires_grad : bool
-    """
-
-    __slots__ = ("data", "grad", "requires_grad", "__weakref__")
-
-    def __init__(self, data, requires_grad=True):
-        if not isinstance(data, np.ndarray):
-            raise TypeError(f"Parameter: data must be a numpy.ndarray; got {type(data).__name__}")
-        if data.dtype not in FLOAT_DTYPES:
-            raise TypeError(f"Parameter: data must have dtype float32 or float64; got {data.dtype}")
-        self.data = data
-        self.grad = None
-        self.requires_grad = requires_grad
-
-    shape = property(lambda self: self.data.shape)
-    dtype = property(lambda self: self.data.dtype)
-    size = property(lambda self: self.data.size)
-    ndim = property(lambda self: self.data.ndim)
-
-    def __array__(self, dtype=None, copy=None):
-        return np.array(self.data, dtype, copy=copy) if copy else np.asarray(self.data, dtype)
-
-    def __repr__(self):
-        frozen = "" if self.requires_grad else ", requires_grad=False"
-        return f"Parameter({self.data!r}{frozen})"
-
-
 class Hook:
-    """What registering a hook returns; `remove()` takes the hook out again."""
+    """What registering a hook returns; `remove()`, or the end of a ``with`` block, takes the hook out again."""
 
     _numbers = count()
 
@@ -127,6 +50,12 @@ class Hook:
 
     def remove(self):
         self._hooks.pop(self._key, None)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.remove()
 
 
 class Module:
@@ -146,6 +75,7 @@ class Module:
 
     needs_input_grad = True
     _remembered = ()  # attributes that can be made again at any time, and are not copied
+    _spare = ()  # buffers that a state_dict need not have
 
     def __init__(self):
         self.__dict__.update(
@@ -159,26 +89,26 @@ class Module:
 
     # ---- Forward and backward ------------------------------------------------------------------------
 
-    def forward(self, *inputs):
+    def forward(self, *inputs, **options):
         raise NotImplementedError(f"{type(self).__name__}: forward is not defined")
 
     def backward(self, grad_output):
         """Accumulate the gradients of the parameters and return the gradient of the input."""
         raise NotImplementedError(f"{type(self).__name__}: backward is not defined")
 
-    def __call__(self, *inputs):
-        """forward(*inputs), with the hooks around it."""
+    def __call__(self, *inputs, **options):
+        """forward(*inputs, **options), with the hooks around it, which see the inputs."""
         if self._forward_pre_hooks:
             for hook in tuple(self._forward_pre_hooks.values()):
                 changed = hook(self, inputs)
                 if changed is not None:
                     inputs = changed if isinstance(changed, tuple) else (changed,)
         if _state.call is not None:
-            output = self.forward(*inputs)
+            output = self.forward(*inputs, **options)
         else:
             _state.call = object()
             try:
-                output = self.forward(*inputs)
+                output = self.forward(*inputs, **options)
             finally:
                 _state.call = None
         if self._forward_hooks:
@@ -213,9 +143,10 @@ class Module:
             child._forget()
 
     def __getstate__(self):
-        """For copy and pickle: a copy has had no forward yet."""
+        """For copy and pickle: a copy, shallow or deep, has its own members and hooks, and had no forward yet."""
         state = {name: value for name, value in self.__dict__.items() if name not in self._remembered}
-        return state | {"_saved": [], "_saved_by": None}
+        own = ("_members", "_forward_hooks", "_forward_pre_hooks")
+        return state | {name: dict(state[name]) for name in own} | {"_saved": [], "_saved_by": None}
 
     def _backward_parameters(self, grad_output):
         """backward for the parameters' gradients alone: no gradient of the input is computed."""
@@ -337,6 +268,29 @@ class Module:
     def modules(self):
         return (module for _, module in self.named_modules())
 
+    def get_submodule(self, target):
+        """The module at a path, as `named_modules` gives it; AttributeError where there is none.
+
+        Examples
+        --------
+        >>> from pyconv import nn
+        >>> nn.Sequential(nn.Sequential(nn.ReLU())).get_submodule("0.0")
+        ReLU()
+        """
+        return self._at("get_submodule", target, Module)
+
+    def get_parameter(self, target):
+        """The Parameter at a path, as `named_parameters` gives it; AttributeError where there is none."""
+        return self._at("get_parameter", target, Parameter)
+
+    def _at(self, op, target, kind):
+        found = self
+        for name in target.split(".") if target else ():
+            found = found.__dict__.get(name) if isinstance(found, Module) and name in found._members else None
+        if not isinstance(found, kind):
+            raise AttributeError(f"{op}: target must be the path of a {kind.__name__}; got {target!r}")
+        return found
+
     def _named_members(self, kinds, prefix, recurse):
         seen = set()
         for path, module in self.named_modules(prefix) if recurse else [(prefix, self)]:
@@ -397,18 +351,21 @@ class Module:
 
     def to(self, dtype):
         """Convert parameters, gradients and floating buffers to float32 or float64; returns self."""
-        dtype = np.dtype(dtype)
-        if dtype not in FLOAT_DTYPES:
-            raise TypeError(f"{type(self).__name__}.to: dtype must be float32 or float64; got {dtype}")
+        try:
+            wanted = np.dtype("V" if dtype is None else dtype)  # np.dtype(None) is float64
+        except TypeError:
+            wanted = np.dtype("V")
+        if wanted not in FLOAT_DTYPES:
+            raise TypeError(f"{type(self).__name__}.to: dtype must be float32 or float64; got {dtype!r}")
         for parameter in self.parameters():
-            parameter.data = parameter.data.astype(dtype, copy=False)
+            parameter.data = parameter.data.astype(wanted, copy=False)
             if parameter.grad is not None:
-                parameter.grad = parameter.grad.astype(dtype, copy=False)
+                parameter.grad = parameter.grad.astype(wanted, copy=False)
         for module in self.modules():
             for kind in ("buffer", "temporary buffer"):
                 for name, array in module._own(kind):
                     if array.dtype.kind == "f":
-                        setattr(module, name, array.astype(dtype, copy=False))
+                        setattr(module, name, array.astype(wanted, copy=False))
         return self
 
     def float(self):
@@ -428,12 +385,12 @@ class Module:
             arrays.update((prefix + name, array) for name, array in module._own("buffer"))
         return arrays
 
-    def state_dict(self):
-        """Path -> array of every parameter and persistent buffer, with PyTorch's keys.
+    def state_dict(self, *, prefix=""):
+        """`prefix` + path -> array of every parameter and persistent buffer, with PyTorch's keys.
 
         The arrays are the module's own, as in PyTorch: copy those that must outlive further training.
         """
-        return self._state_arrays()
+        return {prefix + key: array for key, array in self._state_arrays().items()}
 
     def load_state_dict(self, state, strict=True):
         """Copy arrays into the parameters and buffers.
@@ -444,7 +401,8 @@ class Module:
             As `state_dict` returns it, or as NumPy arrays from a torch ``state_dict``. Numbers are
             converted to the dtype of what they fill.
         strict : bool
-            Whether the keys must be exactly those of `state_dict`.
+            Whether the keys must be exactly those of `state_dict`. A norm's ``num_batches_tracked`` may be
+            missing, as in files from before PyTorch 0.4.1; the norm then keeps its count.
 
         Returns
         -------
@@ -456,16 +414,31 @@ class Module:
             A ValueError and RuntimeError that names every missing and unexpected key and every wrong
             shape or dtype. Nothing is loaded then.
         """
+        given, keys = self._checked_state(state, strict)
+        own = self._state_arrays()
+        for key, array in given.items():
+            own[key][...] = array
+        return keys
+
+    def _checked_state(self, state, strict=True):
+        """What `load_state_dict` would load, by key, and what it would return; or its error."""
+        if not isinstance(state, Mapping):
+            raise TypeError(f"load_state_dict: state must be a mapping of str to array; got {type(state).__name__}")
         own = self._state_arrays()
         given = {}
         problems = []
         for key in state.keys() & own.keys():
-            array = given[key] = np.asarray(state[key])
+            try:
+                array = given[key] = np.asarray(state[key])
+            except (TypeError, ValueError, RuntimeError) as error:
+                problems.append(f"{key} must be an array; got {type(state[key]).__name__} ({error})")
+                continue
             if array.shape != own[key].shape:
                 problems.append(f"shape of {key} must be {own[key].shape}; got {array.shape}")
             if array.dtype.kind not in "fiub" or not np.can_cast(array.dtype, own[key].dtype, "same_kind"):
                 problems.append(f"dtype of {key} must convert to {own[key].dtype}; got {array.dtype}")
-        missing = [key for key in own if key not in state]
+        spare = {f"{path}.{name}" if path else name for path, module in self._walk() for name in module._spare}
+        missing = [key for key in own if key not in state and key not in spare]
         unexpected = [key for key in state if key not in own]
         if strict and missing:
             problems.append("missing keys: " + ", ".join(missing))
@@ -473,9 +446,7 @@ class Module:
             problems.append("unexpected keys: " + ", ".join(map(str, unexpected)))
         if problems:
             raise StateDictError(f"load_state_dict: {type(self).__name__}: " + "; ".join(sorted(problems)))
-        for key, array in given.items():
-            own[key][...] = array
-        return IncompatibleKeys(missing, unexpected)
+        return given, IncompatibleKeys(missing, unexpected)
 
     # ---- Looks ---------------------------------------------------------------------------------------
 

@@ -7,7 +7,8 @@ import numpy as np
 from pyconv import functional as F
 from pyconv.functional._arguments import count, flag, ints, is_int
 from pyconv.functional.norm import _batch_norm, _group_norm, _instance_norm, _layer_norm
-from pyconv.nn.module import Module, Parameter
+from pyconv.nn.module import Module
+from pyconv.nn.parameter import Parameter
 
 
 class _Affine(Module):
@@ -47,6 +48,7 @@ class _RunningNorm(_Affine):
     """What batch and instance norm share: running statistics."""
 
     _dimensions = ()
+    _spare = ("num_batches_tracked",)
 
     def _setup(self, num_features, eps, momentum, affine, track_running_stats, dtype, bias):
         op = type(self).__name__

@@ -4,7 +4,8 @@ from pyconv import functional as F
 from pyconv.functional._arguments import flag
 from pyconv.functional._windows import check_shape, is_left_out
 from pyconv.functional.pooling import max_pool2d_restoring, max_pool2d_saving
-from pyconv.nn.module import Module, is_grad_enabled
+from pyconv.nn.grad_mode import is_grad_enabled
+from pyconv.nn.module import Module
 
 
 def _stride_of(kernel_size, stride):

@@ -7,8 +7,10 @@ import weakref
 
 import numpy as np
 import pytest
+import torch
 
 import pyconv
+from pyconv import nn
 from pyconv.nn import Module, Parameter
 
 
@@ -125,6 +127,17 @@ def test_no_grad_and_repeated_forwards_keep_nothing():
     with pytest.raises(RuntimeError, match="call forward first"):
         net.backward(np.float32([1.0]))
 
+    @pyconv.no_grad()
+    def run(input, depth=0):
+        """Also within itself."""
+        return run(input, depth - 1) if depth else (net(input), pyconv.is_grad_enabled())
+
+    assert run(np.float32([5.0]), depth=2) == (60, False) and run.__doc__ == "Also within itself."
+    assert pyconv.is_grad_enabled() and not net._saved
+    for wrong in (3, lambda: (yield)):
+        with pytest.raises(TypeError, match="no_grad: what it decorates must be a function"):
+            pyconv.no_grad()(wrong)
+
     class Kept(np.ndarray):
         """A weakly referable array."""
 
@@ -174,6 +187,49 @@ def test_state_dict_round_trip_and_errors_that_load_nothing():
     assert held == 9 and unexpected == ["extra"] and "shift" in missing
 
 
+def test_what_cannot_be_loaded_is_named():
+    net = Net()
+    with pytest.raises(TypeError, match="state must be a mapping of str to array; got NoneType"):
+        net.load_state_dict(None)
+    state = net.state_dict() | {"shift": [[1], [1, 2]], "first.weight": torch.ones(1, requires_grad=True)}
+    with pytest.raises(
+        ValueError, match="first.weight must be an array; got Tensor .*; shift must be an array; got list"
+    ):
+        net.load_state_dict(state)
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_norms_count_may_be_missing_as_in_torch(strict):
+    ours = nn.Sequential(nn.BatchNorm2d(2), nn.InstanceNorm2d(2, track_running_stats=True))
+    theirs = torch.nn.Sequential(torch.nn.BatchNorm2d(2), torch.nn.InstanceNorm2d(2, track_running_stats=True))
+    x = np.random.default_rng(0).standard_normal((3, 2, 4, 4)).astype(np.float32)
+    ours(x)
+    theirs(torch.tensor(x))
+    state = {key: np.full_like(array, 2) for key, array in ours.state_dict().items() if "num_batches" not in key}
+    assert ours.load_state_dict(state, strict) == ([], [])
+    theirs.load_state_dict({key: torch.tensor(array) for key, array in state.items()}, strict)
+    for key, value in theirs.state_dict().items():
+        assert np.array_equal(ours.state_dict()[key], value.numpy()), key
+    del state["0.running_mean"]
+    with pytest.raises(ValueError, match="missing keys: 0.running_mean$"):
+        ours.load_state_dict(state)
+
+
+def test_the_keys_of_a_state_dict_may_have_a_prefix():
+    assert list(Net().first.state_dict(prefix="net.")) == ["net.weight", "net.calls"]
+
+
+def test_what_is_at_a_path():
+    net = Net()
+    assert net.get_submodule("") is net and net.get_submodule("second") is net.second
+    assert net.get_parameter("first.weight") is net.first.weight and net.get_parameter("shift") is net.shift
+    wrong = [(net.get_submodule, target) for target in ("third", "first.weight", "first.", "shift.data")]
+    wrong += [(net.get_parameter, target) for target in ("first", "first.forward", "first.bias", "")]
+    for call, target in wrong:
+        with pytest.raises(AttributeError, match=f"target must be the path of a .*; got '{target}'"):
+            call(target)
+
+
 def test_modes_and_dtype():
     net = Net()
     assert net.training and net.eval() is net
@@ -184,8 +240,10 @@ def test_modes_and_dtype():
     net.double()
     assert {array.dtype.name for array in net.state_dict().values()} == {"float64", "int64"}
     assert net.first.scratch.dtype == np.float64
-    with pytest.raises(TypeError, match="int32"):
-        net.to(np.int32)
+    for dtype in (np.int32, None, "abc"):
+        with pytest.raises(TypeError, match=f"to: dtype must be float32 or float64; got {dtype!r}"):
+            net.to(dtype)
+    assert net.to("float32").shift.dtype == np.float32
 
 
 def test_hooks():
@@ -201,6 +259,41 @@ def test_hooks():
     assert net(np.float32([1.0])) == 12 and len(seen) == 1
     net.register_forward_hook(lambda module, inputs, output: output + 1)
     assert net(np.float32([1.0])) == 13
+
+
+def test_hooks_within_a_block():
+    net, seen = Net(), []
+    with net.register_forward_hook(lambda *_: seen.append(1)), net.register_forward_pre_hook(lambda *_: seen.append(2)):
+        net(np.float32([1.0]))
+    net(np.float32([1.0]))
+    assert seen == [2, 1]
+
+
+def test_calls_with_keywords():
+    class Masked(Scale):
+        def forward(self, input, mask=None, *, shift=0):
+            return super().forward(input if mask is None else input * mask) + shift
+
+    layer = Masked(2.0)
+    seen = []
+    layer.register_forward_hook(lambda module, inputs, output: seen.append(inputs))
+    assert layer(np.float32([3.0]), mask=np.float32(2), shift=1) == 13 and layer(input=np.float32([3.0])) == 6
+    assert seen == [(3,), ()]
+    assert nn.Linear(2, 3)(input=np.ones((1, 2), np.float32)).shape == (1, 3)
+    with pytest.raises(TypeError, match="mesk"):
+        layer(np.float32([3.0]), mesk=1)
+
+
+def test_a_shallow_copy_has_its_own_members():
+    net = Net()
+    net.register_forward_hook(lambda *_: None)
+    other = copy.copy(net)
+    assert other.first is net.first
+    del other.second
+    other.third = Scale()
+    other.register_forward_hook(lambda *_: None)
+    assert [name for name, _ in net.named_children()] == ["first", "second"] and len(net._forward_hooks) == 1
+    assert [name for name, _ in other.named_children()] == ["first", "third"]
 
 
 @pytest.mark.parametrize("clone", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))])
