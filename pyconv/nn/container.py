@@ -6,6 +6,9 @@ without recurrence is an expression of these three. `Composed` gives such an exp
 which is how a model class gets the ``state_dict`` keys that its PyTorch counterpart has.
 """
 
+from collections.abc import Iterable
+from itertools import count
+
 import numpy as np
 
 from pyconv import functional as F
@@ -13,20 +16,15 @@ from pyconv.config import current_options
 from pyconv.functional import _arrays
 from pyconv.functional._arguments import integer
 from pyconv.nn import fuse
+from pyconv.nn.folded import ConvNorm, PreparedConv, check_shortcut
 from pyconv.nn.grad_mode import is_grad_enabled
 from pyconv.nn.module import Module
 
 
-def _named(op, modules):
-    """(name, module) of a constructor's arguments: modules, or one dict of them."""
-    if len(modules) == 1 and isinstance(modules[0], dict):
-        named = list(modules[0].items())
-    else:
-        named = [(str(index), module) for index, module in enumerate(modules)]
-    for name, module in named:
-        if not isinstance(module, Module):
-            raise TypeError(f"{op}: {name} must be a Module; got {type(module).__name__}")
-    return named
+def _checked(op, name, module):
+    if not isinstance(module, Module):
+        raise TypeError(f"{op}: {name} must be a Module; got {type(module).__name__}")
+    return module
 
 
 class _List(Module):
@@ -34,15 +32,29 @@ class _List(Module):
 
     def __init__(self, *modules):
         super().__init__()
-        for name, module in _named(type(self).__name__, modules):
-            self.add_module(name, module)
+        given = modules[0] if len(modules) == 1 and isinstance(modules[0], dict) else self._numbered(modules)
+        for name, module in given.items():
+            self.add_module(name, _checked(type(self).__name__, name, module))
+
+    @staticmethod
+    def _numbered(modules):
+        return {str(index): module for index, module in enumerate(modules)}
+
+    def _of(self, modules):
+        """Another list of this kind, of a dict of modules."""
+        return type(self)(modules)
+
+    def _names(self):
+        return [name for name, kind in self._members.items() if kind == "module"]
 
     def _chain(self):
         state = self.__dict__
         return [state[name] for name, kind in self._members.items() if kind == "module"]
 
     def _name(self, index):
-        names = [name for name, kind in self._members.items() if kind == "module"]
+        names = self._names()
+        if not hasattr(index, "__index__"):
+            raise TypeError(f"{type(self).__name__}: index must be an int; got {index!r}")
         if not -len(names) <= index < len(names):
             raise IndexError(f"{type(self).__name__}: index must be below {len(names)}; got {index}")
         return names[index]
@@ -55,24 +67,58 @@ class _List(Module):
 
     def __getitem__(self, index):
         if isinstance(index, slice):
-            names = [name for name, kind in self._members.items() if kind == "module"]
-            kind = Sequential if isinstance(self, Sequential) else type(self)
-            return kind({name: self.__dict__[name] for name in names[index]})
+            return self._of({name: self.__dict__[name] for name in self._names()[index]})
         return self.__dict__[self._name(index)]
 
     def __setitem__(self, index, module):
-        setattr(self, self._name(index), module)
+        setattr(self, self._name(index), _checked(type(self).__name__, index, module))
+
+    def __delitem__(self, index):
+        gone = self._names()[index] if isinstance(index, slice) else [self._name(index)]
+        self._replace([self.__dict__[name] for name in self._names() if name not in gone])
+
+    def __add__(self, modules):
+        if not isinstance(modules, (_List, list, tuple)):
+            return NotImplemented
+        return self._of(self._numbered([*self, *modules]))
+
+    def __iadd__(self, modules):
+        return self.extend(modules)
+
+    def _replace(self, modules):
+        """Make these the children, with numbers for names, as PyTorch's lists do when places shift."""
+        for name in self._names():
+            delattr(self, name)
+        for name, module in self._numbered(modules).items():
+            self.add_module(name, module)
 
     def append(self, module):
         """Add a module at the end; returns self."""
-        self.add_module(*_named(type(self).__name__, [{str(len(self)): module}])[0])
-        return self
+        return self.extend([module])
 
     def extend(self, modules):
         """Add each module at the end; returns self."""
-        for module in modules:
-            self.append(module)
+        op = type(self).__name__
+        if not isinstance(modules, Iterable):
+            raise TypeError(f"{op}: modules must be an iterable of Modules; got {type(modules).__name__}")
+        for module in [_checked(op, len(self) + i, module) for i, module in enumerate(modules)]:
+            self.add_module(next(name for name in map(str, count(len(self))) if name not in self._members), module)
         return self
+
+    def insert(self, index, module):
+        """Put a module before the one at `index`; those from there on get new numbers. Returns self."""
+        chain = self._chain()
+        if index != len(chain):
+            index = self._names().index(self._name(index))
+        chain.insert(index, _checked(type(self).__name__, index, module))
+        self._replace(chain)
+        return self
+
+    def pop(self, index=-1):
+        """Take out the module at `index` and return it; those behind it get new numbers."""
+        module = self[index]
+        del self[index]
+        return module
 
 
 class ModuleList(_List):
@@ -81,10 +127,22 @@ class ModuleList(_List):
     Parameters
     ----------
     modules : iterable of Module
+
+    Examples
+    --------
+    >>> from pyconv import nn
+    >>> layers = nn.ModuleList([nn.Linear(3, 3), nn.ReLU()]) + [nn.Linear(3, 1)]
+    >>> layers.pop(1)
+    ReLU()
+    >>> list(layers.state_dict())
+    ['0.weight', '0.bias', '1.weight', '1.bias']
     """
 
     def __init__(self, modules=()):
         super().__init__(*([modules] if isinstance(modules, dict) else modules))
+
+    def _of(self, modules):
+        return type(self)(modules.values())
 
 
 class Sequential(_List):
@@ -116,6 +174,9 @@ class Sequential(_List):
 
     _fused = None  # what the list of modules to run was made from, and that list
     _remembered = ("_fused",)
+
+    def _of(self, modules):
+        return Sequential(modules)
 
     def forward(self, input):
         if isinstance(input, np.ndarray) and input.ndim == 4 and input.dtype in _arrays.FLOAT_DTYPES:
@@ -214,9 +275,10 @@ class Residual(Module):
             return self.main, None
         layers = self.main._chain()
         hooked = fuse.hooked(module for module in (self.main, self.activation, *layers) if module is not None)
-        key, known = [is_grad_enabled(), self.activation, *layers, *hooked], self._known
+        shortcut = [] if self.shortcut is None else list(self.shortcut.modules())
+        key, known = [is_grad_enabled(), self.activation, layers, hooked, shortcut], self._known
         if known is None or known[0] != key:
-            split = fuse.split_residual(self.main, self.activation)
+            split = fuse.split_residual(self.main, self.activation, shortcut)
             known = self.__dict__["_known"] = key, split and (Sequential(*split[0]), split[1])
         return known[1] or (self.main, None)
 
@@ -225,10 +287,8 @@ class Residual(Module):
         self._save(body, norm)
         main = body(input)
         shortcut = input if self.shortcut is None else self.shortcut(input)
-        if norm is None and main.shape != shortcut.shape:
-            raise ValueError(
-                f"Residual: main and shortcut must give the same shape; got {main.shape} and {shortcut.shape}"
-            )
+        if not isinstance(norm, (ConvNorm, PreparedConv)):  # these alone know what shape they will give
+            check_shortcut(main.shape, shortcut)
         if norm is not None:
             return norm(main, self.activation is not None, shortcut)
         output = F.add(main, shortcut)
@@ -275,6 +335,9 @@ class Concat(_List):
             raise ValueError("Concat: branches must be at least one; got none")
         self.dim = integer("Concat", "dim", dim)
 
+    def _of(self, modules):
+        return Concat(modules, dim=self.dim)
+
     def forward(self, input):
         outputs = [branch(input) for branch in self._chain()]
         output = F.cat(outputs, self.dim)
@@ -299,7 +362,9 @@ class Composed(Module):
     """Named children, wired by an expression of containers: the base of the model classes.
 
     A subclass assigns its children to attributes, whose names become ``state_dict`` keys, and overrides
-    `compose`, which returns the containers over them. Forward and backward follow from these.
+    `compose`, which returns the containers over them. Forward and backward follow from these. Layers without
+    parameters and buffers, such as activations and dropout, may be made in `compose`: they follow the mode of
+    the module. It is called again when the children change.
 
     Examples
     --------
@@ -315,22 +380,50 @@ class Composed(Module):
     ['inner.weight', 'inner.bias', 'outer.weight', 'outer.bias']
     """
 
-    _path = None
-    _remembered = ("_path",)
+    _path = None  # what compose returned,
+    _made = ()  # what of that are no children here or below,
+    _lists = ()  # and the lists among the children, with what they held
+    _remembered = ("_path", "_made", "_lists")
 
     def compose(self):
         """The containers over this module's children."""
         raise NotImplementedError(f"{type(self).__name__}: compose is not defined")
 
     def __setattr__(self, name, value):
-        if isinstance(value, Module):
+        if isinstance(value, Module) or name in self.__dict__.get("_members", ()):
             self.__dict__["_path"] = None  # the children changed
         super().__setattr__(name, value)
+        if name == "training":
+            for module in self._made:
+                module.training = value
+
+    def __delattr__(self, name):
+        super().__delattr__(name)
+        self.__dict__["_path"] = None
 
     def _composed(self):
-        if self._path is None:
-            self.__dict__["_path"] = self.compose()  # not registered: the children are
+        if self._path is None or any(each._chain() != chain for each, chain in self._lists):
+            path = self.compose()  # not registered: the children are
+            made = self._unregistered(path)
+            lists = [(module, module._chain()) for module in self.modules() if isinstance(module, _List)]
+            self.__dict__.update(_path=path, _made=made, _lists=lists)
+            self.training = self.training
         return self._path
+
+    def _unregistered(self, path):
+        """The modules of `path` that are no children here or below: those without parameters may be."""
+        op = f"{type(self).__name__}.compose"
+        if not isinstance(path, Module):
+            raise TypeError(f"{op}: what it returns must be a Module; got {type(path).__name__}")
+        registered = set(self.modules())
+        made = [module for module in path.modules() if module not in registered]
+        for module in made:
+            if any(kind != "module" for kind in module._members.values()):
+                raise ValueError(
+                    f"{op}: a layer with parameters or buffers must be an attribute of the module, so that it is "
+                    f"trained and saved; got a new {type(module).__name__}"
+                )
+        return made
 
     def forward(self, input):
         return self._composed()(input)

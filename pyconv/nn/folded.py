@@ -31,6 +31,12 @@ def fold(conv, norm):
     return weight * scale.astype(weight.dtype).reshape(-1, 1, 1, 1), bias.astype(weight.dtype)
 
 
+def check_shortcut(shape, shortcut):
+    """Raise unless a residual's shortcut, where there is one, has the shape that its main branch gives."""
+    if shortcut is not None and shortcut.shape != shape:
+        raise ValueError(f"Residual: main and shortcut must give the same shape; got {shape} and {shortcut.shape}")
+
+
 def _convolve_and_clamp(input, weight, bias, options, relu, residual, ceiling):
     """relu(conv2d(...) + residual), with a ceiling that is a number at most that."""
     residual = None if residual is None else channels_last(residual)
@@ -56,12 +62,14 @@ class ConvNorm(Module):
         conv, norm = self.conv, self.norm
         weight = conv.weight.data
         options = conv.stride, conv.padding, conv.dilation, conv.groups
-        if input.ndim != 4 or norm.training or not can_fold(conv, norm):
-            return norm(conv(input), relu, residual, ceiling)
-        _, shape = _plan("conv2d", input.shape, weight.shape, *options)
-        unfit = residual is not None and (residual.shape != shape or residual.dtype != weight.dtype)
-        if unfit or weight.size > math.prod(shape):
-            return norm(conv(input), relu, residual, ceiling)
+        fits = input.ndim == 4 and not norm.training and can_fold(conv, norm)
+        fits = fits and (residual is None or residual.dtype == weight.dtype)
+        shape = _plan("conv2d", input.shape, weight.shape, *options)[1] if fits else None
+        if not fits or weight.size > math.prod(shape):
+            output = conv(input)
+            check_shortcut(output.shape, residual)
+            return norm(output, relu, residual, ceiling)
+        check_shortcut(shape, residual)
         return _convolve_and_clamp(input, *fold(conv, norm), options, relu, residual, ceiling)
 
 
@@ -91,11 +99,7 @@ class PreparedConv(Module):
         if residual is not None and x.ndim == residual.ndim == 3:
             return self.forward(input[None], relu, residual[None], ceiling)[0]
         if residual is not None:
-            shape = _plan("conv2d", x.shape, self.weight.data.shape, *self.options)[1]
-            if residual.shape != shape:
-                raise ValueError(
-                    f"Residual: main and shortcut must give the same shape; got {shape} and {residual.shape}"
-                )
+            check_shortcut(_plan("conv2d", x.shape, self.weight.data.shape, *self.options)[1], residual)
         return _convolve_and_clamp(x, self.weight, self.bias, self.options, relu, residual, ceiling)
 
     def extra_repr(self):

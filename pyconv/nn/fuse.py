@@ -138,11 +138,17 @@ def adds_residual(module):
     return type(module) is Conv2d
 
 
-def split_residual(main, activation):
+def split_residual(main, activation, shortcut=()):
     """The layers of a residual's main branch without the last, and that one, if it can add the shortcut
-    and rectify as it stores its result: a batch norm, or a convolution that has it folded in. Else None."""
+    and rectify as it stores its result: a batch norm, or a convolution that has it folded in. Else None.
+
+    The last layer then runs after the modules of the shortcut, so it must not be one of them: a batch norm's
+    statistics depend on the order of its calls.
+    """
     chain = list(main)
     if has_hooks(main) or not chain or type(chain[-1]) not in (BatchNorm2d, PreparedConv) or has_hooks(chain[-1]):
+        return None
+    if chain[-1] in shortcut:
         return None
     if activation is not None and (type(activation) is not ReLU or has_hooks(activation)):
         return None

@@ -140,6 +140,68 @@ def test_sequential_is_a_list(rng):
         empty.backward(x)
 
 
+CHANGES = {
+    "slice and append": lambda layers, new: layers[1:].append(new()),
+    "append to all": lambda layers, new: layers[:].append(new()),
+    "delete": lambda layers, new: layers.__delitem__(1),
+    "delete a slice": lambda layers, new: layers.__delitem__(slice(0, 2)),
+    "delete and append": lambda layers, new: (layers.__delitem__(-1), layers.append(new())),
+    "insert": lambda layers, new: layers.insert(1, new()),
+    "insert at the front": lambda layers, new: layers.insert(0, new()),
+    "insert at the end": lambda layers, new: layers.insert(3, new()),
+    "pop": lambda layers, new: layers.pop(0),
+    "extend": lambda layers, new: layers.extend([new(), new()]),
+    "+": lambda layers, new: layers + layers[1:],
+    "+=": lambda layers, new: layers.__iadd__(layers[:2]),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("kind", ["Sequential", "ModuleList"])
+def test_lists_change_as_torchs_do(kind, change):
+    """The keys and the layers they belong to, of the list itself and of what the change returned."""
+    shapes = []
+    for n in (nn, torch.nn):
+        widths = iter(range(1, 9))
+        new = lambda n=n, widths=widths: n.Linear(1, next(widths))  # noqa: E731
+        layers = [new(), new(), new()]
+        layers = n.Sequential(*layers) if kind == "Sequential" else n.ModuleList(layers)
+        result = CHANGES[change](layers, new)
+        results = [layers] + [result] * (type(result).__name__ == kind)
+        shapes.append([{key: tuple(array.shape) for key, array in each.state_dict().items()} for each in results])
+    ours, theirs = shapes
+    if (kind, change) == ("Sequential", "slice and append"):  # torch's replaces its last layer
+        assert [list(each) for each in theirs] != [list(each) for each in ours]
+        theirs[1] = {f"{i}.{name}": ours[1][f"{i}.{name}"] for i in (1, 2, 3) for name in ("weight", "bias")}
+    for mine, other in zip(ours, theirs):
+        assert mine == other
+
+
+def test_lists_keep_names_and_options_and_refuse_what_is_no_layer():
+    named = nn.Sequential({"a": nn.Linear(1, 1), "b": nn.Identity()})
+    assert [name for name, _ in named[1:].append(nn.ReLU()).named_children()] == ["b", "1"]
+    join = nn.Concat(nn.Identity(), nn.Identity(), nn.Identity(), dim=0)
+    assert join[:2].dim == (join + [nn.ReLU()]).dim == 0 and len(join[:2]) == 2
+    model = nn.Sequential(nn.Identity(), nn.ReLU())
+    for call, error, message in [
+        (lambda: model["a"], TypeError, "Sequential: index must be an int; got 'a'"),
+        (lambda: model[1.0], TypeError, "Sequential: index must be an int; got 1.0"),
+        (lambda: model.__delitem__(None), TypeError, "Sequential: index must be an int; got None"),
+        (lambda: model.__delitem__(2), IndexError, "Sequential: index must be below 2; got 2"),
+        (lambda: model.pop("a"), TypeError, "Sequential: index must be an int; got 'a'"),
+        (lambda: model.insert(3, nn.ReLU()), IndexError, "Sequential: index must be below 2; got 3"),
+        (lambda: model.insert(0, None), TypeError, "Sequential: 0 must be a Module; got NoneType"),
+        (lambda: model.__setitem__(0, None), TypeError, "Sequential: 0 must be a Module; got NoneType"),
+        (lambda: model.extend([nn.ReLU(), 3]), TypeError, "Sequential: 3 must be a Module; got int"),
+        (lambda: model.extend(3), TypeError, "Sequential: modules must be an iterable of Modules; got int"),
+        (lambda: model + 3, TypeError, "unsupported operand"),
+    ]:
+        with pytest.raises(error, match=message):
+            call()
+    assert [type(layer) for layer in model] == [nn.Identity, nn.ReLU]
+    assert type(model.insert(-2, nn.Tanh())[0]) is nn.Tanh and model.pop() is not model[1]
+
+
 def test_sequential_converts_images_once(rng):
     formats = []
     model = nn.Sequential(nn.Identity(), nn.Sequential(nn.Identity()))
@@ -180,6 +242,68 @@ def test_composed_has_its_childrens_keys_and_follows_them(rng):
     assert model.backward(x) is None and model[0].fc1.weight.grad is not None
 
 
+class Branched(nn.Composed):
+    """A dropout that compose makes, a child that may be absent, and a list that compose spells out."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(3, 3)
+        self.second = nn.Linear(3, 3)
+        self.rest = nn.ModuleList([nn.ModuleList([nn.Linear(3, 3)])])
+
+    def compose(self):
+        second = [] if getattr(self, "second", None) is None else [self.second]
+        return nn.Sequential(self.first, *second, *self.rest[0], nn.Sequential(nn.Dropout(0.5)))
+
+
+def test_layers_that_compose_made_follow_the_mode(rng):
+    model = nn.Sequential(Branched())
+    x = rng.standard_normal((5, 3)).astype(np.float32)
+    for _ in range(2):  # before and after the first forward
+        for again in (model, copy.deepcopy(model)):
+            assert np.array_equal(again.eval()(x), again(x))
+            assert (again.train()(x) == 0).any()
+    model.eval()
+    model[0].first = nn.Linear(3, 3)
+    assert np.array_equal(model(x), model(x))
+    model[0].train()
+    assert (model(x) == 0).any()
+
+
+def test_parameters_that_compose_made_are_refused():
+    class Lost(nn.Composed):
+        layer = nn.Linear
+
+        def compose(self):
+            return self.layer(3, 3) if self.layer is nn.Linear else nn.Sequential(self.layer(3, affine=False))
+
+    for layer in (nn.Linear, nn.BatchNorm1d):
+        model = Lost()
+        model.__dict__["layer"] = layer
+        with pytest.raises(ValueError, match=f"Lost.compose: a layer with parameters .* got a new {layer.__name__}"):
+            model(np.zeros((2, 3), np.float32))
+    Lost.compose = lambda self: None
+    with pytest.raises(TypeError, match="Lost.compose: what it returns must be a Module; got NoneType"):
+        Lost()(np.zeros((2, 3), np.float32))
+
+
+@pytest.mark.parametrize("change", [
+    lambda model: setattr(model, "second", None),
+    lambda model: delattr(model, "second"),
+    lambda model: model.rest[0].pop(),
+    lambda model: model.rest[0].append(nn.ReLU()),
+    lambda model: model.rest.__setitem__(0, nn.ModuleList()),
+])  # fmt: skip
+def test_composed_follows_children_that_go_or_come(change, rng):
+    model = Branched().eval()
+    x = rng.standard_normal((5, 3)).astype(np.float32)
+    before = model(x)
+    change(model)
+    assert not np.array_equal(model(x), before)
+    assert np.array_equal(model(x), copy.deepcopy(model)(x))
+    model.backward(x)
+
+
 def test_inputs_and_incoming_gradients_are_not_written(rng):
     model, _ = pair(np.dtype(np.float32))
     x, grad = rng.standard_normal((7, 6)).astype("f4"), rng.standard_normal((7, 3)).astype("f4")
@@ -195,6 +319,17 @@ def test_wrong_joins():
     x = np.zeros((2, 3), np.float32)
     with pytest.raises(ValueError, match=r"same shape; got \(2, 4\) and \(2, 3\)"):
         nn.Residual(nn.Linear(3, 4))(x)
+    images = np.zeros((2, 3, 5, 5), np.float32)
+    for layers in ([nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)], [nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3)]):
+        block = nn.Residual(nn.Sequential(*layers), None, nn.ReLU())
+        for training in (True, False):
+            for context in (pyconv.options(fuse=True), pyconv.no_grad()):
+                with (
+                    context,
+                    pytest.raises(ValueError, match=r"Residual: main and shortcut .*; got \(2, .* and \(2, 3"),
+                ):
+                    block.train(training)(images)
+        assert layers[1].num_batches_tracked == 0
     with pytest.raises(ValueError, match="cat: tensors must have shapes that differ in dimension 0 alone"):
         nn.Concat(nn.Identity(), nn.Linear(3, 4), dim=0)(x)
     with pytest.raises(ValueError, match="dim must be"):

@@ -185,6 +185,25 @@ def test_a_copy_made_after_a_forward(clone, rng):
     assert np.array_equal(other.backward(grad), expected)
 
 
+@pytest.mark.parametrize(
+    "shortcut", [lambda norm: norm, lambda norm: nn.Sequential(nn.Identity(), nn.Sequential(norm))]
+)
+def test_a_norm_that_is_in_both_branches_follows_its_batches_in_order(shortcut, rng):
+    statistics = []
+    x = rng.standard_normal((3, 4, 5, 5)).astype(np.float32)
+    conv = nn.Conv2d(4, 4, 1)
+    for fuse_layers in (True, False):
+        norm = nn.BatchNorm2d(4)
+        block = nn.Residual(nn.Sequential(conv, norm), nn.Sequential())
+        with pyconv.options(fuse=fuse_layers):
+            block(x)
+            block.shortcut.append(shortcut(norm))  # also after the block has chosen what to fuse
+            block.backward(block(x))
+        statistics.append((norm.running_mean, norm.running_var, norm.weight.grad))
+    for fused, expected in zip(*statistics):
+        assert_close(fused, expected)
+
+
 def test_nan_passes_through(rng):
     model = NETWORKS["conv-relu-pool"]()
     x = rng.standard_normal((1, 3, 8, 8)).astype(np.float32)
