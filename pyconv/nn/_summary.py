@@ -4,16 +4,22 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
+from pyconv.functional._arguments import ints
 from pyconv.nn.container import Composed, Concat, Residual, Sequential
 from pyconv.nn.conv import Conv2d, ConvTranspose2d
+from pyconv.nn.flatten import Flatten
 from pyconv.nn.grad_mode import no_grad
+from pyconv.nn.inference import InferenceModel
 from pyconv.nn.linear import Linear
 from pyconv.nn.module import Module
+from pyconv.nn.pooling import AdaptiveAvgPool2d, AdaptiveMaxPool2d, AvgPool2d, MaxPool2d, MaxUnpool2d
+from pyconv.nn.resample import PixelShuffle, PixelUnshuffle, Upsample
 
-WINDOWS = ("Conv2d", "MaxPool2d", "AvgPool2d")
+WINDOWS = (Conv2d, MaxPool2d, AvgPool2d)
 # Layers behind which a pixel sees the whole image, or an enlarged one of which no single extent is true.
 # Normalisations count as pixelwise: in evaluation they are, or nearly.
-BEYOND = ("Flatten", "Linear", "ConvTranspose2d", "MaxUnpool2d", "Upsample", "PixelShuffle", "PixelUnshuffle")
+BEYOND = (Flatten, Linear, ConvTranspose2d, MaxUnpool2d, Upsample, PixelShuffle, PixelUnshuffle)
+BEYOND += (AdaptiveAvgPool2d, AdaptiveMaxPool2d)
 
 
 @dataclass
@@ -196,11 +202,10 @@ class _Fields:
 
     @staticmethod
     def _after(module, before):
-        kind = type(module).__name__
         composite = any(True for _ in module.children())  # with a forward of its own
-        if before is None or composite or kind in BEYOND or kind.startswith("Adaptive"):
+        if before is None or composite or isinstance(module, BEYOND):
             return None
-        if kind in WINDOWS:
+        if isinstance(module, WINDOWS):
             dilation = _pair(getattr(module, "dilation", 1))
             return tuple(
                 (extent + (k - 1) * d * jump, jump * s)
@@ -215,6 +220,7 @@ def summary(model, input_shape, dtype=None):
     Parameters
     ----------
     model : Module
+        Or what `optimize_for_inference` made of one, whose layers are then those that it runs.
     input_shape : tuple of int
         With the batch, (N, C, H, W) or (N, features), or without it, for a batch of one.
     dtype : float32 or float64, optional
@@ -238,21 +244,26 @@ def summary(model, input_shape, dtype=None):
     """
     if not isinstance(model, Module):
         raise TypeError(f"summary: model must be a Module; got {type(model).__name__}")
-    shape = tuple(int(extent) for extent in input_shape)
+    shape = ints("summary", "input_shape", input_shape)
     if not 1 <= len(shape) <= 4 or min(shape) < 1:
         raise ValueError(f"summary: input_shape must have one to four positive extents; got {input_shape}")
     if len(shape) in (1, 3):
         shape = (1, *shape)
+    result = Summary(type(model).__name__)
+    if isinstance(model, InferenceModel):
+        model = model._network
     parameters = list(model.parameters())
     if dtype is None:
         dtype = parameters[0].dtype if parameters else np.float32
-
-    result = Summary(type(model).__name__)
     fields = _Fields(model)
     names = {id(module): name for name, module in model.named_modules()}
     counted = set()
 
     def note(module, inputs, output):
+        if not inputs:
+            raise ValueError(
+                f"summary: layers must be given their input by position; got {type(module).__name__} called by keyword"
+            )
         region = fields.seen.get(id(module))
         own = [p for p in module.parameters() if id(p) not in counted]
         counted.update(map(id, own))

@@ -11,7 +11,9 @@ from pyconv import _kernels
 from pyconv import functional as F
 from pyconv.functional._arrays import channels_last
 from pyconv.functional.conv import PreparedWeight, _convolve, _plan
+from pyconv.nn.conv import Conv2d
 from pyconv.nn.module import Module
+from pyconv.nn.parameter import Parameter
 
 
 def can_fold(conv, norm):
@@ -73,34 +75,40 @@ class ConvNorm(Module):
         return _convolve_and_clamp(input, *fold(conv, norm), options, relu, residual, ceiling)
 
 
-class PreparedConv(Module):
+class PreparedConv(Conv2d):
     """A convolution whose weight will not change, with the batch norm behind it if there was one.
 
-    Its arrays are copies of its own, unless `copy` is false, and no parameters, so what the kernels make of them
-    can be kept.
+    Its arrays are copies of its own, unless `copy` is false, and are not trained, so what the kernels make of them
+    can be kept. Its attributes are those of the convolution that it is.
     """
 
     def __init__(self, conv, norm=None, copy=True):
-        super().__init__()
+        Module.__init__(self)
+        for name in ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups",
+                     "padding_mode"):  # fmt: skip
+            setattr(self, name, getattr(conv, name))
         if norm is None:
             weight, bias = (None if part is None else part.data for part in (conv.weight, conv.bias))
             if copy:
                 weight, bias = weight.copy(), None if bias is None else bias.copy()
         else:
             weight, bias = fold(conv, norm)
-        self.weight, self.bias = PreparedWeight(weight), bias
-        self.padding_mode, self.margins = conv.padding_mode, conv._margins()
-        padding = conv.padding if conv.padding_mode == "zeros" else 0
-        self.options = conv.stride, padding, conv.dilation, conv.groups
-        self.description = conv.extra_repr() + ("" if norm is None else ", batch norm folded")
+        self.folded = norm is not None
+        self.prepared = PreparedWeight(weight)
+        self.weight = Parameter(self.prepared.data, requires_grad=False)
+        self.register_parameter("bias", None if bias is None else Parameter(bias, requires_grad=False))
 
     def forward(self, input, relu=False, residual=None, ceiling=math.nan):
-        x = input if self.padding_mode == "zeros" else F.pad(input, self.margins, mode=self.padding_mode)
+        x, padding = input, self.padding
+        if self.padding_mode != "zeros":
+            x, padding = F.pad(input, self._margins(), mode=self.padding_mode), 0
         if residual is not None and x.ndim == residual.ndim == 3:
             return self.forward(input[None], relu, residual[None], ceiling)[0]
+        options = self.stride, padding, self.dilation, self.groups
         if residual is not None:
-            check_shortcut(_plan("conv2d", x.shape, self.weight.data.shape, *self.options)[1], residual)
-        return _convolve_and_clamp(x, self.weight, self.bias, self.options, relu, residual, ceiling)
+            check_shortcut(_plan("conv2d", x.shape, self.weight.shape, *options)[1], residual)
+        bias = None if self.bias is None else self.bias.data
+        return _convolve_and_clamp(x, self.prepared, bias, options, relu, residual, ceiling)
 
     def extra_repr(self):
-        return self.description
+        return super().extra_repr() + ", batch norm folded" * self.folded

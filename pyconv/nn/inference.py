@@ -52,7 +52,9 @@ def optimize_for_inference(model, copy=True):
     done in the first call for an image of a new size.
 
     Layers are optimized in containers, in models composed of them, and as children of other modules, whose
-    own forward is kept. As ``torch.jit.optimize_for_inference``, but nothing is traced or compiled.
+    own forward is kept. It may read the attributes of its layers, such as ``self.conv.weight.data`` or
+    ``self.conv.stride``; containers it must call as a whole, as in the copy they may have fewer layers. As
+    ``torch.jit.optimize_for_inference``, but nothing is traced or compiled.
 
     Examples
     --------
@@ -63,7 +65,7 @@ def optimize_for_inference(model, copy=True):
     >>> fast
     InferenceModel(
       Sequential(
-        (0): PreparedConv(3, 8, kernel_size=(3, 3), stride=(1, 1), bias=False, batch norm folded)
+        (0): PreparedConv(3, 8, kernel_size=(3, 3), stride=(1, 1), batch norm folded)
         (1): ReLU()
       )
     )
@@ -93,9 +95,9 @@ class InferenceModel(Module):
         # not registered: the arrays must not change
         self.__dict__.update(_network=network, training=False)
 
-    def forward(self, *inputs):
+    def forward(self, *inputs, **options):
         with no_grad():
-            return self._network(*inputs)
+            return self._network(*inputs, **options)
 
     def _refuse(self, *_args, **_options):
         raise RuntimeError(

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import pyconv
+import pyconv.functional as F
 from oracle import assert_close
 from pyconv import models, nn
 from pyconv.nn.folded import PreparedConv
@@ -24,6 +25,21 @@ class Own(nn.Module):
         return self.conv(self.conv(input)) * self.scale.data
 
 
+class Reading(nn.Module):
+    """A module whose forward reads what its layers have and calls one by keyword."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(20, 6, 3, stride=2, padding=1, groups=2)
+        self.plain = nn.Conv2d(6, 4, 3, padding=1, padding_mode="circular", bias=False)
+
+    def forward(self, input, scale=1):
+        conv, plain = self.conv, self.plain
+        assert isinstance(conv, nn.Conv2d) and conv.out_channels == plain.in_channels == 6 and plain.bias is None
+        x = F.conv2d(input, conv.weight.data, conv.bias.data, conv.stride, conv.padding, conv.dilation, conv.groups)
+        return plain(input=x) * x.dtype.type(scale)
+
+
 NETWORKS = {
     "winograd": lambda: nn.Sequential(nn.Conv2d(20, 40, 3, padding=1), nn.ReLU(), nn.Conv2d(40, 9, 5, padding=2)),
     "direct": lambda: nn.Sequential(nn.Conv2d(20, 40, 3, stride=2), nn.BatchNorm2d(40), nn.Conv2d(40, 5, 1)),
@@ -39,6 +55,7 @@ NETWORKS = {
         nn.Residual(nn.Sequential(nn.ReLU(), nn.Conv2d(20, 9, 1)), nn.Conv2d(20, 9, 1), nn.Tanh()),
     ),
     "own forward": lambda: nn.Sequential(nn.Conv2d(20, 3, 1), Own(), nn.MaxPool2d(2), nn.Flatten()),
+    "reading": lambda: nn.Sequential(nn.Conv2d(20, 20, 1), nn.BatchNorm2d(20), Reading()),
     "single": lambda: nn.Conv2d(20, 7, 3, bias=False),
 }
 
@@ -155,6 +172,12 @@ def test_an_image_without_a_batch(rng):
     model = nn.Residual(nn.Sequential(nn.ReLU(), nn.Conv2d(3, 3, 3, padding=1)), activation=nn.ReLU())
     x = rng.normal(size=(3, 6, 6)).astype(np.float32)
     assert_close(nn.optimize_for_inference(model)(x), model(x))
+
+
+def test_keyword_arguments_reach_the_forward(rng):
+    model = settled(Reading(), np.float32, rng)
+    x = rng.normal(size=(1, 20, 6, 6)).astype(np.float32)
+    assert_close(nn.optimize_for_inference(model)(x, scale=2), model(x, scale=2))
 
 
 def test_what_is_shared_stays_shared(rng):

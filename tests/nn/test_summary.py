@@ -59,8 +59,35 @@ def test_as_text_data_and_rich():
     assert result.__rich__().row_count == 1
 
 
+def test_receptive_fields_of_global_pooling_and_of_subclasses():
+    class Strided(nn.Conv2d):
+        pass
+
+    for pool in (nn.GlobalAvgPool2d, nn.GlobalMaxPool2d, lambda: nn.AdaptiveAvgPool2d(2)):
+        result = nn.summary(nn.Sequential(Strided(1, 2, 3), pool(), nn.ReLU()), (1, 8, 8))
+        assert [layer.receptive_field for layer in result.layers] == [(3, 3), None, None]
+
+
+@pytest.mark.parametrize("name", ["lenet5", "resnet18", "mobilenet_v2"])
+def test_a_model_optimized_for_inference_shows_the_layers_that_it_runs(name):
+    model = models.create(name, num_classes=3, image_size=32)
+    shape = (1 if name == "lenet5" else 3, 32, 32)
+    whole, fast = nn.summary(model, shape), nn.summary(nn.optimize_for_inference(model), shape)
+    assert fast.model == "InferenceModel" and fast.multiply_adds == whole.multiply_adds
+    kinds = {"BatchNorm2d", "Dropout"} if name != "lenet5" else ()
+    expected = [layer for layer in whole.layers if layer.kind not in kinds]
+    for layer, other in zip(fast.layers, expected, strict=True):
+        assert {"PreparedConv": "Conv2d"}.get(layer.kind, layer.kind) == other.kind
+        assert (layer.output_shape, layer.receptive_field) == (other.output_shape, other.receptive_field)
+    norms = sum(layer.parameters for layer in whole.layers if layer.kind == "BatchNorm2d")
+    assert fast.parameters == whole.parameters - norms // 2  # a convolution's bias in place of a weight and a bias
+
+
 def test_wrong_arguments():
     with pytest.raises(TypeError, match="model must be a Module"):
         nn.summary(3, (1,))
+    for shape in (28, (1, 28.5, 28), ("1", 2), None):
+        with pytest.raises(TypeError, match="summary: input_shape must be a sequence of ints; got"):
+            nn.summary(nn.Linear(2, 2), shape)
     with pytest.raises(ValueError, match="input_shape"):
         nn.summary(nn.Linear(2, 2), (0, 2))
