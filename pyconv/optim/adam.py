@@ -1,7 +1,7 @@
 """Adam and AdamW."""
 
 from pyconv import _kernels
-from pyconv.optim.optimizer import Optimizer
+from pyconv.optim.optimizer import Optimizer, check_number
 
 
 class Adam(Optimizer):
@@ -16,7 +16,7 @@ class Adam(Optimizer):
 
     Parameters
     ----------
-    params : iterable of Parameter, or of dict
+    params : iterable of Parameter, of (name, Parameter), or of dict
         What to train; dicts are groups with options of their own.
     lr : float
         Learning rate, at least 0.
@@ -61,8 +61,11 @@ class Adam(Optimizer):
 
     def _check_options(self, options):
         self._at_least_zero(options, "lr", "eps", "weight_decay")
-        if len(options["betas"]) != 2 or not all(0 <= beta < 1 for beta in options["betas"]):
-            raise ValueError(f"{self._name}: betas must be two numbers in [0, 1); got {options['betas']}")
+        betas = options["betas"]
+        if not isinstance(betas, (tuple, list)) or len(betas) != 2:
+            raise TypeError(f"{self._name}: betas must be two numbers in [0, 1); got {betas!r}")
+        if not all(0 <= check_number(self._name, "each of betas", beta) < 1 for beta in betas):
+            raise ValueError(f"{self._name}: betas must be two numbers in [0, 1); got {betas}")
 
     def _structure(self, group):
         return bool(group["amsgrad"])
@@ -74,11 +77,10 @@ class Adam(Optimizer):
         return mean, square, self._state_array(state, "max_exp_avg_sq", array) if group["amsgrad"] else None
 
     def _update(self, group, updates, states):
-        for state in states:
-            state["step"] += 1
+        steps = [state["step"] + 1 for state in states]
         _kernels.adam(
             updates,
-            [state["step"] for state in states],
+            steps,
             group["lr"],
             *group["betas"],
             group["eps"],
@@ -86,6 +88,8 @@ class Adam(Optimizer):
             self._decoupled,
             group["maximize"],
         )
+        for state, step in zip(states, steps):
+            state["step"] = step
 
 
 class AdamW(Adam):

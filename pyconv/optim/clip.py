@@ -6,10 +6,14 @@ import numpy as np
 
 from pyconv import _kernels
 from pyconv.functional._arrays import check_array, dense
+from pyconv.optim.optimizer import check_number, is_parameter
 
 
-def _gradients(parameters):
-    parameters = [parameters] if hasattr(parameters, "grad") else parameters
+def _gradients(op, parameters):
+    parameters = [parameters] if is_parameter(parameters) else list(parameters)
+    for parameter in parameters:
+        if not is_parameter(parameter):
+            raise TypeError(f"{op}: parameters must be Parameters; got {type(parameter).__name__}")
     return [parameter.grad for parameter in parameters if parameter.grad is not None]
 
 
@@ -49,14 +53,18 @@ def clip_grad_norm_(parameters, max_norm, norm_type=2.0, error_if_nonfinite=Fals
     >>> weight.grad.round(4)
     array([0.6, 0.8])
     """
-    grads = _gradients(parameters)
-    norm = _norm(grads, float(norm_type))
-    if error_if_nonfinite and not math.isfinite(norm):
-        raise ValueError(f"clip_grad_norm_: the norm of the gradients must be finite; got {norm}")
-    scale = float(max_norm) / (norm + 1e-6)
-    if not scale >= 1:  # NaN too, as in PyTorch
-        for grad in grads:
-            np.multiply(grad, grad.dtype.type(scale), out=grad)
+    grads = _gradients("clip_grad_norm_", parameters)
+    max_norm = float(check_number("clip_grad_norm_", "max_norm", max_norm))
+    if norm_type != "inf":
+        check_number("clip_grad_norm_", "norm_type", norm_type)
+    with np.errstate(all="ignore"):  # infinite gradients and norms are as welcome as in PyTorch
+        norm = _norm(grads, float(norm_type))
+        if error_if_nonfinite and not math.isfinite(norm):
+            raise ValueError(f"clip_grad_norm_: the norm of the gradients must be finite; got {norm}")
+        scale = max_norm / (norm + 1e-6)
+        if not scale >= 1:  # NaN too, as in PyTorch
+            for grad in grads:
+                np.multiply(grad, grad.dtype.type(scale), out=grad)
     return norm
 
 
@@ -78,8 +86,7 @@ def _norm(grads, order):
         return float(np.min([size.min() for size in sizes]))
     if order == 0:  # of each tensor the number of nonzero elements, then the number of nonzero tensors
         return float(sum(size.any() for size in sizes))
-    with np.errstate(divide="ignore", over="ignore"):
-        return float(sum((size.astype(np.float64) ** order).sum() for size in sizes) ** (1 / order))
+    return float(sum((size.astype(np.float64) ** order).sum() for size in sizes) ** (1 / order))
 
 
 def clip_grad_value_(parameters, clip_value, foreach=None):
@@ -103,6 +110,6 @@ def clip_grad_value_(parameters, clip_value, foreach=None):
     >>> weight.grad
     array([-1. ,  0.5,  1. ])
     """
-    limit = float(clip_value)
-    for grad in _gradients(parameters):
+    limit = float(check_number("clip_grad_value_", "clip_value", clip_value))
+    for grad in _gradients("clip_grad_value_", parameters):
         np.clip(grad, -limit, limit, out=grad)

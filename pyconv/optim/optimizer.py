@@ -13,7 +13,7 @@ class Optimizer:
 
     Parameters
     ----------
-    params : iterable of Parameter, or of dict
+    params : iterable of Parameter, of (name, Parameter), or of dict
         Parameters, or groups ``{"params": [...], "lr": ..., ...}`` that override the defaults.
     defaults : dict
         The options of a group that does not give its own.
@@ -33,7 +33,7 @@ class Optimizer:
         self.state = {}
         self.param_groups = []
         self._plans = {}  # by the id of the group
-        if _is_parameter(params) or isinstance(params, (dict, np.ndarray)):
+        if is_parameter(params) or isinstance(params, (dict, np.ndarray)):
             raise TypeError(f"{self._name}: params must be an iterable of Parameters or dicts; got one {_kind(params)}")
         groups = list(params)
         if not groups:
@@ -48,23 +48,25 @@ class Optimizer:
         return type(self).__name__
 
     def _check_options(self, options):
-        """Raise ValueError for an option out of range."""
+        """Raise TypeError for an option that is no number, ValueError for one out of range."""
 
     def _at_least_zero(self, options, *names):
         for name in names:
-            if not options[name] >= 0:
+            if not check_number(self._name, name, options[name]) >= 0:
                 raise ValueError(f"{self._name}: {name} must be at least 0; got {options[name]}")
 
     def add_param_group(self, param_group):
         """Add a group of parameters, a dict with ``"params"`` and options that override the defaults."""
         if not isinstance(param_group, dict):
             raise TypeError(f"{self._name}: param_group must be a dict; got {_kind(param_group)}")
+        if "params" not in param_group:
+            raise ValueError(f"{self._name}: param_group must have 'params'; got the keys {list(param_group)}")
         params = param_group["params"]
         if isinstance(params, set):
             raise TypeError(f"{self._name}: params must have an order; got a set")
-        params = [params] if _is_parameter(params) else list(params)
+        params = [params] if is_parameter(params) else [_unnamed(param) for param in params]
         for param in params:
-            if not _is_parameter(param):
+            if not is_parameter(param):
                 raise TypeError(f"{self._name}: params must hold Parameters; got {_kind(param)}")
         taken = {id(param) for group in self.param_groups for param in group["params"]}
         if len({id(param) for param in params}) < len(params) or any(id(param) in taken for param in params):
@@ -100,8 +102,12 @@ class Optimizer:
             plan = self._plans.get(id(group))
             if plan is None or not plan.holds(self, group):
                 plan = self._plans[id(group)] = _Plan(self, group)
-            for updates, states in plan.batches:
-                self._update(group, updates, states)
+            try:
+                for updates, states in plan.batches:
+                    self._update(group, updates, states)
+            except TypeError:
+                self._check_options(group)  # one of them was changed to what is no number
+                raise
             if plan.copied:
                 del self._plans[id(group)]
                 plan.write_back()
@@ -167,6 +173,9 @@ class Optimizer:
 
     def load_state_dict(self, state_dict):
         """Take over the options and a copy of the state that `state_dict` gave."""
+        if not isinstance(state_dict, dict) or not {"state", "param_groups"} <= state_dict.keys():
+            found = f"the keys {list(state_dict)}" if isinstance(state_dict, dict) else _kind(state_dict)
+            raise ValueError(f"{self._name}: state_dict must be a dict with 'state' and 'param_groups'; got {found}")
         groups, saved = self.param_groups, state_dict["param_groups"]
         if [len(group["params"]) for group in groups] != [len(group["params"]) for group in saved]:
             raise ValueError(
@@ -269,8 +278,20 @@ def in_layout_of(array, model):
     return result
 
 
-def _is_parameter(value):
+def is_parameter(value):
     return hasattr(value, "data") and hasattr(value, "grad")
+
+
+def check_number(op, name, value):
+    """`value`, which must be a number, or an array with one."""
+    if not hasattr(value, "__float__") or np.ndim(value):
+        raise TypeError(f"{op}: {name} must be a number; got {value!r}")
+    return value
+
+
+def _unnamed(param):
+    """The Parameter of an element of `Module.named_parameters`, or of `Module.parameters`."""
+    return param[1] if isinstance(param, tuple) and len(param) == 2 and isinstance(param[0], str) else param
 
 
 def _kind(value):

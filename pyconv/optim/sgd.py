@@ -1,7 +1,7 @@
 """Stochastic gradient descent."""
 
 from pyconv import _kernels
-from pyconv.optim.optimizer import Optimizer
+from pyconv.optim.optimizer import Optimizer, check_number
 
 
 class SGD(Optimizer):
@@ -16,7 +16,7 @@ class SGD(Optimizer):
 
     Parameters
     ----------
-    params : iterable of Parameter, or of dict
+    params : iterable of Parameter, of (name, Parameter), or of dict
         What to train; dicts are groups with options of their own.
     lr : float
         Learning rate, at least 0.
@@ -54,6 +54,7 @@ class SGD(Optimizer):
 
     def _check_options(self, options):
         self._at_least_zero(options, "lr", "momentum", "weight_decay")
+        check_number("SGD", "dampening", options["dampening"])
         if options["nesterov"] and (options["momentum"] <= 0 or options["dampening"] != 0):
             raise ValueError(
                 "SGD: nesterov needs momentum above 0 and dampening 0; "

@@ -152,6 +152,12 @@ def test_errors():
         (lambda: lr.StepLR(mine, 0), ValueError, "StepLR: step_size must be a positive int; got 0"),
         (lambda: lr.StepLR(mine, 1, last_epoch=3), KeyError, "initial_lr"),
         (lambda: lr.LambdaLR(mine, [abs]), ValueError, "each of 2 groups; got 1"),
+        (lambda: lr.StepLR(mine, 3.0), ValueError, "StepLR: step_size must be a positive int; got 3.0"),
+        (lambda: lr.StepLR(mine, 3, "a"), TypeError, "StepLR: gamma must be a number; got 'a'"),
+        (lambda: lr.LambdaLR(mine, 3), TypeError, "LambdaLR: lr_lambda must be a function .*; got 3"),
+        (lambda: lr.LambdaLR(mine, [abs, 3]), TypeError, "LambdaLR: lr_lambda must be a function .*, 3]"),
+        (lambda: lr.MultiStepLR(mine, 5), TypeError, "MultiStepLR: milestones must be an iterable of ints; got 5"),
+        (lambda: lr.CosineAnnealingLR(mine, "x"), TypeError, "CosineAnnealingLR: T_max must be a number; got 'x'"),
         (lambda: lr.LinearLR(mine, 0), ValueError, "start_factor must be in"),
         (lambda: lr.LinearLR(mine, end_factor=2), ValueError, "end_factor must be in"),
         (lambda: lr.CosineAnnealingLR(mine, 0), ValueError, "T_max must be positive; got 0"),
@@ -166,6 +172,7 @@ def test_errors():
     ]:
         with pytest.raises(error, match=message):
             make()
+    assert type(lr.StepLR(mine, np.int64(3)).step_size) is int
     schedule = lr.OneCycleLR(mine, 0.1, 3, cycle_momentum=False)
     for _ in range(3):
         schedule.step()

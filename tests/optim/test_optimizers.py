@@ -256,6 +256,17 @@ def test_clip_grad_norm_of_nan_and_nothing(rng):
     assert np.isnan(ours[0].grad).all()
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("norm_type", [2.0, 1.0, 3.0, 0.5, -1.0, 0.0, float("inf"), "inf", float("-inf")])
+@pytest.mark.parametrize("values", [[np.inf, 1.0], [1e300, 1e300], [-np.inf, np.nan], [0.0, 0.0]], ids=str)
+def test_clip_grad_norm_of_infinite_gradients_is_silent(norm_type, values):
+    mine, other = nn.Parameter(np.zeros(2)), torch.nn.Parameter(torch.zeros(2, dtype=torch.float64))
+    mine.grad, other.grad = np.array(values), torch.tensor(values, dtype=torch.float64)
+    norm = nn.utils.clip_grad_norm_(mine, 1.0, norm_type)
+    np.testing.assert_allclose(norm, torch.nn.utils.clip_grad_norm_(other, 1.0, norm_type).item())
+    np.testing.assert_allclose(mine.grad, other.grad.numpy())
+
+
 def test_clip_grad_value(dtype, rng):
     ours, theirs = make(rng, dtype)
     give_gradients(rng, ours, theirs)
@@ -281,6 +292,17 @@ def test_clip_grad_value(dtype, rng):
             ValueError,
             "weight_decay must be .* got -2",
         ),
+        (lambda p: optim.SGD([p], lr="a"), TypeError, "SGD: lr must be a number; got 'a'"),
+        (lambda p: optim.SGD([p], lr=None), TypeError, "SGD: lr must be a number; got None"),
+        (lambda p: optim.SGD([p], lr=np.ones(2)), TypeError, r"SGD: lr must be a number; got array\(\[1., 1.\]\)"),
+        (lambda p: optim.SGD([p], dampening="a"), TypeError, "SGD: dampening must be a number; got 'a'"),
+        (lambda p: optim.SGD([{"lr": 1}]), ValueError, r"SGD: param_group must have 'params'; got the keys \['lr'\]"),
+        (lambda p: optim.Adam([p], betas=0.9), TypeError, r"Adam: betas must be two numbers in \[0, 1\); got 0.9"),
+        (lambda p: optim.Adam([p], betas=("a", 0)), TypeError, "Adam: each of betas must be a number; got 'a'"),
+        (lambda p: optim.clip_grad_norm_(p, "a"), TypeError, "clip_grad_norm_: max_norm must be a number; got 'a'"),
+        (lambda p: optim.clip_grad_norm_(p, 1, "a"), TypeError, "clip_grad_norm_: norm_type must be a number; got 'a'"),
+        (lambda p: optim.clip_grad_norm_([p.data], 1), TypeError, "parameters must be Parameters; got ndarray"),
+        (lambda p: optim.clip_grad_value_([p], None), TypeError, "clip_value must be a number; got None"),
         (lambda p: optim.SGD([p], nesterov=True), ValueError, "nesterov needs momentum above 0"),
         (lambda p: optim.Adam([p], betas=(0.9, 1)), ValueError, r"Adam: betas must .* got \(0.9, 1\)"),
         (lambda p: optim.AdamW([p], eps=-1), ValueError, "AdamW: eps must be at least 0; got -1"),
@@ -302,6 +324,33 @@ def test_errors_of_step_and_load():
         optimizer.load_state_dict(state)
     with pytest.raises(ValueError, match=r"groups of \[1\] Parameters; got groups of \[2\]"):
         optimizer.load_state_dict({"state": {}, "param_groups": [{"params": [0, 1]}]})
+    for wrong, found in (({}, r"the keys \[\]"), (None, "NoneType"), ({"state": {}}, r"the keys \['state'\]")):
+        with pytest.raises(ValueError, match=f"SGD: state_dict must be a dict with 'state' .*; got {found}"):
+            optimizer.load_state_dict(wrong)
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adam"])
+def test_an_option_changed_to_what_is_no_number_changes_nothing(name):
+    parameter = nn.Parameter(np.ones(3))
+    parameter.grad = np.ones(3)
+    optimizer, twin = getattr(optim, name)([parameter], lr=0.1), nn.Parameter(np.ones(3))
+    for wrong in ("a", None):
+        optimizer.param_groups[0]["lr"] = wrong
+        with pytest.raises(TypeError, match=f"{name}: lr must be a number; got {wrong!r}"):
+            optimizer.step()
+    optimizer.param_groups[0]["lr"] = 0.1
+    twin.grad = np.ones(3)
+    optimizer.step()
+    getattr(optim, name)([twin], lr=0.1).step()
+    np.testing.assert_array_equal(parameter.data, twin.data)
+
+
+def test_named_parameters():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+    groups = [{"params": model[0].named_parameters()}, {"params": model[1].parameters(), "lr": 0.5}]
+    for optimizer in (optim.SGD(model.named_parameters()), optim.Adam(groups)):
+        held = [param for group in optimizer.param_groups for param in group["params"]]
+        assert all(mine is other for mine, other in zip(held, model.parameters(), strict=True))
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.int64, ">f4", object])

@@ -1,5 +1,6 @@
 """What the schedules share."""
 
+from pyconv.functional._arguments import is_int
 from pyconv.optim.optimizer import Optimizer
 
 
@@ -96,9 +97,9 @@ class LRScheduler:
 
 
 def positive_int(op, name, value):
-    if not isinstance(value, int) or value <= 0:
+    if not is_int(value) or value <= 0:
         raise ValueError(f"{op}: {name} must be a positive int; got {value!r}")
-    return value
+    return int(value)
 
 
 def per_group(op, name, optimizer, value):

@@ -2,8 +2,10 @@
 
 import math
 from bisect import bisect_right
+from collections.abc import Iterable
 
 from pyconv.optim.lr_scheduler.base import LRScheduler, positive_int
+from pyconv.optim.optimizer import check_number
 
 
 class LambdaLR(LRScheduler):
@@ -34,6 +36,9 @@ class LambdaLR(LRScheduler):
             raise ValueError(
                 f"LambdaLR: lr_lambda must have one function for each of {groups} groups; got {len(self.lr_lambdas)}"
             )
+        for function in self.lr_lambdas:
+            if not callable(function):
+                raise TypeError(f"LambdaLR: lr_lambda must be a function or a list of functions; got {lr_lambda!r}")
         super().__init__(optimizer, last_epoch)
 
     def get_lr(self):
@@ -72,7 +77,7 @@ class StepLR(LRScheduler):
 
     def __init__(self, optimizer, step_size, gamma=0.1, last_epoch=-1):
         self.step_size = positive_int("StepLR", "step_size", step_size)
-        self.gamma = gamma
+        self.gamma = check_number("StepLR", "gamma", gamma)
         super().__init__(optimizer, last_epoch)
 
     def get_lr(self):
@@ -97,8 +102,10 @@ class MultiStepLR(LRScheduler):
     """
 
     def __init__(self, optimizer, milestones, gamma=0.1, last_epoch=-1):
+        if not isinstance(milestones, Iterable) or isinstance(milestones, str):
+            raise TypeError(f"MultiStepLR: milestones must be an iterable of ints; got {milestones!r}")
         self.milestones = sorted(milestones)
-        self.gamma = gamma
+        self.gamma = check_number("MultiStepLR", "gamma", gamma)
         super().__init__(optimizer, last_epoch)
 
     def get_lr(self):
@@ -122,7 +129,7 @@ class ExponentialLR(LRScheduler):
     """
 
     def __init__(self, optimizer, gamma, last_epoch=-1):
-        self.gamma = gamma
+        self.gamma = check_number("ExponentialLR", "gamma", gamma)
         super().__init__(optimizer, last_epoch)
 
     def get_lr(self):
@@ -200,8 +207,8 @@ class CosineAnnealingLR(LRScheduler):
     """
 
     def __init__(self, optimizer, T_max, eta_min=0.0, last_epoch=-1):
-        self.T_max = T_max
-        self.eta_min = eta_min
+        self.T_max = check_number("CosineAnnealingLR", "T_max", T_max)
+        self.eta_min = check_number("CosineAnnealingLR", "eta_min", eta_min)
         if not T_max > 0:
             raise ValueError(f"CosineAnnealingLR: T_max must be positive; got {T_max}")
         super().__init__(optimizer, last_epoch)
