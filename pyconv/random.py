@@ -39,6 +39,19 @@ def default_generator():
     return np.random.default_rng()
 
 
+def as_generator(op, generator):
+    """`generator` itself, or one of that seed."""
+    if isinstance(generator, np.random.Generator):
+        return generator
+    try:
+        return np.random.default_rng(generator)
+    except (TypeError, ValueError) as error:
+        kind = type(error)
+        raise kind(
+            f"{op}: generator must be a numpy.random.Generator or an int of at least 0; got {generator!r}"
+        ) from error
+
+
 def uniform(bound, shape, dtype=np.float32):
     """An array of draws from [-bound, bound) of the package's generator."""
     draws = default_generator().random(shape, np.dtype(dtype))

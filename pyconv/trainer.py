@@ -7,8 +7,9 @@ import numpy as np
 
 from pyconv.checkpoint import load_safetensors, save_safetensors
 from pyconv.data import Dataset, Loader
+from pyconv.functional._arguments import count
 from pyconv.nn.grad_mode import no_grad
-from pyconv.random import default_generator
+from pyconv.random import as_generator, default_generator
 
 
 class Trainer:
@@ -69,15 +70,13 @@ class Trainer:
             criterion = CrossEntropyLoss()
         if scheduler_step not in ("epoch", "batch"):
             raise ValueError(f"Trainer: scheduler_step must be 'epoch' or 'batch'; got {scheduler_step!r}")
-        if not isinstance(generator, np.random.Generator):
-            generator = np.random.default_rng(generator)
         self.model = model
         self.optimizer = optimizer
         self.criterion = criterion
         self.scheduler = scheduler
         self.scheduler_step = scheduler_step
-        self.batch_size = batch_size
-        self.generator = generator
+        self.batch_size = count("Trainer", "batch_size", batch_size, 1)
+        self.generator = as_generator("Trainer", generator)
         self.augment = augment
         self.drop_last = drop_last
         self.checkpoint = checkpoint
@@ -255,7 +254,8 @@ class Trainer:
         Raises
         ------
         ValueError
-            Where the file is damaged, no checkpoint, or one of another model; the message names it.
+            Where the file is damaged, no checkpoint, or one of another model or optimiser; the message names it,
+            and nothing has changed.
         """
         arrays, metadata = load_safetensors(path)
         try:
@@ -278,10 +278,11 @@ class Trainer:
                 f"{'only the Trainer' if scheduler is None else 'only the checkpoint'} has one"
             )
         try:
-            self.model.load_state_dict(weights)
+            self.model._checked_state(weights)
             self.optimizer.load_state_dict(optimizer)
         except ValueError as error:
             raise ValueError(f"Trainer.load: {path}: {error}") from error
+        self.model.load_state_dict(weights)
         if scheduler is not None:
             self.scheduler.load_state_dict(scheduler)
         for name, generator in self._generators():

@@ -196,7 +196,11 @@ def test_errors():
         (lambda: trainer.evaluate(empty), ValueError, "at least one image"),
         (lambda: trainer.predict(TRAIN.images[0]), ValueError, "images must have 4 dimensions"),
         (lambda: make(scheduler_step="never"), ValueError, "scheduler_step must be"),
-    ]:
+        (lambda: make(batch_size=0), ValueError, "Trainer: batch_size must be at least 1; got 0"),
+        (lambda: make(batch_size=1.5), TypeError, "Trainer: batch_size must be an int; got 1.5"),
+        (lambda: pyconv.Trainer(trainer.model, trainer.optimizer, generator="a"), TypeError,
+         "Trainer: generator must be a numpy.random.Generator or an int of at least 0; got 'a'"),
+    ]:  # fmt: skip
         with pytest.raises(error, match=message):
             call()
     assert trainer.history == []
@@ -227,6 +231,25 @@ def test_a_damaged_or_foreign_checkpoint_is_named_and_changes_nothing(tmp_path):
     with pytest.raises(FileNotFoundError):
         trainer.load(tmp_path / "nothing")
     assert bits(trainer) == before
+
+
+@pytest.mark.parametrize("other", ["model", "optimizer"])
+def test_a_checkpoint_that_does_not_fit_changes_nothing(tmp_path, other):
+    trainer, path = make(), tmp_path / "file"
+    trainer.fit(TRAIN)
+    trainer.save(path)
+    if other == "model":  # of the same optimiser
+        trainer.model[5].weight = nn.Parameter(np.ones((64, 10), np.float32))
+    else:  # of the same model
+        trainer.optimizer = optim.SGD(list(trainer.model.parameters())[:-1], lr=0.3, momentum=0.5)
+    for array in trainer.model.state_dict().values():
+        array[...] = 7
+    before, options = bits(trainer), trainer.optimizer.state_dict()
+    with pytest.raises(ValueError, match="Trainer.load: .*file: (load_state_dict|SGD): "):
+        trainer.load(path)
+    assert bits(trainer) == before
+    after = trainer.optimizer.state_dict()
+    assert after["param_groups"] == options["param_groups"] and after["state"].keys() == options["state"].keys()
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):

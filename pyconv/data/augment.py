@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from pyconv.functional._arguments import number
+
 
 class RandomCrop:
     """Pad each image with zeros on every side, then cut it back to its size at a random place.
@@ -46,7 +48,7 @@ class RandomHorizontalFlip:
     """
 
     def __init__(self, p=0.5):
-        if not 0 <= p <= 1:
+        if not 0 <= number("RandomHorizontalFlip", "p", p) <= 1:
             raise ValueError(f"RandomHorizontalFlip: p must be between 0 and 1; got {p}")
         self.p = p
 

@@ -1,8 +1,9 @@
 """Batches of a data set."""
 
-import numpy as np
+from collections.abc import Iterable
 
 from pyconv.data.dataset import Dataset
+from pyconv.random import as_generator
 
 
 class Loader:
@@ -45,14 +46,15 @@ class Loader:
             raise TypeError(f"Loader: batch_size must be an int; got {type(batch_size).__name__}")
         if batch_size < 1:
             raise ValueError(f"Loader: batch_size must be at least 1; got {batch_size}")
-        if not isinstance(generator, np.random.Generator):
-            generator = np.random.default_rng(0 if generator is None else generator)
+        changes = () if augment is None else (augment,) if callable(augment) else augment
+        if not isinstance(changes, Iterable) or not all(map(callable, changes := tuple(changes))):
+            raise TypeError(f"Loader: augment must be a callable or a sequence of callables; got {augment!r}")
         self.dataset = dataset
         self.batch_size = int(batch_size)
         self.shuffle = shuffle
-        self.generator = generator
+        self.generator = as_generator("Loader", 0 if generator is None else generator)
         self.drop_last = drop_last
-        self.augment = () if augment is None else (augment,) if callable(augment) else tuple(augment)
+        self.augment = changes
 
     def __len__(self):
         """How many batches one iteration gives."""

@@ -74,6 +74,8 @@ def _draw(array, generator, kind, out=None):
     """An array, `out` if given, of standard draws of a `kind`, of the array's shape and, where there is such, its
     dtype."""
     generator = default_generator() if generator is None else generator
+    if not isinstance(generator, np.random.Generator):
+        raise TypeError(f"init: generator must be a numpy.random.Generator or None; got {generator!r}")
     dtype = array.dtype if array.dtype in (np.float32, np.float64) else np.float64
     return getattr(generator, kind)(array.shape, dtype, out)
 

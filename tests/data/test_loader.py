@@ -72,6 +72,20 @@ def test_loader_errors(arguments, error, message):
         Loader(*arguments)
 
 
+@pytest.mark.parametrize("call, error, message", [
+    (lambda: Loader(DATA, generator="a"), TypeError, "Loader: generator must be a numpy.random.Generator .* got 'a'"),
+    (lambda: Loader(DATA, generator=-1), ValueError, "Loader: generator must be .* an int of at least 0; got -1"),
+    (lambda: Loader(DATA, augment="flip"), TypeError, "Loader: augment must be a callable or .*; got 'flip'"),
+    (lambda: Loader(DATA, augment=[RandomCrop(1), 3]), TypeError, "Loader: augment must be a callable .*, 3]"),
+    (lambda: Loader(DATA, augment=3), TypeError, "Loader: augment must be a callable or .*; got 3"),
+    (lambda: RandomHorizontalFlip("a"), TypeError, "RandomHorizontalFlip: p must be a number; got str"),
+    (lambda: RandomHorizontalFlip(2), ValueError, "RandomHorizontalFlip: p must be between 0 and 1; got 2"),
+])  # fmt: skip
+def test_options_are_checked(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
 def test_random_crop_moves_whole_images():
     images = np.zeros((200, 1, 5, 5), np.float32)
     images[:, 0, 2, 2] = 1

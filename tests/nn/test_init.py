@@ -68,5 +68,8 @@ def test_errors():
         init.trunc_normal_(np.zeros(3), a=2, b=1)
     with pytest.raises(TypeError, match="ndarray or a Parameter; got list"):
         init.zeros_([1.0])
+    for fill in (init.normal_, init.kaiming_uniform_, init.trunc_normal_):
+        with pytest.raises(TypeError, match="init: generator must be a numpy.random.Generator or None; got 3"):
+            fill(np.zeros((3, 3)), generator=3)
     with pytest.warns(UserWarning, match="nothing to fill"):
         init.kaiming_uniform_(np.zeros((0, 3)))
