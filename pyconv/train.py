@@ -8,12 +8,13 @@ import json
 import math
 import os
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 
 import pyconv
-from pyconv import config, data, models, optim
+from pyconv import config, data, models, nn, optim
 from pyconv.checkpoint import load_safetensors, save_safetensors, write_text
 from pyconv.trainer import Trainer
 
@@ -151,34 +152,67 @@ def augmentation(name, size):
     return {"none": [], "flip": [flip], "crop": [crop], "both": [crop, flip]}[name]
 
 
-def prepare(args):
-    """Everything that can fail before the first step: (trainer, training part, test part)."""
+def load(args):
+    """The training and the test part, which have images, all of one size."""
     try:
         train, test = data.load(args.data, args.data_dir)
     except (OSError, ValueError) as error:
         raise Problem(f"--data {args.data}: {error}") from error
-    pyconv.manual_seed(args.seed)
+    for part, images in (("training", train.images), ("test", test.images)):
+        if not len(images):
+            raise Problem(f"--data {args.data}: the {part} part must have at least one image; got none")
+    wanted, found = ("x".join(map(str, part.images.shape[1:])) for part in (train, test))
+    if wanted != found:
+        raise Problem(f"--data {args.data}: the test images must be {wanted}, as those for training are; got {found}")
+    return train, test
+
+
+def build(args, train):
+    """The model, which takes an image of these and every batch of them."""
     _, channels, *size = train.images.shape
+    lonely = []  # batch norms for which one image has one value per channel
+
+    def note(norm, inputs):
+        if inputs[0].size == norm.num_features:
+            lonely.append(norm)
+
     try:
         model = models.create(args.model, num_classes=len(train.classes), in_channels=channels, image_size=tuple(size))
-        with pyconv.no_grad():
+        with pyconv.no_grad(), ExitStack() as hooks:
+            for module in model.modules():
+                if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+                    hooks.enter_context(module.register_forward_pre_hook(note))
             model.eval()(train.images[:1])
     except ValueError as error:
         raise Problem(
             f"--model {args.model}: does not fit images of {channels}x{size[0]}x{size[1]}: {error}"
         ) from error
+    last_batch = (len(train) - 1) % args.batch_size + 1
+    if lonely and last_batch == 1:
+        raise Problem(
+            "argument --batch-size: must not leave a batch of one image, in which a batch norm "
+            f"of {args.model} has one value per channel; got {args.batch_size} for {len(train)} images"
+        )
+    return model
+
+
+def prepare(args):
+    """Everything that can fail before the first step: (trainer, training part, test part)."""
+    train, test = load(args)
+    pyconv.manual_seed(args.seed)
+    model = build(args, train)
     optimizer = optim.SGD(model.parameters(), args.lr, args.momentum, weight_decay=args.weight_decay,
                           nesterov=args.nesterov)  # fmt: skip
     steps = args.epochs * -(-len(train) // args.batch_size)
     trainer = Trainer(
         model,
         optimizer,
-        pyconv.nn.CrossEntropyLoss(label_smoothing=args.label_smoothing),
+        nn.CrossEntropyLoss(label_smoothing=args.label_smoothing),
         optim.lr_scheduler.LambdaLR(optimizer, schedule(args.schedule, steps)),
         scheduler_step="batch",
         batch_size=args.batch_size,
         generator=np.random.default_rng([args.seed, 1]),  # other numbers than the initial weights
-        augment=augmentation(args.augment, size),
+        augment=augmentation(args.augment, train.images.shape[2:]),
         callbacks=[stop_when_diverged],
         verbose=not args.quiet,
     )
@@ -208,6 +242,8 @@ def resume(trainer, args):
         raise Problem(
             f"argument --epochs: must be above the {trainer.epoch} epochs of the checkpoint; got {args.epochs}"
         )
+    for group, lr in zip(trainer.optimizer.param_groups, trainer.scheduler.get_lr()):
+        group["lr"] = lr  # of a schedule over --epochs, which may be other than the checkpoint's
 
 
 class Diverged(Exception):

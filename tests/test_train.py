@@ -175,6 +175,54 @@ def test_a_corrupt_file_is_named(tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def write_mnist(folder, train=9, test=3, size=(8, 8), test_size=None):
+    """The four files of a data set of random images."""
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    for name, count, extents in zip(data.sets.FILES[::2], (train, test), (size, test_size or size)):
+        pixels, labels = rng.integers(0, 256, (count, *extents)), rng.integers(0, 10, count)
+        for file, array in ((name, pixels), (data.sets.FILES[data.sets.FILES.index(name) + 1], labels)):
+            header = bytes([0, 0, 8, array.ndim]) + b"".join(extent.to_bytes(4, "big") for extent in array.shape)
+            (folder / file).write_bytes(header + array.astype(np.uint8).tobytes())
+    return ["--data", "mnist", "--data-dir", str(folder), "--epochs", "1", "--quiet"]
+
+
+@pytest.mark.parametrize("files, arguments, message", [
+    ({"train": 0}, [], "--data mnist: the training part must have at least one image; got none"),
+    ({"test": 0}, [], "--data mnist: the test part must have at least one image; got none"),
+    ({"test_size": (8, 9)}, [], "--data mnist: the test images must be 1x8x8, as those for training are; got 1x8x9"),
+    ({}, ["--model", "resnet18", "--batch-size", "8"], "--batch-size: must not leave a batch of one image, in which a "
+     "batch norm of resnet18 has one value per channel; got 8 for 9 images"),
+    ({}, ["--model", "resnet18", "--batch-size", "1"], "--batch-size: must not leave .*; got 1 for 9 images"),
+    ({"train": 1}, ["--model", "resnet18"], "--batch-size: must not leave .*; got 64 for 1 images"),
+], ids=["no training", "no test", "sizes", "last batch", "every batch", "one image"])  # fmt: skip
+def test_data_that_cannot_be_trained_on_is_found_before_the_first_step(tmp_path, capsys, files, arguments, message):
+    data_options = write_mnist(tmp_path / "data", **files)
+    assert train.main([*data_options, *arguments, "--out", str(tmp_path / "out")]) == 2
+    printed = capsys.readouterr()
+    assert re.search(message, printed.err) and printed.err.count("\n") == 1 and not printed.out
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("arguments", [["--model", "resnet18", "--batch-size", "7"],
+                                       ["--model", "vgg-small", "--batch-size", "8"]], ids=" ".join)  # fmt: skip
+def test_a_last_batch_that_can_be_trained_on(tmp_path, arguments):
+    """Of two images, or of one where each channel has more values."""
+    assert train.main([*write_mnist(tmp_path / "data", size=(16, 16)), *arguments]) == 0
+
+
+@pytest.mark.parametrize("name", ["cosine", "step"])
+def test_more_epochs_than_the_checkpoint_was_made_for(tmp_path, name):
+    """The rates from there on are those of a run of that length."""
+    options = ["--quiet", "--schedule", name, "--batch-size", "256"]
+    assert train.main([*options, "--epochs", "2", "--out", str(tmp_path / "short")]) == 0
+    assert train.main([*options, "--epochs", "4", "--out", str(tmp_path / "whole")]) == 0
+    resumed = ["--epochs", "4", "--resume", str(tmp_path / "short"), "--out", str(tmp_path / "rest")]
+    assert train.main([*options, *resumed]) == 0
+    rates = [[record["lr"] for record in metrics(tmp_path / out)["history"]] for out in ("rest", "whole")]
+    assert rates[0][2:] == rates[1][2:] and rates[0][2] > 0
+
+
 def test_resume_errors(tmp_path, capsys):
     assert train.main([*QUICK, "--quiet", "--out", str(tmp_path)]) == 0
     resume = ["--resume", str(tmp_path)]

@@ -10,6 +10,7 @@ those that torchvision saved load by key::
 
 import inspect
 
+from pyconv.models._arguments import image_extents
 from pyconv.models.densenet import densenet121
 from pyconv.models.googlenet import googlenet
 from pyconv.models.lenet import digits, lenet, lenet5
@@ -64,6 +65,8 @@ def create(name, *, image_size=None, **options):
     ------
     ValueError
         For a name that is not in `MODELS`, or an image too small for the model.
+    TypeError
+        For an option that the model doesn't take, or a value of another type than it takes.
 
     Examples
     --------
@@ -75,6 +78,12 @@ def create(name, *, image_size=None, **options):
     key = str(name).replace("-", "_")
     if key not in MODELS:
         raise ValueError(f"create: name must be one of {', '.join(MODELS)}; got {name!r}")
-    if image_size is not None and "image_size" in inspect.signature(MODELS[key]).parameters:
-        options["image_size"] = image_size
+    parameters = inspect.signature(MODELS[key]).parameters
+    for option in options:
+        if option not in parameters:
+            raise TypeError(f"create: {key} takes {', '.join(parameters)}; got {option}")
+    if image_size is not None:
+        image_extents(key, image_size, 1)
+        if "image_size" in parameters:
+            options["image_size"] = image_size
     return MODELS[key](**options)

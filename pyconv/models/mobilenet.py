@@ -4,6 +4,7 @@
 """
 
 from pyconv import nn
+from pyconv.functional._arguments import number
 from pyconv.models._arguments import check_counts
 from pyconv.nn import init
 
@@ -55,7 +56,7 @@ def _divisible(channels):
 def mobilenet_v2(num_classes=1000, in_channels=3, width_mult=1.0):
     """MobileNetV2; `width_mult` scales the number of channels."""
     check_counts("mobilenet_v2", num_classes, in_channels)
-    if not width_mult > 0:
+    if not number("mobilenet_v2", "width_mult", width_mult) > 0:
         raise ValueError(f"mobilenet_v2: width_mult must be positive; got {width_mult}")
     previous = _divisible(32 * width_mult)
     last = _divisible(1280 * max(1.0, width_mult))

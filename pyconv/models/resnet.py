@@ -4,7 +4,7 @@
 """
 
 from pyconv import nn
-from pyconv.models._arguments import check_counts
+from pyconv.models._arguments import check_counts, image_extents
 from pyconv.nn import init
 
 
@@ -63,8 +63,7 @@ def _layer(block, in_channels, channels, blocks, stride):
 def _stem(name, stem, in_channels, image_size):
     """The layers before the first block, by name."""
     if stem is None:
-        extents = image_size if isinstance(image_size, (tuple, list)) else (image_size or 224,)
-        stem = "cifar" if max(extents) <= 64 else "imagenet"
+        stem = "imagenet" if image_size is None or max(image_extents(name, image_size, 1)) > 64 else "cifar"
     if stem == "imagenet":
         return {
             "conv1": nn.Conv2d(in_channels, 64, 7, 2, padding=3, bias=False),

@@ -189,9 +189,19 @@ def test_images_stay_channels_last_until_flatten(rng):
         ("lenet", {"num_classes": 0}, ValueError, "lenet: num_classes must be at least 1; got 0"),
         ("resnet18", {"stem": "small"}, ValueError, "resnet18: stem must be 'imagenet' or 'cifar'; got 'small'"),
         ("googlenet", {"in_channels": 2.5}, TypeError, "googlenet: in_channels must be an int; got 2.5"),
+        ("lenet5", {"image_size": 0}, ValueError, "lenet5: image_size must be at least 1; got 0"),
+        ("resnet18", {"image_size": -3}, ValueError, "resnet18: image_size must be at least 1; got -3"),
+        ("densenet121", {"image_size": 2.5}, TypeError, "densenet121: image_size must be an int or a pair; got 2.5"),
+        ("resnet18", {"width_mult": "a"}, TypeError, "resnet18 takes num_classes, .*image_size; got width_mult"),
+        ("mobilenet_v2", {"width_mult": "a"}, TypeError, "mobilenet_v2: width_mult must be a number; got str"),
         ("vgg_small", {"image_size": "big"}, TypeError, "vgg_small: image_size must be an int or a pair; got 'big'"),
     ],
 )
 def test_wrong_arguments(name, options, error, text):
     with pytest.raises(error, match=text):
         models.create(name, **options)
+
+
+def test_a_resnet_by_itself_checks_the_size_too():
+    with pytest.raises(ValueError, match="resnet34: image_size must be at least 1; got 0"):
+        models.resnet34(image_size=0)
