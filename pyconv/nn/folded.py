@@ -94,21 +94,19 @@ class PreparedConv(Conv2d):
         else:
             weight, bias = fold(conv, norm)
         self.folded = norm is not None
+        self.options = self.stride, self.padding if self.padding_mode == "zeros" else 0, self.dilation, self.groups
         self.prepared = PreparedWeight(weight)
         self.weight = Parameter(self.prepared.data, requires_grad=False)
         self.register_parameter("bias", None if bias is None else Parameter(bias, requires_grad=False))
 
     def forward(self, input, relu=False, residual=None, ceiling=math.nan):
-        x, padding = input, self.padding
-        if self.padding_mode != "zeros":
-            x, padding = F.pad(input, self._margins(), mode=self.padding_mode), 0
+        x = input if self.padding_mode == "zeros" else F.pad(input, self._margins(), mode=self.padding_mode)
         if residual is not None and x.ndim == residual.ndim == 3:
             return self.forward(input[None], relu, residual[None], ceiling)[0]
-        options = self.stride, padding, self.dilation, self.groups
         if residual is not None:
-            check_shortcut(_plan("conv2d", x.shape, self.weight.shape, *options)[1], residual)
+            check_shortcut(_plan("conv2d", x.shape, self.prepared.data.shape, *self.options)[1], residual)
         bias = None if self.bias is None else self.bias.data
-        return _convolve_and_clamp(x, self.prepared, bias, options, relu, residual, ceiling)
+        return _convolve_and_clamp(x, self.prepared, bias, self.options, relu, residual, ceiling)
 
     def extra_repr(self):
         return super().extra_repr() + ", batch norm folded" * self.folded
