@@ -4,18 +4,11 @@ A file is written under a temporary name in the same folder, flushed to the disk
 old one, so that a crash or a full disk leaves either the old file or the new one.
 """
 
-import json
 import os
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
-
-DTYPES = {  # NumPy's names and those of a safetensors file
-    "float64": "F64", "float32": "F32", "float16": "F16", "complex64": "C64", "bool": "BOOL",
-    "int64": "I64", "int32": "I32", "int16": "I16", "int8": "I8",
-    "uint64": "U64", "uint32": "U32", "uint16": "U16", "uint8": "U8",
-}  # fmt: skip
 
 
 @contextmanager
@@ -69,11 +62,8 @@ def save_safetensors(path, arrays, metadata=None):
     ------
     OSError
         Where it can't be written; what was there before is still there.
-
-    Notes
-    -----
-    The same arrays and metadata give the same bytes. The library's own ``save_file`` doesn't promise that, and
-    its errors are no OSErrors.
+    ValueError
+        Where an array has a dtype that such a file can't hold.
 
     Examples
     --------
@@ -86,28 +76,15 @@ def save_safetensors(path, arrays, metadata=None):
     array([[1., 0.],
            [0., 1.]])
     """
-    if metadata and not all(isinstance(text, str) for item in metadata.items() for text in item):
-        raise TypeError(f"save_safetensors: metadata must map str to str; got {metadata!r}")
-    dense = {name: _little_endian(name, np.asarray(array, order="C")) for name, array in arrays.items()}
-    names = sorted(dense, key=lambda name: (-dense[name].itemsize, name))  # each array aligned
-    header = {"__metadata__": dict(metadata)} if metadata else {}
-    end = 0
-    for name in names:
-        array = dense[name]
-        start, end = end, end + array.nbytes
-        header[name] = {"dtype": DTYPES[array.dtype.name], "shape": array.shape, "data_offsets": [start, end]}
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    with replacing(path) as temporary, open(temporary, "wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for array in map(dense.get, names):
-            file.write(array.reshape(-1).view(np.uint8))
+    from safetensors import SafetensorError
+    from safetensors.numpy import save
 
-
-def _little_endian(name, array):
-    if array.dtype.name not in DTYPES:
-        raise TypeError(f"save_safetensors: {name} must have one of the dtypes {', '.join(DTYPES)}; got {array.dtype}")
-    return array.astype(array.dtype.newbyteorder("<"), copy=False)
+    try:
+        content = save({name: np.asarray(array, order="C") for name, array in arrays.items()}, metadata)
+    except SafetensorError as error:
+        raise ValueError(f"save_safetensors: {error}") from error
+    with replacing(path) as temporary, open(temporary, "wb") as file:  # the library's errors on writing are its own
+        file.write(content)
 
 
 def load_safetensors(path):

@@ -3,8 +3,6 @@
 import json
 import os
 import resource
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -292,21 +290,12 @@ def test_files_have_the_mode_that_open_gives(tmp_path):
     assert {file.stat().st_mode & 0o777 for file in tmp_path.iterdir()} == {0o640}
 
 
-def test_each_process_writes_the_same_bytes(tmp_path):
-    code = (
-        "import sys, numpy as np; from pyconv.checkpoint import save_safetensors;"
-        "save_safetensors(sys.argv[1], {'b': np.ones(3, 'f4'), 'a': np.ones(2)}, {k: k for k in 'abcdefgh'})"
-    )
-    for name in ("one", "two"):
-        subprocess.run([sys.executable, "-c", code, tmp_path / name], check=True)
-    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
-
-
 def test_what_a_safetensors_file_cannot_hold(tmp_path):
-    with pytest.raises(TypeError, match="a must have one of the dtypes float64, .*; got complex128"):
+    with pytest.raises(ValueError, match="save_safetensors: .*complex128"):
         save_safetensors(tmp_path / "file", {"a": np.ones(3, complex)})
-    with pytest.raises(TypeError, match="metadata must map str to str; got {'a': 1}"):
+    with pytest.raises(TypeError, match="metadata"):
         save_safetensors(tmp_path / "file", {}, {"a": 1})
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("array", [
