@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
-from pyconv.functional._arguments import ints
+from pyconv.functional._arguments import ints, pair
 from pyconv.nn.container import Composed, Concat, Residual, Sequential
 from pyconv.nn.conv import Conv2d, ConvTranspose2d
 from pyconv.nn.flatten import Flatten
@@ -156,10 +156,6 @@ def _multiply_adds(module, input_shape, output_shape):
     return 0
 
 
-def _pair(value):
-    return tuple(value) if isinstance(value, (tuple, list)) else (value, value)
-
-
 class _Fields:
     """Follows containers as their forward does, and notes each layer's receptive fields in order.
 
@@ -206,11 +202,9 @@ class _Fields:
         if before is None or composite or isinstance(module, BEYOND):
             return None
         if isinstance(module, WINDOWS):
-            dilation = _pair(getattr(module, "dilation", 1))
-            return tuple(
-                (extent + (k - 1) * d * jump, jump * s)
-                for (extent, jump), k, s, d in zip(before, _pair(module.kernel_size), _pair(module.stride), dilation)
-            )
+            window = (module.kernel_size, module.stride, getattr(module, "dilation", 1))
+            window = [pair("summary", "window", value, 1) for value in window]
+            return tuple((extent + (k - 1) * d * jump, jump * s) for (extent, jump), k, s, d in zip(before, *window))
         return before
 
 

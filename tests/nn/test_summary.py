@@ -21,6 +21,11 @@ def test_lenet5():
     assert result.parameter_memory == 4 * 61706
 
 
+def test_windows_in_every_spelling():
+    layers = nn.Conv2d(1, 2, 3, np.array([2, 1])), nn.MaxPool2d(range(2, 4), np.array(2)), nn.AvgPool2d([2])
+    assert nn.summary(nn.Sequential(*layers), (1, 32, 32)).layers[-1].receptive_field == (9, 7)
+
+
 def test_branches_shared_layers_and_modes():
     relu = nn.ReLU()
     model = nn.Sequential(
