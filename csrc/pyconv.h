@@ -11,7 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* PYCONV_NOT_FINITE: between the kernels, see kernels/winograd.h */
+/* PYCONV_NOT_FINITE: between the kernels, see kernels/finite.h */
 enum pyconv_status { PYCONV_OK = 0, PYCONV_NO_MEMORY = 1, PYCONV_BAD_INDEX = 2, PYCONV_NOT_FINITE = 3 };
 enum pyconv_isa { PYCONV_BASELINE, PYCONV_AVX2, PYCONV_AVX512, PYCONV_ISA_COUNT };
 enum pyconv_dtype { PYCONV_F32, PYCONV_F64, PYCONV_DTYPE_COUNT };

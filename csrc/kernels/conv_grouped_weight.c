@@ -12,10 +12,12 @@
  * one of them (7 to 28 %).
  *
  * The bands are cut into `parts` that each sum into a buffer of their own; these are added in ascending
- * order, so the result does not depend on the number of threads.
+ * order, so the result does not depend on the number of threads. Between rows, gradients of 0 meet pixels
+ * that their tap does not see: where a result is not finite all of it is made again, row by row.
  */
 #include "conv.h"
 #include "conv_grouped.h"
+#include "finite.h"
 #include "parallel.h"
 
 #define BAND_BYTES ((ptrdiff_t)128 << 10)      /* in L2; */
@@ -39,6 +41,7 @@ struct grouped_weight {
     ptrdiff_t bundle_elements, part_elements;
     ptrdiff_t parts, shares; /* of the bands, and of the bundles where there are few parts */
     real *sums;              /* [part][bundle][tap][c][LANES] */
+    struct finite *finite;
 };
 
 /* What channel i of each lane's group is at x: one value where the bundle is a group alone. */
@@ -195,17 +198,20 @@ static void sum_bundle(const void *context, ptrdiff_t bundle, void *scratch) {
     ptrdiff_t lanes = groups_of(b, bundle) * b->dst, taps = w->c->taps;
     real *to = w->grad_weight + bundle * b->groups_each * b->dst * b->src * taps;
     real *sums = w->sums + bundle * w->bundle_elements;
+    vec check = {0};
     sum_parts(sums, w->parts, w->part_elements, 0, w->bundle_elements, sums);
     for (ptrdiff_t t = 0; t < taps; t++)
-        for (ptrdiff_t c = 0; c < b->src; c++)
-            for (ptrdiff_t l = 0; l < lanes; l++)
-                to[(l * b->src + c) * taps + t] = sums[(t * b->src + c) * LANES + l];
+        for (ptrdiff_t c = 0; c < b->src; c++, sums += LANES) {
+            check_finite(&check, first_lanes(load(sums), lanes, (vec){0}));
+            for (ptrdiff_t l = 0; l < lanes; l++) to[(l * b->src + c) * taps + t] = sums[l];
+        }
+    note_finite(w->finite, check);
 }
 
-static void plan(struct grouped_weight *w) {
+static void plan(struct grouped_weight *w, int fused) {
     const struct correlation *c = w->c;
     w->bundles = make_bundles(c->groups, c->src_channels, c->dst_channels);
-    w->fused = comes_in_threes(c);
+    w->fused = fused;
     w->width = (c->dst_width - 1) * c->step_width + c->x_max - c->x_min + 1;
     w->grad_width = w->fused ? w->width : c->dst_width;
     ptrdiff_t reach = c->y_max - c->y_min + 1;
@@ -229,20 +235,30 @@ static struct workspace space(const struct grouped_weight *w) {
 
 struct workspace VARIANT(grad_weight_grouped_workspace)(const struct correlation *c) {
     struct grouped_weight w = {.c = c};
-    plan(&w);
+    plan(&w, comes_in_threes(c));
     return space(&w);
+}
+
+static int sum_all(struct grouped_weight *w) {
+    struct workspace bytes = space(w);
+    if (!(w->sums = pyconv_alloc(bytes.shared))) return PYCONV_NO_MEMORY;
+    struct finite finite = ALL_FINITE;
+    w->finite = &finite;
+    double work = (double)(w->c->batch * w->c->dst_height * w->c->dst_width) * (double)w->part_elements;
+    int status =
+        parallel_run(w->parts * w->shares, work / MULTIPLY_ADDS_PER_NANOSECOND, bytes.scratch, run_part, w);
+    if (status == PYCONV_OK)
+        status = parallel_run(w->bundles.count, (double)(w->parts * w->part_elements) / 8, 0, sum_bundle, w);
+    pyconv_free(w->sums, bytes.shared);
+    return status_of(&finite, status);
 }
 
 int VARIANT(grad_weight_grouped)(const struct correlation *c, const real *grad_output, real *grad_weight) {
     struct grouped_weight w = {.c = c, .grad_output = grad_output, .grad_weight = grad_weight};
-    plan(&w);
-    struct workspace bytes = space(&w);
-    if (!(w.sums = pyconv_alloc(bytes.shared))) return PYCONV_NO_MEMORY;
-    double work = (double)(c->batch * c->dst_height * c->dst_width) * (double)w.part_elements;
-    int status =
-        parallel_run(w.parts * w.shares, work / MULTIPLY_ADDS_PER_NANOSECOND, bytes.scratch, run_part, &w);
-    if (status == PYCONV_OK)
-        status = parallel_run(w.bundles.count, (double)(w.parts * w.part_elements) / 8, 0, sum_bundle, &w);
-    pyconv_free(w.sums, bytes.shared);
-    return status;
+    plan(&w, comes_in_threes(c));
+    int status = sum_all(&w);
+    if (status != PYCONV_NOT_FINITE) return status;
+    plan(&w, 0);
+    status = sum_all(&w);
+    return status == PYCONV_NOT_FINITE ? PYCONV_OK : status;
 }

@@ -25,9 +25,7 @@
 #ifndef PYCONV_WINOGRAD_H
 #define PYCONV_WINOGRAD_H
 
-#include <stdatomic.h>
-
-#include "pyconv.h"
+#include "finite.h"
 #include "simd.h"
 #include "winograd_tile.h"
 
@@ -52,29 +50,6 @@
 #define SEVEN_A2 (SEVEN_A * SEVEN_A)
 #define SEVEN_B2 (SEVEN_B * SEVEN_B)
 #define SEVEN_C2 (SEVEN_C * SEVEN_C)
-
-/* ---- NaN, infinity, overflow ----
- *
- * A transform spreads them over its whole tile, infinities as NaN. So all results are looked at on their way
- * out, before an epilogue can hide them: one multiply-add each, with x * 0. Where one is not finite the pass
- * returns PYCONV_NOT_FINITE, and is done again directly.
- */
-struct finite {
-    atomic_int no;
-};
-#define ALL_FINITE ((struct finite){0})
-
-/* check: NaN in the lanes where an x was not finite */
-INLINE void check_finite(vec *check, vec x) { *check += x * 0; }
-
-INLINE void note_finite(struct finite *finite, vec check) {
-    if (sum_lanes(check) != 0) atomic_store_explicit(&finite->no, 1, memory_order_relaxed);
-}
-
-INLINE int status_of(struct finite *finite, int status) {
-    int no = atomic_load_explicit(&finite->no, memory_order_relaxed);
-    return status == PYCONV_OK && no ? PYCONV_NOT_FINITE : status;
-}
 
 /* ---- In one direction; steps: vectors between neighbours of the operand and of out ---- */
 

@@ -314,6 +314,28 @@ def test_not_a_number_stays_where_it_is_seen():
     assert (np.isnan(output[0]) == seen).all()
 
 
+@pytest.mark.parametrize("padding", [0, 1])
+@pytest.mark.parametrize("place", [(0, 0), (3, 8), (8, 4)])
+@pytest.mark.parametrize("channels, groups, stride", [(24, 6, 1), (40, 5, 2), (128, 32, 1), (48, 3, 1)])
+def test_what_is_not_finite_reaches_only_the_weights_of_groups_that_see_it(
+    channels, groups, stride, place, padding, isa, rng
+):
+    x = rng.standard_normal((2, channels, 9, 9)).astype(np.float32)
+    x[1, 3, *place] = np.inf
+    weight = torch.zeros((channels, channels // groups, 3, 3), requires_grad=True)
+    output = torch.nn.functional.conv2d(torch.from_numpy(x), weight, None, stride, padding, 1, groups)
+    grad_output = rng.standard_normal(output.shape).astype(np.float32)
+    output.backward(torch.from_numpy(grad_output))
+    with pyconv.options(conv_algorithm="direct"):
+        options = (stride, padding, 1, groups)
+        grad_weight = F.conv2d_backward(grad_output, x, weight.detach().numpy(), *options)[1]
+    expected = weight.grad.numpy()
+    seen = ~np.isfinite(expected)
+    assert seen.any() or padding == 0
+    np.testing.assert_array_equal(grad_weight[seen], expected[seen])
+    assert np.isfinite(grad_weight[~seen]).all()
+
+
 # ---- Errors -----------------------------------------------------------------------------------------
 
 X, W = np.zeros((2, 6, 8, 8), np.float32), np.zeros((4, 6, 3, 3), np.float32)
