@@ -38,6 +38,11 @@ def flag(op, name, value):
     return bool(value)
 
 
+def layer_flag(op, name, value):
+    """The same of what a layer is made with, where PyTorch takes numbers and None, too."""
+    return bool(value) if value is None or is_int(value) else flag(op, name, value)
+
+
 def integer(op, name, value):
     """`value`, which must be an int, as Python's own."""
     if not is_int(value):

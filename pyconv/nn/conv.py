@@ -6,7 +6,7 @@ import numpy as np
 
 from pyconv import functional as F
 from pyconv import random
-from pyconv.functional._arguments import count, flag, is_sequence
+from pyconv.functional._arguments import count, is_sequence, layer_flag
 from pyconv.functional.conv import _convolve, _convolve_backward
 from pyconv.nn.module import Module
 from pyconv.nn.parameter import Parameter
@@ -53,7 +53,7 @@ class _ConvNd(Module):
         bound = 1 / math.sqrt(fan_in) if fan_in else 0.0
         dtype = np.dtype(dtype or np.float32)
         self.weight = Parameter(random.uniform(bound, weight_shape, dtype))
-        bias = flag(type(self).__name__, "bias", bias)
+        bias = layer_flag(type(self).__name__, "bias", bias)
         self.register_parameter("bias", Parameter(random.uniform(bound, self.out_channels, dtype)) if bias else None)
 
     def extra_repr(self):

@@ -6,7 +6,7 @@ import numpy as np
 
 from pyconv import functional as F
 from pyconv import random
-from pyconv.functional._arguments import count, flag
+from pyconv.functional._arguments import count, layer_flag
 from pyconv.functional.linear import _linear
 from pyconv.nn.module import Module
 from pyconv.nn.parameter import Parameter
@@ -58,7 +58,7 @@ class Linear(Module):
         self.in_features = count("Linear", "in_features", in_features, 0)
         self.out_features = count("Linear", "out_features", out_features, 0)
         bound = 1 / math.sqrt(in_features) if in_features else 0.0
-        dtype, bias = np.dtype(dtype or np.float32), flag("Linear", "bias", bias)
+        dtype, bias = np.dtype(dtype or np.float32), layer_flag("Linear", "bias", bias)
         self.weight = Parameter(random.uniform(bound, (self.out_features, self.in_features), dtype))
         self.register_parameter("bias", Parameter(random.uniform(bound, self.out_features, dtype)) if bias else None)
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from pyconv import functional as F
-from pyconv.functional._arguments import count, flag, ints, is_int
+from pyconv.functional._arguments import count, ints, is_int, layer_flag
 from pyconv.functional.norm import _batch_norm, _group_norm, _instance_norm, _layer_norm
 from pyconv.nn.module import Module
 from pyconv.nn.parameter import Parameter
@@ -18,7 +18,7 @@ class _Affine(Module):
     """
 
     def _set_parameters(self, shape, affine, bias, dtype):
-        bias, dtype = flag(type(self).__name__, "bias", bias), np.dtype(dtype or np.float32)
+        bias, dtype = layer_flag(type(self).__name__, "bias", bias), np.dtype(dtype or np.float32)
         self.register_parameter("weight", Parameter(np.ones(shape, dtype)) if affine else None)
         self.register_parameter("bias", Parameter(np.zeros(shape, dtype)) if affine and bias else None)
 
@@ -55,8 +55,8 @@ class _RunningNorm(_Affine):
         self.num_features = count(op, "num_features", num_features, 0)
         self.eps = eps
         self.momentum = momentum
-        self.affine = flag(op, "affine", affine)
-        self.track_running_stats = track = flag(op, "track_running_stats", track_running_stats)
+        self.affine = layer_flag(op, "affine", affine)
+        self.track_running_stats = track = layer_flag(op, "track_running_stats", track_running_stats)
         self._set_parameters(self.num_features, affine, bias, dtype)
         dtype = np.dtype(dtype or np.float32)
         self.register_buffer("running_mean", np.zeros(self.num_features, dtype) if track else None)
@@ -301,7 +301,7 @@ class GroupNorm(_Affine):
                 f"got num_groups={num_groups}, num_channels={num_channels}"
             )
         self.eps = eps
-        self.affine = flag("GroupNorm", "affine", affine)
+        self.affine = layer_flag("GroupNorm", "affine", affine)
         self._set_parameters(self.num_channels, affine, bias, dtype)
 
     def forward(self, input):
@@ -348,7 +348,7 @@ class LayerNorm(_Affine):
         shape = (normalized_shape,) if is_int(normalized_shape) else normalized_shape
         self.normalized_shape = ints("LayerNorm", "normalized_shape", shape)
         self.eps = eps
-        self.elementwise_affine = flag("LayerNorm", "elementwise_affine", elementwise_affine)
+        self.elementwise_affine = layer_flag("LayerNorm", "elementwise_affine", elementwise_affine)
         self._set_parameters(self.normalized_shape, elementwise_affine, bias, dtype)
 
     def forward(self, input):

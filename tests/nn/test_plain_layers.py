@@ -131,14 +131,26 @@ def test_what_does_not_unflatten(sizes):
         ("AvgPool2d", (2,), "ceil_mode"),
         ("AvgPool2d", (2,), "count_include_pad"),
         ("AdaptiveMaxPool2d", (2,), "return_indices"),
-        ("Linear", (2, 3), "bias"),
-        ("ConvTranspose2d", (2, 3, 1), "bias"),
     ],
 )
 def test_flags_are_bools(name, arguments, flag):
     for value in ("no", 1, 0, None):
         with pytest.raises(TypeError, match=f"{name}: {flag} must be a bool; got {value!r}"):
             getattr(nn, name)(*arguments, **{flag: value})
+
+
+@pytest.mark.parametrize("value", [0, 1, None, np.True_])
+def test_layers_may_have_a_number_or_none_for_a_flag(value):
+    for name, arguments, flag, made in (
+        ("Linear", (2, 3), "bias", "bias"),
+        ("ConvTranspose2d", (2, 3, 1), "bias", "bias"),
+        ("GroupNorm", (2, 4), "affine", "weight"),
+        ("BatchNorm1d", (2,), "track_running_stats", "running_mean"),
+    ):
+        mine, other = (getattr(module, name)(*arguments, **{flag: value}) for module in (nn, torch.nn))
+        assert (getattr(mine, made) is None) == (getattr(other, made) is None)
+        with pytest.raises(TypeError, match=f"{name}: {flag} must be a bool; got 'no'"):
+            getattr(nn, name)(*arguments, **{flag: "no"})
 
 
 def test_sizes_in_other_forms(rng):
