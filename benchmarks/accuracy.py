@@ -16,7 +16,7 @@ SHAPES = [
     "8x64@56 k64 3x3", "8x128@28 k128 3x3", "8x256@14 k256 3x3", "8x512@7 k512 3x3", "8x50@30 k70 3x3",
     "64x32@14 k64 5x5", "8x48@35 k64 5x5", "8x256@14 k1024 1x1", "8x128@56 k128 3x3 s2", "4x3@224 k64 7x7 s2",
     "16x192@28 k192 3x3 g192", "64x6@14 k16 5x5 p0", "8x192@17 k192 1x7", "8x128@17 k192 7x1", "8x32@28 k32 7x7",
-    "8x48@32 k64 11x11",
+    "8x48@32 k64 11x11", "64x3@32 k64 3x3", "8x3@30 k256 3x3",
 ]  # fmt: skip
 # Largest error allowed by algorithm; a weight gradient may have 1.5 times PyTorch's own error instead.
 LIMITS = {"auto": 1.5e-6, "direct": 3e-7}
