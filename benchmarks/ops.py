@@ -94,11 +94,17 @@ def _rate(row, part):
     return row["traffic"][part] / row["parts"][part]["seconds"] / 1e9
 
 
+def _ratios(result):
+    """The ratio with channels-last arrays, and with contiguous ones."""
+    contiguous = f", {result['contiguous']:.2f}x" if "contiguous" in result else ""
+    return f"{result['ratio']:.2f}x{contiguous}"
+
+
 def row_text(row):
     cells = [f"{row['label']:60}"]
     for part, result in row["parts"].items():
         cells.append(f"{part}: {result['error'][:70]}" if "error" in result else
-                     f"{part} {result['ratio']:6.2f}x {_rate(row, part):6.1f} GB/s")  # fmt: skip
+                     f"{part} {_ratios(result):>14} {_rate(row, part):6.1f} GB/s")  # fmt: skip
     return " | ".join(cells)
 
 
@@ -106,16 +112,19 @@ def summary(rows):
     """Markdown: geometric means and what is slower than PyTorch."""
     lines = []
     for part in PARTS:
-        ratios = {row["label"]: row["parts"][part]["ratio"] for row in rows if "ratio" in row["parts"].get(part, {})}
         failed = sum("error" in row["parts"].get(part, {}) for row in rows)
-        slow = "; ".join(f"{ratio:.2f}x {label}" for label, ratio in ratios.items() if ratio < 0.95 * TARGET)
-        lines.append(f"* {part}: geometric mean {race.geometric_mean(list(ratios.values())):.2f}x over {len(ratios)}"
-                     f"{f', {failed} failed' if failed else ''}; below 0.95x: {slow or 'none'}.")  # fmt: skip
+        for name, key in (("channels-last", "ratio"), ("contiguous", "contiguous")):
+            ratios = {row["label"]: row["parts"][part][key] for row in rows if key in row["parts"].get(part, {})}
+            slow = "; ".join(f"{ratio:.2f}x {label}" for label, ratio in ratios.items() if ratio < 0.95 * TARGET)
+            mean = race.geometric_mean(list(ratios.values()))
+            lines.append(f"* {part}, {name} arrays: geometric mean {mean:.2f}x over {len(ratios)}"
+                         f"{f', {failed} failed' if failed else ''}; below 0.95x: {slow or 'none'}.")  # fmt: skip
     return "\n".join(lines)
 
 
 def details(rows, machine):
-    """Markdown: every operator, with the memory traffic it can't avoid over the time it took."""
+    """Markdown: every operator, with channels-last and with contiguous arrays (against PyTorch's best of both),
+    and the memory traffic it can't avoid over the time that the former took."""
     lines = ["| operator | " + " | ".join(f"{part} | GB/s (of {machine['gbytes']:.0f})" for part in PARTS) + " |",
              "|---|" + "---:|" * 4]  # fmt: skip
     for row in rows:
@@ -127,6 +136,6 @@ def details(rows, machine):
             elif "error" in result:
                 cells += ["failed", ""]
             else:
-                cells += [f"{result['ratio']:.2f}x", f"{_rate(row, part):.1f}"]
+                cells += [_ratios(result), f"{_rate(row, part):.1f}"]
         lines.append(f"| {row['label']} | {' | '.join(cells)} |")
     return "\n".join(lines)

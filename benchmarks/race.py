@@ -95,7 +95,8 @@ def compare(times, ours="pyconv", others=None):
 def race_case(pyconv, torch, kind, case, parts, settings):
     """{part: what `compare` returns} for a case of two workers; {part: {"error": ...}} where one failed.
 
-    Both must compute the same: the norms of their results are compared before anything is timed.
+    Both must compute the same: the norms of their results are compared before anything is timed. Where pyconv is
+    timed with contiguous arrays, too, that ratio is in the result's "contiguous".
     """
     offered = [worker.ask("prepare", kind=kind, case=case)["calls"] for worker in (pyconv, torch)]
     results = {}
@@ -112,7 +113,10 @@ def race_case(pyconv, torch, kind, case, parts, settings):
                      for worker, variant in contenders.values()]  # fmt: skip
             if not all(abs(norm - norms[0]) <= 1e-3 * abs(norms[0]) for norm in norms) or norms[0] == 0:
                 raise RuntimeError(f"results differ: norms {norms}")
-            results[part] = compare(time_in_turn(contenders, part, settings))
+            times, others = time_in_turn(contenders, part, settings), [f"torch {name}" for name in offered[1][part]]
+            results[part] = compare(times, others=others)
+            if "contiguous" in times:
+                results[part]["contiguous"] = compare(times, "contiguous", others)["ratio"]
         except RuntimeError as error:
             results[part] = {"error": str(error)}
     return results

@@ -36,8 +36,12 @@ def peaks(attempts=8):
 
 
 def prepare(kind, case):
-    """{part: {"pyconv": call}} of one case."""
-    return {part: {"pyconv": call} for part, call in KINDS[kind](case).items()}
+    """{part: {"pyconv": call}} of one case; an operator's also with "contiguous" arrays."""
+    calls = {part: {"pyconv": call} for part, call in KINDS[kind](case).items()}
+    if kind == "op" and len(case["shape"]) == 4:
+        for part, call in op(case, np.ascontiguousarray).items():
+            calls[part]["contiguous"] = call
+    return calls
 
 
 def conv(case):
@@ -61,10 +65,11 @@ def with_algorithm(algorithm, call):
     return chosen
 
 
-def op(case):
+def op(case, memory_format=channels_last):
     if not hasattr(F, case["op"]):
         return {}
-    return {part: call for part, call in zip(("forward", "backward"), ops_pyconv.calls(case)) if call}
+    calls = ops_pyconv.calls(case, memory_format)
+    return {part: call for part, call in zip(("forward", "backward"), calls) if call}
 
 
 def network(case):

@@ -286,8 +286,20 @@ INLINE int add_at(real *p, const int64_t *index, int64_t first, ptrdiff_t count,
 #define ZIP_LOW 0, 2
 #define ZIP_HIGH 1, 3
 #endif
+#if defined(__AVX2__) && !defined(__AVX512F__) &&                                                            \
+    REAL_IS_FLOAT /* halves first, which both share: 4 shuffles */
+INLINE vec low_halves(vec a, vec b) { return __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11); }
+INLINE vec high_halves(vec a, vec b) { return __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15); }
+INLINE vec even_lanes(vec a, vec b) {
+    return __builtin_shufflevector(low_halves(a, b), high_halves(a, b), 0, 2, 8, 10, 4, 6, 12, 14);
+}
+INLINE vec odd_lanes(vec a, vec b) {
+    return __builtin_shufflevector(low_halves(a, b), high_halves(a, b), 1, 3, 9, 11, 5, 7, 13, 15);
+}
+#else
 INLINE vec even_lanes(vec a, vec b) { return __builtin_shufflevector(a, b, EVEN_LANES); }
 INLINE vec odd_lanes(vec a, vec b) { return __builtin_shufflevector(a, b, ODD_LANES); }
+#endif
 /* a[0], b[0], a[1], b[1], ...: the first and the second half */
 INLINE vec zip_low(vec a, vec b) { return __builtin_shufflevector(a, b, ZIP_LOW); }
 INLINE vec zip_high(vec a, vec b) { return __builtin_shufflevector(a, b, ZIP_HIGH); }

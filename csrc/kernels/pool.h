@@ -66,7 +66,7 @@ INLINE void fill_axis(const struct pyconv_pool *pool, int axis, struct pool_axis
 }
 
 /* Fill the tables; free_axes gives them back. */
-static int make_axes(const struct pyconv_pool *pool, struct pool_axes *axes) {
+INLINE int make_axes(const struct pyconv_pool *pool, struct pool_axes *axes) {
     axes->row = (struct pool_axis){pool->height, pool->out_height, pool->adaptive ? 1 : pool->dilation[0],
                                    NULL, NULL};
     axes->column =
@@ -84,7 +84,7 @@ static int make_axes(const struct pyconv_pool *pool, struct pool_axes *axes) {
     return PYCONV_OK;
 }
 
-static void free_axes(struct pool_axes *axes) { pyconv_free(axes->memory, axes->bytes); }
+INLINE void free_axes(struct pool_axes *axes) { pyconv_free(axes->memory, axes->bytes); }
 
 /* The number of the tap with which window i, one of those that may cover pixel x, does; -1 if it doesn't. */
 INLINE ptrdiff_t tap_at(const struct pool_axis *line, ptrdiff_t i, ptrdiff_t x) {
@@ -139,76 +139,6 @@ INLINE struct window window_part(struct window row, const struct pool_axis *axis
     row.first_tap += first;
     row.taps = last - first;
     return row;
-}
-
-/* ---- One channel only: a vector is LANES neighbouring outputs of a row ----
- *
- * It is loaded from the input in place, lanes whose tap is in the padding being masked afterwards. Where the
- * whole vector does not lie in the input array, at its very beginning or end, the outputs go one by one. */
-
-struct pool_line {
-    int one_by_one;        /* vectors would be mostly empty, or the windows differ */
-    struct cover whole;    /* the outputs first <= j < last whose windows have all their taps */
-    integer *first, *last; /* [windows] the taps first <= s < last of each window are in the input */
-    real *divisor;         /* [windows] never 0; windows: out_width, rounded up to whole vectors */
-    ptrdiff_t reach;       /* elements that one vector load sees */
-    void *memory;
-    size_t bytes;
-};
-
-/* Fill the tables; free_line gives them back. */
-static int make_line(const struct pyconv_pool *pool, const struct pool_axis *column, struct pool_line *line) {
-    int narrow = pool->stride[1] > 2 && pool->out_width < LANES / 2;
-    *line = (struct pool_line){.one_by_one = pool->adaptive || narrow || pool->kernel[1] >= 4 * LANES};
-    if (line->one_by_one) return PYCONV_OK;
-    line->reach = pool->stride[1] == 2 ? 2 * LANES : (LANES - 1) * pool->stride[1] + 1;
-    ptrdiff_t windows = ceil_div(pool->out_width, LANES) * LANES;
-    line->bytes = (size_t)windows * 3 * sizeof(real);
-    if (!(line->memory = pyconv_alloc(line->bytes))) return PYCONV_NO_MEMORY;
-    line->first = line->memory;
-    line->last = line->first + windows;
-    line->divisor = (real *)(line->last + windows);
-    for (ptrdiff_t j = 0; j < windows; j++) {
-        struct window window = {0};
-        if (j < pool->out_width) window = column->window[j];
-        line->first[j] = (integer)window.first_tap;
-        line->last[j] = (integer)(window.first_tap + window.taps);
-        line->divisor[j] = window.divisor ? (real)window.divisor : 1; /* all padding: 0 / 1 */
-    }
-    struct cover whole = {0, 0};
-    while (whole.first < column->windows && column->window[whole.first].first_tap) whole.first++;
-    whole.last = whole.first;
-    while (whole.last < column->windows && column->window[whole.last].taps == pool->kernel[1]) whole.last++;
-    line->whole = whole;
-    return PYCONV_OK;
-}
-
-static void free_line(struct pool_line *line) {
-    if (line->memory) pyconv_free(line->memory, line->bytes);
-}
-
-/* LANES elements `step` apart; with step 2 from p - odd on, where 2 LANES elements are read. */
-INLINE vec load_step(const real *p, ptrdiff_t step, int odd) {
-    if (step == 1) return load(p);
-    if (step == 2) {
-        vec a = load(p - odd), b = load(p - odd + LANES);
-        return odd ? odd_lanes(a, b) : even_lanes(a, b);
-    }
-    real lanes[LANES];
-    for (int l = 0; l < LANES; l++) lanes[l] = p[l * step];
-    return load(lanes);
-}
-
-/* x where tap s is in the input, `fill` where it is in the padding */
-INLINE vec tap_or(vec x, ivec first, ivec last, ptrdiff_t s, real fill) {
-    ivec tap = (integer)s - (ivec){0};
-    return choose((tap >= first) & (tap < last), x, splat(fill));
-}
-
-INLINE ivec load_integers(const integer *p) {
-    ivec v;
-    memcpy(&v, p, sizeof v);
-    return v;
 }
 
 #endif

@@ -10,8 +10,6 @@ from pyconv import _kernels
 from pyconv.functional._arguments import as_key, check_limit, flag, ints, is_int, is_sequence, pair, remembered
 from pyconv.functional._arrays import channels_last, check_array, contiguous, is_array, wants_channels_last
 
-FEW_CHANNELS = 8  # with fewer, channels-last memory is no better
-
 # ---- Images at the door ----------------------------------------------------------------------------
 
 
@@ -25,7 +23,6 @@ class Batch:
         n, c, self.height, self.width = (1, *shape) if self.unbatched else shape
         self.leading, self.is_channels_last = (n, c), is_channels_last
         self.images, self.channels = (n, c) if is_channels_last else (n * c, 1)
-        self.converts = False
 
     @classmethod
     def of(cls, op, name, array):
@@ -51,15 +48,7 @@ class Batch:
         """A fresh (N, C, height, width) in this batch's memory format."""
         return _kernels.empty((*self.leading, height, width), dtype, self.is_channels_last)
 
-    def by_channels(self):
-        """The same images, converted to channels-last memory on the way in and back on the way out."""
-        batch = Batch("", "", (*self.leading, self.height, self.width), True)
-        batch.unbatched, batch.converts = self.unbatched, True
-        return batch
-
     def result(self, array):
-        if self.converts:
-            array = contiguous(array)
         return array[0] if self.unbatched else array
 
 
@@ -163,11 +152,3 @@ def adaptive_windows(op, batch, output_size):
         kernel = tuple(extent // v for v, extent in zip(output, extents))
         return windows | {"kernel": kernel, "stride": kernel}
     return windows | {"adaptive": True}
-
-
-def uneven_by_channels(batch, windows):
-    """(batch, windows) in channels-last memory where windows differ, which planes have no vectors for."""
-    if "adaptive" not in windows or batch.is_channels_last or batch.leading[1] < FEW_CHANNELS:
-        return batch, windows
-    batch = batch.by_channels()
-    return batch, windows | {"input": batch.sizes}

@@ -13,7 +13,6 @@ from pyconv.functional._windows import (
     checked_shape,
     ordinary_windows,
     stride_of,
-    uneven_by_channels,
 )
 from pyconv.functional.activation import relu as rectify
 from pyconv.functional.activation import relu_backward
@@ -213,7 +212,7 @@ def adaptive_max_pool2d(input, output_size, return_indices=False):
     """
     op = "adaptive_max_pool2d"
     batch = Batch.of(op, "input", input)
-    batch, windows = uneven_by_channels(batch, adaptive_windows(op, batch, output_size))
+    windows = adaptive_windows(op, batch, output_size)
     return _max_pool_result(op, batch, windows, input, return_indices)
 
 
@@ -276,7 +275,7 @@ def _avg_pool_backward(op, grad_output, input_shape, make_windows):
     check_array(op, "grad_output", grad_output, (3, 4))
     input_shape = checked_shape(op, input_shape)
     batch = Batch(op, "input", input_shape, grad_output.ndim == 4 and wants_channels_last(grad_output))
-    batch, windows = uneven_by_channels(batch, make_windows(batch))
+    windows = make_windows(batch)
     check_shape(op, grad_output, (*input_shape[:-2], *windows["output"]))
     grad_input = batch.empty(batch.height, batch.width, grad_output.dtype)
     grad = batch.dense(grad_output[None] if batch.unbatched else grad_output)
