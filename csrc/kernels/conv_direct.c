@@ -14,135 +14,27 @@
  *         for each chunk of the reduction                    (weights: 128 * 64 floats = 32 KiB, in L1)
  *             for each tile of the band                      (partial sums: 72 * 64 floats = 18 KiB)
  *
- * so that weights travel from L2 or L3 once a band, and the destination is written nearly in order.
+ * so that weights travel from L2 or L3 once a band, and the destination is written nearly in order. Short
+ * reductions have a single chunk, and bands that lie in one row (`even`).
  */
 #include "conv.h"
+#include "conv_direct.h"
 #include "conv_dot.h"
 #include "conv_grouped.h"
 #include "conv_planar.h"
 #include "conv_shallow.h"
-#include "correlation.h"
 #include "parallel.h"
-#include "tile.h"
 
 #define SOURCE_BYTES ((ptrdiff_t)(VECTOR_BYTES == 64 ? 512 : 256) << 10)
 #define BAND_PIXELS (6 * TILE)        /* = 8 or 9 * WIDE_TILE, 12 * WIDEST_TILE */
 #define L2_BYTES ((ptrdiff_t)1 << 20) /* packed weights that are larger have left it when they are needed */
 #define TASKS_WANTED 64               /* enough for 16 threads to share evenly; but */
 #define PADDED_TASKS 16               /* where each split copies the same rows again (6 %) */
+#define EVEN_BYTES                                                                                           \
+    ((ptrdiff_t)(VECTOR_BYTES == 64 ? 24 : 16) << 10)  /* of the pixels of an even band, in L1 */
+#define EVEN_PIXELS (VECTOR_REGISTERS == 32 ? 36 : 12) /* whole tiles of all widths */
 #define SHORT_RUN 24   /* shorter runs cost more to set up (some 20 cycles) than a list of offsets to read */
 #define MOST_STEPS 512 /* 4 KiB of offsets */
-
-struct direct {
-    const struct correlation *c;
-    const real *packed, *bias; /* bias: [group][vector], zero where there is none */
-    ptrdiff_t blocks, vectors; /* of filters, to a group */
-    ptrdiff_t elements;        /* of the reduction: taps * src_channels */
-    ptrdiff_t pixels;          /* destination pixels to a task */
-    ptrdiff_t chunks;          /* tasks to an image */
-    ptrdiff_t splits;          /* shares that the groups are cut into, or the one group's blocks */
-    /* A split's tasks, over all images, follow one another: where weights leave L2, or are more than the
-     * source. Then the latter travels from core to core, and a core reads the weights that it has packed: one
-     * image's 1x1 layers of 1024 channels are 1.2 times as fast on two. */
-    int by_split;
-    int packs_late; /* each block is used once: packed then, it is still in L2 */
-    int streams;    /* weights come from beyond L2: fetched a chunk ahead */
-    int padded;     /* some tap reads outside of the image: its rows are copied */
-    int ahead; /* a single tap's pixels are prefetched a tile early: worth 25 % where there are few filters */
-    ptrdiff_t pitch;          /* elements from one copied pixel to the next */
-    ptrdiff_t width;          /* source columns that a row of destination pixels reads */
-    ptrdiff_t scratch_source; /* elements copied, at most */
-    ptrdiff_t steps;          /* elements of the reduction where it is a list of offsets, else 0 */
-    ptrdiff_t most_runs;      /* and chunks */
-};
-
-/* A block of filters of one group. */
-struct block {
-    ptrdiff_t group;
-    struct filters filters;
-};
-
-static struct block find_block(const struct direct *d, ptrdiff_t index) {
-    return (struct block){index / d->blocks, filter_block(d->c->dst_channels, index % d->blocks)};
-}
-
-/* Where it begins in the packed weights. */
-static ptrdiff_t block_offset(const struct direct *d, const struct block *k) {
-    return (k->group * d->vectors + k->filters.vector) * LANES * d->elements;
-}
-
-/* ---- Packing: weight[k][c][tap] to [block][tap][c][vector] ---- */
-
-/* LANES filters (`filters` of them real), whose `length` elements from `from` on are contiguous: channel by
- * channel from `channel` on, `area` taps each; to rows of `width`. place[index]: which tap that is, or -1. */
-static void pack_filters(const struct correlation *c, const real *from, ptrdiff_t filters, ptrdiff_t channel,
-                         ptrdiff_t length, const ptrdiff_t *place, ptrdiff_t area, real *packed,
-                         ptrdiff_t width) {
-    ptrdiff_t index = 0;
-    for (ptrdiff_t e = 0; e < length; e += LANES) {
-        ptrdiff_t count = min_size(LANES, length - e);
-        vec row[LANES];
-        for (ptrdiff_t k = 0; k < LANES; k++)
-            row[k] = k >= filters     ? (vec){0}
-                     : count == LANES ? load(from + k * c->weight_dst + e)
-                                      : load_first(from + k * c->weight_dst + e, count);
-        transpose_lanes(row);
-        for (ptrdiff_t i = 0; i < count; i++) {
-            if (place[index] >= 0) store(packed + (place[index] * c->src_channels + channel) * width, row[i]);
-            if (++index == area) index = 0, channel++;
-        }
-    }
-}
-
-/* LANES filters on one channel: few of their taps, which are not worth a transposition */
-static void pack_few(const struct correlation *c, const real *from, ptrdiff_t filters, ptrdiff_t channel,
-                     real *packed, ptrdiff_t width) {
-    for (ptrdiff_t t = 0; t < c->taps; t++) {
-        real *to = packed + (t * c->src_channels + channel) * width;
-        const real *at = from + c->tap[t].index;
-        for (ptrdiff_t k = 0; k < LANES; k++) to[k] = k < filters ? at[k * c->weight_dst] : 0;
-    }
-}
-
-static void pack_block(const void *context, ptrdiff_t task, void *scratch) {
-    const struct direct *d = context;
-    const struct correlation *c = d->c;
-    const struct block block = find_block(d, task);
-    ptrdiff_t area = weight_area(c), *place = scratch, width = block.filters.vectors * LANES;
-    const real *weight =
-        c->weight + block.group * c->weight_group + block.filters.vector * LANES * c->weight_dst;
-    real *packed = (real *)d->packed + block_offset(d, &block);
-    for (ptrdiff_t i = 0; i < area; i++) place[i] = -1;
-    for (ptrdiff_t t = 0; t < c->taps; t++) place[c->tap[t].index] = t;
-    if (c->weight_src == area && area * c->src_channels > 1) {
-        for (ptrdiff_t v = 0; v < width; v += LANES)
-            pack_filters(c, weight + v * c->weight_dst, min_size(LANES, block.filters.count - v), 0,
-                         area * c->src_channels, place, area, packed + v, width);
-        return;
-    }
-    for (ptrdiff_t i = 0; i < c->src_channels; i++) {
-        const real *row = weight + i * c->weight_src;
-        fetch_filters(c, row, block.filters.count);
-        for (ptrdiff_t v = 0; v < width; v += LANES) {
-            ptrdiff_t filters = min_size(LANES, block.filters.count - v);
-            const real *from = row + v * c->weight_dst;
-            if (area == 1)
-                store(packed + i * width + v, load_first(from, filters));
-            else if (2 * c->taps > area)
-                pack_filters(c, from, filters, i, area, place, area, packed + v, width);
-            else
-                pack_few(c, from, filters, i, packed + v, width);
-        }
-    }
-}
-
-static void pack_bias(const struct direct *d, real *bias) {
-    const struct correlation *c = d->c;
-    const real *from = c->epilogue.bias;
-    for (ptrdiff_t group = 0; group < c->groups; group++)
-        for (ptrdiff_t k = 0; k < d->vectors * LANES; k++)
-            *bias++ = from && k < c->dst_channels ? from[group * c->dst_channels + k] : 0;
-}
 
 /* ---- One task ---- */
 
@@ -280,11 +172,36 @@ GATHER_KIND(gather_steps, 1, 0)
 GATHER_KIND(gather_ahead, 0, 1)
 GATHER_KIND(gather_stream, 0, 2)
 
-/* Destination pixels. Pixel p reads at src + src_offset[p]. */
+/* The pixels of a row, in tiles of nearly equal size (no small remainder). */
+#define EVEN_ARGUMENTS                                                                                       \
+    ptrdiff_t count, const real *src, ptrdiff_t src_pitch, const struct chunk *chunk, const real *weight,    \
+        const struct destination *to, ptrdiff_t dst_offset, ptrdiff_t dst_pitch
+typedef void even_function(EVEN_ARGUMENTS);
+#define EVEN(m, vectors, ...) tile_even(m, vectors, src, src_pitch, chunk, weight, to, dst_offset, dst_pitch)
+#define EVEN_FUNCTION(name, DISPATCH, vectors)                                                               \
+    static void name(EVEN_ARGUMENTS) {                                                                       \
+        ptrdiff_t tiles = ceil_div(count, tile_rows(vectors));                                               \
+        for (ptrdiff_t t = 0, p = 0, size; t < tiles; t++, p += size) {                                      \
+            size = count * (t + 1) / tiles - p;                                                              \
+            DISPATCH(size, EVEN, vectors, 0)                                                                 \
+            src += size * src_pitch, dst_offset += size * dst_pitch;                                         \
+        }                                                                                                    \
+    }
+EVEN_FUNCTION(even_1, DISPATCH_TILE, 1)
+EVEN_FUNCTION(even_2, DISPATCH_TILE, 2)
+EVEN_FUNCTION(even_3, DISPATCH_WIDE, 3)
+#if WIDEST == 4
+EVEN_FUNCTION(even_4, DISPATCH_WIDEST, 4)
+#else
+static even_function *const even_4 = NULL;
+#endif
+
+/* Destination pixels. Pixel p reads at src + src_offset[p]; where rows are even, the first one is listed. */
 struct band {
     ptrdiff_t pixels;
     ptrdiff_t first_group; /* whose channels src points to */
     const real *src;
+    ptrdiff_t column; /* from one source pixel to the next */
     ptrdiff_t *src_offset, *dst_offset, *dst_row;
     real *partial;      /* [pixel][vector] */
     const real *packed; /* the image's weights */
@@ -309,6 +226,12 @@ static void run_block(const struct direct *d, const struct reduction *r, const s
                              .height = c->src_height,
                              .fetch = d->elements >= 2 * LANES,
                              .stream = ceil_div(LANES * width / LINE, tiles)};
+    if (d->even) {
+        static even_function *const even[] = {even_1, even_2, even_3, even_4};
+        even[f.vectors - 1](band->pixels, src + band->src_offset[0], c->step_width * band->column, r->chunk,
+                            weight, &to, band->dst_offset[0], c->dst_column);
+        return;
+    }
     gather_function *const *kind = d->steps     ? gather_steps
                                    : ahead      ? gather_ahead
                                    : d->streams ? gather_stream
@@ -334,8 +257,9 @@ static void list_pixels(const struct direct *d, const struct source *source, ptr
                         const struct band *band) {
     const struct correlation *c = d->c;
     ptrdiff_t src_step = c->step_width * source->column, i = first / c->dst_width, j = first % c->dst_width;
-    for (ptrdiff_t p = 0; p < band->pixels; i++, j = 0) {
-        ptrdiff_t count = min_size(c->dst_width - j, band->pixels - p);
+    ptrdiff_t pixels = d->even ? 1 : band->pixels;
+    for (ptrdiff_t p = 0; p < pixels; i++, j = 0) {
+        ptrdiff_t count = min_size(c->dst_width - j, pixels - p);
         ptrdiff_t from = (i - source->first_row) * c->step_height * source->row + j * src_step;
         ptrdiff_t to = image * c->dst_image + i * c->dst_row + j * c->dst_column;
         for (ptrdiff_t k = 0; k < count; k++, p++) {
@@ -344,6 +268,13 @@ static void list_pixels(const struct direct *d, const struct source *source, ptr
             band->dst_row[p] = i;
         }
     }
+}
+
+/* Of `rest` pixels, from `first` of the image on: how many the next band has. */
+static ptrdiff_t band_pixels(const struct direct *d, ptrdiff_t first, ptrdiff_t rest) {
+    ptrdiff_t width = d->c->dst_width;
+    if (d->even) return min_size(min_size(rest, d->even), width - first % width);
+    return ceil_div(rest, ceil_div(rest, BAND_PIXELS));
 }
 
 static void run_direct(const void *context, ptrdiff_t task, void *scratch) {
@@ -368,16 +299,21 @@ static void run_direct(const void *context, ptrdiff_t task, void *scratch) {
     (d->steps ? list_steps : list_runs)(d, &source, &r);
 
     const real *packed = d->packed + (c->images_each ? image / c->images_each * c->prepared_pitch : 0);
-    ptrdiff_t bands = ceil_div(pixels, BAND_PIXELS);
-    for (ptrdiff_t i = 0; i < bands; i++) {
-        ptrdiff_t p0 = pixels * i / bands, p1 = pixels * (i + 1) / bands;
-        struct band band = {
-            p1 - p0, group, source.base, offset, offset + BAND_PIXELS, offset + 2 * BAND_PIXELS,
-            partial, packed};
+    for (ptrdiff_t p0 = 0, p1; p0 < pixels; p0 = p1) {
+        p1 = p0 + band_pixels(d, begin + p0, pixels - p0);
+        struct band band = {.pixels = p1 - p0,
+                            .first_group = group,
+                            .src = source.base,
+                            .column = source.column,
+                            .src_offset = offset,
+                            .dst_offset = offset + BAND_PIXELS,
+                            .dst_row = offset + 2 * BAND_PIXELS,
+                            .partial = partial,
+                            .packed = packed};
         list_pixels(d, &source, image, begin + p0, &band);
         if (d->padded) fill_rows(d, &source, (begin + p1 - 1) / c->dst_width + 1, rows);
         for (ptrdiff_t b = first; b < last; b++) {
-            if (d->packs_late) pack_block(d, b, index);
+            if (d->packs_late) VARIANT(direct_pack_block)(d, b, index);
             run_block(d, &r, &band, b, d->ahead && b == first);
         }
     }
@@ -452,7 +388,9 @@ static void plan(struct direct *d) {
     d->most_runs = c->taps + d->elements / CHUNK + 1;
     d->scratch_source = (d->scratch_source + 7) & ~(ptrdiff_t)7;
     ptrdiff_t run = c->src_channels * (alone || c->groups == 1 ? c->x_max - c->x_min + 1 : 1);
-    d->steps = run < SHORT_RUN && d->elements <= MOST_STEPS ? d->elements : 0;
+    if (c->groups == 1 && d->elements <= CHUNK && c->dst_width >= 4 * TILE && !d->packs_late)
+        d->even = EVEN_BYTES / (d->elements * (ptrdiff_t)sizeof(real)) / EVEN_PIXELS * EVEN_PIXELS;
+    d->steps = !d->even && run < SHORT_RUN && d->elements <= MOST_STEPS ? d->elements : 0;
 }
 
 static struct workspace space(const struct direct *d) {
@@ -497,12 +435,6 @@ struct workspace VARIANT(correlate_direct_workspace)(const struct correlation *c
     return space(&d);
 }
 
-static int pack_blocks(const struct direct *d) {
-    ptrdiff_t blocks = d->c->groups * d->blocks;
-    double elements = (double)(d->c->groups * d->vectors * LANES * d->elements);
-    return parallel_run(blocks, elements * 0.5, (size_t)weight_area(d->c) * sizeof(ptrdiff_t), pack_block, d);
-}
-
 ptrdiff_t VARIANT(direct_prepared)(const struct correlation *correlation) {
     struct correlation c = flatten(correlation);
     if (special_kernel(&c)) return 0;
@@ -522,7 +454,7 @@ struct column VARIANT(direct_column)(const struct correlation *c, real *prepared
 int VARIANT(prepare_direct)(const struct correlation *c, real *prepared) {
     struct direct d = {.c = c, .packed = prepared};
     plan(&d);
-    return pack_blocks(&d);
+    return VARIANT(direct_pack_blocks)(&d);
 }
 
 int VARIANT(correlate_direct)(const struct correlation *correlation) {
@@ -535,8 +467,8 @@ int VARIANT(correlate_direct)(const struct correlation *correlation) {
     real *bias = pyconv_alloc(bytes.shared);
     if (!bias) return PYCONV_NO_MEMORY;
     d.bias = bias, d.packed = c.prepared ? c.prepared : bias + c.groups * d.vectors * LANES;
-    pack_bias(&d, bias);
-    int status = c.prepared || d.packs_late ? PYCONV_OK : pack_blocks(&d);
+    VARIANT(direct_pack_bias)(&d, bias);
+    int status = c.prepared || d.packs_late ? PYCONV_OK : VARIANT(direct_pack_blocks)(&d);
     double elements = (double)(c.groups * d.vectors * LANES * d.elements);
     double work = (double)c.batch * (double)(c.dst_height * c.dst_width) * elements;
     if (status == PYCONV_OK)

@@ -5,22 +5,21 @@
  *
  * A pixel's channels are a run too short to loop over. So a task splits the source rows that it reads into
  * planes (see planes.h), PLANES_BYTES of them, near L1. There the pixels of a tile lie side by side: one
- * pointer addresses all of them, and taps that do so, too, share what they load. With 32 vector registers 10
- * pixels by two vectors of filters are 20 sums + 6 weights of three taps + 1 broadcast = 27, where 12
- * broadcasts and 6 loads feed 60 fused multiply-adds (11 or 12 pixels would fit, but make GCC spill); with
- * 16, 10 by one are 10 + 3 + 1 = 14, where 12 and 3 feed 30. Fewer sums than 8 would wait for each other: a
- * tap adds to what the one before has left.
+ * pointer addresses all of them, and taps that do so, too, share what they load. 10 pixels by two vectors of
+ * filters are 20 sums + 6 weights of three taps + 1 broadcast = 27 of 32 registers, where 12 broadcasts and 6
+ * loads feed 60 fused multiply-adds (11 or 12 pixels would fit, but make GCC spill). Fewer sums than 8 would
+ * wait for each other: a tap adds to what the one before has left.
  */
 #include "conv.h"
 #include "parallel.h"
 #include "planes.h"
 
 #define PLANES_BYTES ((ptrdiff_t)64 << 10)
-#define VECTORS (VECTOR_REGISTERS == 32 ? 2 : 1) /* of a block of filters */
-#define FUSED 3                                  /* taps side by side that share what they load */
+#define VECTORS 2 /* of a block of filters */
+#define FUSED 3   /* taps side by side that share what they load */
 /* Pixels of a tile: of two vectors, of one, and where that wastes less at the end of a row */
 #define PIXELS 10
-#define ALONE_PIXELS (VECTOR_REGISTERS == 32 ? 16 : 10)
+#define ALONE_PIXELS 16
 #define FEW_PIXELS 8
 
 struct shallow {
@@ -147,7 +146,7 @@ static void run_shallow(const void *context, ptrdiff_t task, void *scratch) {
     for (ptrdiff_t i = begin; i < end; i++, planes += c->step_height * c->src_channels * p->plane)
         for (ptrdiff_t v = 0; v < p->vectors; v += VECTORS) {
             real *dst = c->dst + image * c->dst_image + i * c->dst_row;
-            (VECTORS == 1 || p->vectors - v == 1 ? row_1 : row_2)(p, planes, v * LANES, dst);
+            (p->vectors - v == 1 ? row_1 : row_2)(p, planes, v * LANES, dst);
         }
 }
 

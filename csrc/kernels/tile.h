@@ -1,6 +1,7 @@
-/* The three register tiles that all direct convolution is made of.
+/* The register tiles that all direct convolution is made of.
  *
  * tile_gather:  dst[m][v] = bias[v] + sum over j of x[m][j] * w[j][v]      m < pixels, v < vectors
+ * tile_even:    the same of pixels that lie equally far apart
  * tile_product: out[m][v] = sum over j of x[m][j] * w[j][v]                m < rows,   v < vectors
  * tile_outer:   acc[m][v] (+)= sum over p of x[p][m] * g[p][v]                m < rows,   v < vectors
  *
@@ -98,6 +99,27 @@ struct destination {
     int fetch; /* the destination early: sums take longer than its way from memory */
 };
 
+/* + residual, max(., 0), and store: pixel m at `at[m]`. */
+INLINE void finish_tile(const int pixels, const int vectors, vec (*sum)[WIDEST], const struct destination *to,
+                        const ptrdiff_t *at) {
+    if (to->residual) UNROLL for (int m = 0; m < pixels; m++) UNROLL for (int v = 0; v < vectors; v++) {
+            const real *residual = to->residual + at[m] + v * LANES;
+            sum[m][v] += v == vectors - 1 ? load_first(residual, to->lanes) : load(residual);
+        }
+    if (to->relu)
+        UNROLL for (int m = 0; m < pixels; m++) UNROLL for (int v = 0; v < vectors; v++) sum[m][v] =
+            choose(sum[m][v] < 0, (vec){0}, sum[m][v]);
+    if (to->lanes == LANES) {
+        UNROLL for (int m = 0; m < pixels; m++) UNROLL for (int v = 0; v < vectors; v++)
+            store(to->dst + at[m] + v * LANES, sum[m][v]);
+    } else {
+        UNROLL for (int m = 0; m < pixels; m++) {
+            UNROLL for (int v = 0; v < vectors - 1; v++) store(to->dst + at[m] + v * LANES, sum[m][v]);
+            store_first(to->dst + at[m] + (vectors - 1) * LANES, sum[m][vectors - 1], to->lanes);
+        }
+    }
+}
+
 /* prefetch: 1: the place `distance` elements beyond each pixel, the next tile's pixel; 2: the next chunk. */
 INLINE void tile_gather(const int pixels, const int vectors, const int indexed, const int prefetch,
                         const real *src, const ptrdiff_t *src_offset, const struct chunk *chunk,
@@ -152,23 +174,7 @@ INLINE void tile_gather(const int pixels, const int vectors, const int indexed, 
             store(partial + m * row + v * LANES, sum[m][v]);
         return;
     }
-    if (to->residual) UNROLL for (int m = 0; m < pixels; m++) UNROLL for (int v = 0; v < vectors; v++) {
-            const real *residual = to->residual + dst_offset[m] + v * LANES;
-            sum[m][v] += v == vectors - 1 ? load_first(residual, to->lanes) : load(residual);
-        }
-    if (to->relu)
-        UNROLL for (int m = 0; m < pixels; m++) UNROLL for (int v = 0; v < vectors; v++) sum[m][v] =
-            choose(sum[m][v] < 0, (vec){0}, sum[m][v]);
-    if (to->lanes == LANES) {
-        UNROLL for (int m = 0; m < pixels; m++) UNROLL for (int v = 0; v < vectors; v++)
-            store(to->dst + dst_offset[m] + v * LANES, sum[m][v]);
-    } else {
-        UNROLL for (int m = 0; m < pixels; m++) {
-            real *dst = to->dst + dst_offset[m];
-            UNROLL for (int v = 0; v < vectors - 1; v++) store(dst + v * LANES, sum[m][v]);
-            store_first(dst + (vectors - 1) * LANES, sum[m][vectors - 1], to->lanes);
-        }
-    }
+    finish_tile(pixels, vectors, sum, to, dst_offset);
 }
 
 /* Packed weights that tile_product streams are prefetched so many elements (8 KiB) ahead, one of each pair of
@@ -198,6 +204,40 @@ INLINE void keep_scaling(struct rows *r, const int rows) {
 INLINE const real *row_at(const struct rows *r, const int row) {
     const int power = row % 8 == 0 ? 8 : row % 4 == 0 ? 4 : row % 2 == 0 ? 2 : 1;
     return (const real *)(row ? r->at + power * r->odd[row / power / 2] : r->at);
+}
+
+/* The same as tile_gather of a single chunk, where both sides' pixels lie equally far apart. */
+INLINE void tile_even(const int pixels, const int vectors, const real *src, ptrdiff_t pitch,
+                      const struct chunk *chunk, const real *w, const struct destination *to,
+                      ptrdiff_t dst_offset, ptrdiff_t dst_pitch) {
+    vec sum[TILE][WIDEST];
+    UNROLL for (int v = 0; v < vectors; v++) {
+        vec start = load(to->bias + v * LANES);
+        UNROLL for (int m = 0; m < pixels; m++) sum[m][v] = start;
+    }
+    ptrdiff_t at[TILE];
+    UNROLL for (int m = 0; m < pixels; m++) at[m] = dst_offset + m * dst_pitch;
+    if (FAR_CACHES) /* the next tile's pixels, and the destination, as tile_gather */
+        UNROLL for (int m = 0; m < pixels; m++) {
+            for (ptrdiff_t e = 0; e < chunk->steps; e += LINE)
+                __builtin_prefetch(src + (m + pixels) * pitch + e);
+            UNROLL for (int v = 0; v < vectors; v++) __builtin_prefetch(to->dst + at[m] + v * LANES, 1, 2);
+        }
+    struct rows from = begin_rows(src, pitch);
+    for (ptrdiff_t t = 0; t < chunk->runs; t++) {
+        from.at = (const char *)(src + chunk->run[t].offset);
+        TWICE for (ptrdiff_t steps = chunk->run[t].length; steps > 0;
+                   steps--, from.at += sizeof(real), w += vectors * LANES) {
+            vec weight[WIDEST];
+            keep_scaling(&from, pixels);
+            UNROLL for (int v = 0; v < vectors; v++) weight[v] = load(w + v * LANES);
+            UNROLL for (int m = 0; m < pixels; m++) {
+                vec value = splat(*row_at(&from, m));
+                UNROLL for (int v = 0; v < vectors; v++) sum[m][v] += value * weight[v];
+            }
+        }
+    }
+    finish_tile(pixels, vectors, sum, to, at);
 }
 
 /* out[m * out_pitch + v] (+)= sum over j of x[m * pitch + j] * w[j * w_pitch + v], `chunk` products (see
