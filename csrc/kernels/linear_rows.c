@@ -9,9 +9,9 @@
  * so the weight, mostly the largest of the three, is read or written once and never transposed.
  *
  * A register tile of 6 rows by a panel's 4 vectors takes 10 loads for 24 multiply-adds: 24 accumulators + 4
- * of the panel + 1 broadcast = 29 of 32 registers; with 16, it is 4 by 3: 12 + 3 + 1. The sum over j is cut
- * into chunks, for which a panel (32 KiB with AVX-512) stays in L1 while the tiles of a block take their
- * turns.
+ * of the panel + 1 broadcast = 29 of 32 registers; with 16, it is 4 by 3: 12 + 3 + 1, or 6 by 2. The sum over
+ * j is cut into chunks, for which a panel (32 KiB with AVX-512) stays in L1 while the tiles of a block take
+ * their turns.
  */
 #include "conv.h"
 #include "linear.h"
@@ -19,23 +19,26 @@
 #include "pyconv.h"
 #include "tile.h"
 
+#define HIGH 6 /* rows of a tile; */
 #if VECTOR_REGISTERS == 32
-#define HIGH 6
 #define WIDE 4
-#define HIGH_CASES CASES_TO_5
+#define WIDEST_HIGH 6 /* and of one that is WIDE */
+#define WIDEST_CASES CASES_TO_5
 #else
-#define HIGH 4
 #define WIDE 3
-#define HIGH_CASES CASES_TO_3
+#define WIDEST_HIGH 4
+#define WIDEST_CASES CASES_TO_3
 #endif
 #define DEPTH ((ptrdiff_t)128)    /* of a chunk */
 #define ROW_BLOCK ((ptrdiff_t)96) /* rows of grad_input or grad_weight in a task */
 #define OUT_BLOCK ((ptrdiff_t)48) /* rows of W in a task of forward */
-/* Up to NARROW outputs every task of forward transposes x for itself, chunk by chunk: that takes 1/4 of its
- * time with blocks of 64 outputs, but x and W then stay in L2, where a transposed copy of x, written by one
- * core and read by all, does not (64 x 3136 to 128: 220 us against 260, to 10: 60 against 110). */
+/* Up to NARROW outputs every task of forward transposes x for itself, chunk by chunk: x and W then stay in
+ * L2, where a transposed copy of x, written by one core and read by all, does not (64 x 3136 to 128: 220 us
+ * against 260). Where the blocks of outputs don't make NARROW_TASKS, a task takes a part of the sum, so that
+ * each transposes another part of x (1.1 to 1.3 times as fast). */
 #define NARROW ((ptrdiff_t)512)
-#define NARROW_BLOCK ((ptrdiff_t)64)
+#define NARROW_BLOCK ((ptrdiff_t)128)
+#define NARROW_TASKS ((ptrdiff_t)8)
 #define PANEL (DEPTH * WIDE * LANES)
 #define STRETCH ((ptrdiff_t)8) /* panels in a task of a gradient */
 /* Up to this batch a panel is used where it lies: copying costs 10 to 20 %, with larger ones it gains 5
@@ -150,24 +153,26 @@ INLINE void tile(const int rows, const int vectors, const struct product *p, ptr
 
 /* In tiles of nearly equal height: no small remainder */
 #define TILE_OF(rows, vectors) tile(rows, vectors, p, m, row, end_row)
-#define MULTIPLY(vectors)                                                                                    \
+#define MULTIPLY(vectors, CASES, high)                                                                       \
     static void multiply_##vectors(const struct product *p) {                                                \
         const struct ahead *ahead = &p->ahead;                                                               \
-        ptrdiff_t tiles = ceil_div(p->rows, HIGH);                                                           \
+        ptrdiff_t tiles = ceil_div(p->rows, high);                                                           \
         for (ptrdiff_t t = 0, m = 0, row = 0; t < tiles; t++) {                                              \
             ptrdiff_t end = p->rows * (t + 1) / tiles, end_row = ahead->rows * (t + 1) / tiles;              \
-            DISPATCH(HIGH_CASES, end - m, HIGH, TILE_OF, vectors)                                            \
+            DISPATCH(CASES, end - m, high, TILE_OF, vectors)                                                 \
             for (m = end; row < end_row; row++)                                                              \
                 if (ahead->panel)                                                                            \
                     copy_row(ahead->at + row * ahead->pitch, ahead->count,                                   \
                              ahead->panel + row * ahead->width);                                             \
         }                                                                                                    \
     }
-MULTIPLY(1)
-MULTIPLY(2)
-MULTIPLY(3)
+MULTIPLY(1, CASES_TO_5, HIGH)
+MULTIPLY(2, CASES_TO_5, HIGH)
 #if WIDE == 4
-MULTIPLY(4)
+MULTIPLY(3, CASES_TO_5, HIGH)
+MULTIPLY(4, WIDEST_CASES, WIDEST_HIGH)
+#else
+MULTIPLY(3, WIDEST_CASES, WIDEST_HIGH)
 #endif
 
 static void multiply(ptrdiff_t vectors, const struct product *p) {
@@ -222,16 +227,17 @@ struct forward {
     const struct linear *l;
     const real *panels;      /* [panel][in][width]: x^T, or NULL: each task makes what it needs */
     ptrdiff_t blocks, block; /* of rows of W, and how many the largest has */
+    ptrdiff_t parts, padded; /* of the sum, and rows of x, up to a multiple of LANES */
+    real *partial;           /* [block][part][panel][k][v]: of more than one */
 };
 
-/* A block of rows of W and all rows of x: y^T in scratch, [panel][k][v], which is then transposed. */
-static void run_forward(const void *context, ptrdiff_t task, void *scratch) {
-    const struct forward *f = context;
+/* y^T of rows [k, k + rows) of W, or a part of its sum: [panel][k][v] */
+static void multiply_rows(const struct forward *f, ptrdiff_t k, ptrdiff_t rows, ptrdiff_t part, real *made,
+                          real *sums) {
     const struct linear *l = f->l;
-    ptrdiff_t k = l->out * task / f->blocks, rows = l->out * (task + 1) / f->blocks - k;
-    ptrdiff_t chunks = ceil_div(l->in, DEPTH);
-    real *made = scratch, *sums = made + PANEL;
-    for (ptrdiff_t chunk = 0; chunk < chunks; chunk++) {
+    ptrdiff_t chunks = ceil_div(l->in, DEPTH), first = chunks * part / f->parts,
+              last = chunks * (part + 1) / f->parts;
+    for (ptrdiff_t chunk = first; chunk < last; chunk++) {
         ptrdiff_t j = l->in * chunk / chunks, end = l->in * (chunk + 1) / chunks;
         for (ptrdiff_t i = 0; i < panels(l->rows); i++) {
             struct columns c = panel_columns(l->rows, i);
@@ -241,7 +247,7 @@ static void run_forward(const void *context, ptrdiff_t task, void *scratch) {
                 transpose(l->input + c.first * l->in + j, l->in, c.count, end - j, made, c.width, 1, NULL, 0);
             struct product p = {.a = l->weight + k * l->in + j,
                                 .panel = panel,
-                                .from = chunk ? to : NULL,
+                                .from = chunk > first ? to : NULL,
                                 .to = to,
                                 .rows = rows,
                                 .depth = end - j,
@@ -249,11 +255,16 @@ static void run_forward(const void *context, ptrdiff_t task, void *scratch) {
                                 .panel_pitch = c.width,
                                 .to_pitch = c.width,
                                 .lanes = LANES};
-            if (i == 0 && chunk + 1 < chunks)
+            if (i == 0 && chunk + 1 < last)
                 p.ahead = (struct ahead){p.a + p.depth, l->in, rows, DEPTH, NULL, 0};
             multiply(c.width / LANES, &p);
         }
     }
+}
+
+/* y of those rows from its transpose */
+static void finish_rows(const struct forward *f, ptrdiff_t k, ptrdiff_t rows, const real *sums) {
+    const struct linear *l = f->l;
     for (ptrdiff_t i = 0; i < panels(l->rows); i++) {
         struct columns c = panel_columns(l->rows, i);
         const real *from = sums + c.first * f->block, *bias = l->bias ? l->bias + k : NULL;
@@ -265,19 +276,53 @@ static void run_forward(const void *context, ptrdiff_t task, void *scratch) {
     }
 }
 
+/* A block of rows of W and all rows of x, or a part of their sums. */
+static void run_forward(const void *context, ptrdiff_t task, void *scratch) {
+    const struct forward *f = context;
+    ptrdiff_t block = task / f->parts, part = task % f->parts, out = f->l->out;
+    ptrdiff_t k = out * block / f->blocks, rows = out * (block + 1) / f->blocks - k;
+    real *made = scratch, *sums = f->partial ? f->partial + task * f->block * f->padded : made + PANEL;
+    multiply_rows(f, k, rows, part, made, sums);
+    if (!f->partial) finish_rows(f, k, rows, sums);
+}
+
+/* The parts of a block's sums, in order. */
+static void join_parts(const void *context, ptrdiff_t block, void *scratch) {
+    (void)scratch;
+    const struct forward *f = context;
+    ptrdiff_t size = f->block * f->padded, out = f->l->out;
+    ptrdiff_t k = out * block / f->blocks, rows = out * (block + 1) / f->blocks - k;
+    real *sums = f->partial + block * f->parts * size;
+    for (ptrdiff_t e = 0; e < size; e += LANES) {
+        vec all = load(sums + e);
+        for (ptrdiff_t part = 1; part < f->parts; part++) all += load(sums + part * size + e);
+        store(sums + e, all);
+    }
+    finish_rows(f, k, rows, sums);
+}
+
 static int multiply_blocks(struct forward *f) {
     const struct linear *l = f->l;
-    ptrdiff_t padded = ceil_div(l->rows, LANES) * LANES;
+    f->padded = ceil_div(l->rows, LANES) * LANES;
     f->block = ceil_div(l->out, f->blocks);
-    return parallel_run(f->blocks,
-                        (double)padded * (double)l->in * (double)l->out / MULTIPLY_ADDS_PER_NANOSECOND,
-                        (size_t)(PANEL + f->block * padded) * sizeof(real), run_forward, f);
+    size_t sums = (size_t)(f->block * f->padded) * sizeof(real),
+           bytes = f->parts > 1 ? (size_t)(f->blocks * f->parts) * sums : 0;
+    if (bytes && !(f->partial = pyconv_alloc(bytes))) return PYCONV_NO_MEMORY;
+    double work = (double)f->padded * (double)l->in * (double)l->out;
+    int status = parallel_run(f->blocks * f->parts, work / MULTIPLY_ADDS_PER_NANOSECOND,
+                              (size_t)PANEL * sizeof(real) + (bytes ? 0 : sums), run_forward, f);
+    if (bytes) {
+        if (status == PYCONV_OK) status = parallel_run(f->blocks, (double)bytes * 0.1, 0, join_parts, f);
+        pyconv_free(f->partial, bytes);
+    }
+    return status;
 }
 
 int VARIANT(linear_forward)(const struct linear *l) {
-    struct forward f = {.l = l};
+    struct forward f = {.l = l, .parts = 1};
     if (l->out <= NARROW) {
-        f.blocks = max_size(ceil_div(l->out, NARROW_BLOCK), min_size(ceil_div(l->out, NARROW_BLOCK / 2), 4));
+        f.blocks = ceil_div(l->out, NARROW_BLOCK);
+        f.parts = max_size(min_size(NARROW_TASKS / f.blocks, ceil_div(l->in, DEPTH) / 2), 1);
         return multiply_blocks(&f);
     }
     f.blocks = ceil_div(l->out, OUT_BLOCK);
