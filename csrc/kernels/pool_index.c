@@ -154,6 +154,21 @@ static int scatter(ptrdiff_t images, ptrdiff_t plane, ptrdiff_t count, ptrdiff_t
 
 /* ---- Gather ---- */
 
+/* `count` pooled pixels of one image; returns whether an index was outside of its plane. */
+INLINE int gather_pixels(const real *unpooled, const int64_t *indices, ptrdiff_t count, ptrdiff_t channels,
+                         ptrdiff_t plane, real *pooled) {
+    int outside = 0;
+    for (ptrdiff_t i = 0; i < count; i++, pooled += channels, indices += channels)
+        for (ptrdiff_t c = 0; c < channels; c++) {
+            uint64_t pixel = (uint64_t)indices[c];
+            if (pixel < (uint64_t)plane)
+                pooled[c] = unpooled[(ptrdiff_t)pixel * channels + c];
+            else
+                pooled[c] = 0, outside = 1;
+        }
+    return outside;
+}
+
 static void run_gather(const void *context, ptrdiff_t task, void *scratch) {
     (void)scratch;
     const struct pool_index *job = context;
@@ -161,15 +176,13 @@ static void run_gather(const void *context, ptrdiff_t task, void *scratch) {
               end = min_size(i + job->chunk, job->images * job->count);
     int bad = 0;
     while (i < end) {
-        ptrdiff_t image = i / job->count, last = min_size((image + 1) * job->count, end);
+        ptrdiff_t image = i / job->count, n = min_size((image + 1) * job->count, end) - i;
         const real *from = job->from + image * job->plane * channels;
-        for (; i < last; i++)
-            for (ptrdiff_t c = 0; c < channels; c++) {
-                uint64_t pixel = (uint64_t)job->indices[i * channels + c];
-                int inside = pixel < (uint64_t)job->plane;
-                bad |= !inside;
-                job->to[i * channels + c] = inside ? from[(ptrdiff_t)pixel * channels + c] : 0;
-            }
+        const int64_t *indices = job->indices + i * channels;
+        real *to = job->to + i * channels;
+        bad |= channels == 1 ? gather_pixels(from, indices, n, 1, job->plane, to)
+                             : gather_pixels(from, indices, n, channels, job->plane, to);
+        i += n;
     }
     if (bad) __atomic_store_n(job->bad, 1, __ATOMIC_RELAXED);
 }
