@@ -17,12 +17,17 @@
 #include "vmath.h"
 
 #define CHUNK ((ptrdiff_t)16384)
-#define FEW_CLASSES ((ptrdiff_t)32) /* a multiple of LANES */
+#define FEW_CLASSES ((ptrdiff_t)32)                /* a multiple of LANES */
+#define SET_PITCH (4096 / (ptrdiff_t)sizeof(real)) /* lines this far apart share a set of L1 */
+#define L1_ELEMENTS (32768 / (ptrdiff_t)sizeof(real))
 #define NANOSECONDS_PER_ELEMENT 1.0
 
 struct cross_entropy {
     ptrdiff_t rows, classes, rows_per_task;
-    ptrdiff_t inner, blocks; /* where the classes of a row lie inner > 1 apart; blocks: tasks to an image */
+    /* where the classes of a row lie inner > 1 apart: tasks to an image, columns of each, whether it is
+     * copied */
+    ptrdiff_t inner, blocks, block;
+    int copies;
     const real *input;
     const int64_t *target;
     const real *weight;
@@ -133,7 +138,8 @@ static struct lanes load_targets(const struct cross_entropy *job, ptrdiff_t row,
     return lanes;
 }
 
-/* `width` rows, LANES at most, from `row` on: their classes are at x, `stride` apart, and so in grad. */
+/* `width` rows, LANES at most, from `row` on: their classes are at x, `stride` apart, and so in grad, which
+ * may be x. */
 static void cross_entropy_columns(const struct cross_entropy *job, ptrdiff_t row, ptrdiff_t width,
                                   ptrdiff_t stride, const real *x, real *grad) {
     ptrdiff_t n = job->classes;
@@ -163,16 +169,23 @@ static void cross_entropy_columns(const struct cross_entropy *job, ptrdiff_t row
         if (lanes.kept[i]) grad[lanes.y[i] * stride + i] -= lanes.scale[i] * lanes.of_class[i];
 }
 
+/* A block of columns. Where classes lie so far apart in powers of two that those of a column share few sets
+ * of the caches, the block is copied to scratch at another pitch, where all passes find it, and the gradient
+ * is written from there: 21 classes of 128 x 128 pixels take half of the time then (Zen 3). */
 static void run_columns(const void *context, ptrdiff_t task, void *scratch) {
-    (void)scratch;
     const struct cross_entropy *job = context;
-    ptrdiff_t image = task / job->blocks, block = task % job->blocks;
-    ptrdiff_t begin = job->inner * block / job->blocks, end = job->inner * (block + 1) / job->blocks;
-    for (ptrdiff_t column = begin; column < end; column += LANES) {
-        ptrdiff_t at = image * job->classes * job->inner + column;
-        cross_entropy_columns(job, image * job->inner + column, end - column, job->inner, job->input + at,
-                              job->grad_input ? job->grad_input + at : NULL);
-    }
+    ptrdiff_t n = job->classes, image = task / job->blocks, begin = task % job->blocks * job->block;
+    ptrdiff_t width = min_size(job->block, job->inner - begin), at = image * n * job->inner + begin;
+    ptrdiff_t stride = job->copies ? job->block + LINE : job->inner;
+    const real *x = job->copies ? scratch : job->input + at;
+    real *grad = !job->grad_input ? NULL : job->copies ? scratch : job->grad_input + at;
+    for (ptrdiff_t c = 0; job->copies && c < n; c++)
+        copy_elements(job->input + at + c * job->inner, width, (real *)scratch + c * stride);
+    for (ptrdiff_t i = 0; i < width; i += LANES)
+        cross_entropy_columns(job, image * job->inner + begin + i, width - i, stride, x + i,
+                              grad ? grad + i : NULL);
+    for (ptrdiff_t c = 0; job->copies && grad && c < n; c++)
+        copy_elements(grad + c * stride, width, job->grad_input + at + c * job->inner);
 }
 
 /* ---- Rows of few classes: LANES of them are transposed, and a lane is for each ---- */
@@ -221,8 +234,12 @@ static int run_rows(struct cross_entropy *job) {
     }
     if (job->inner == 1)
         return parallel_run(ceil_div(outer, job->rows_per_task), nanoseconds, 0, run_cross_entropy, job);
-    job->blocks = max_size(1, ceil_div(job->inner, max_size(64, CHUNK / max_size(1, job->classes))));
-    return parallel_run(outer * job->blocks, nanoseconds, 0, run_columns, job);
+    ptrdiff_t classes = max_size(1, job->classes);
+    job->copies = classes * min_size(job->inner & -job->inner, SET_PITCH) > L1_ELEMENTS;
+    job->block = max_size(job->copies ? LINE : 64, CHUNK / classes / LINE * LINE);
+    job->blocks = ceil_div(job->inner, job->block);
+    size_t scratch = job->copies ? (size_t)(classes * (job->block + LINE)) * sizeof(real) : 0;
+    return parallel_run(outer * job->blocks, nanoseconds, scratch, run_columns, job);
 }
 
 static int cross_entropy(ptrdiff_t outer, ptrdiff_t classes, ptrdiff_t inner, const void *input,
