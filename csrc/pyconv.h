@@ -171,6 +171,14 @@ struct pyconv_avg_pool_kernels {
 
 /* ---- Interpolation and padding: resample.c --------------------------------------------------------- */
 
+/* How the places of all taps go on in a stretch of elements with equally many taps */
+enum pyconv_step {
+    PYCONV_IRREGULAR,  /* anyhow, and the numbers of taps may differ */
+    PYCONV_STEP_1,     /* growing by 1 */
+    PYCONV_STEP_2,     /* growing by 2 */
+    PYCONV_ALTERNATING /* those two elements on are larger by 1 */
+};
+
 /* Which elements of an axis each of the `size` elements of a new axis is the weighted sum of: tap t <
  * count[i] of element i has place[t * size + i] and weight[t * size + i]; beyond count[i], places are legal
  * ones. */
@@ -178,9 +186,9 @@ struct pyconv_taps {
     ptrdiff_t size, most;         /* most: the largest count */
     const int32_t *count, *place; /* [size], [most][size] */
     const void *weight;           /* [most][size], or NULL: all are 1 */
-    const int32_t *run;           /* most is 1, no weights: [size], over how many elements from i on places
-                                   * grow by 1 and there is a tap, at least 1; else NULL */
-    int even;                     /* no count is 0 */
+    ptrdiff_t stretches;
+    const int32_t *stretch; /* [stretches][2]: the element behind it, and its enum pyconv_step */
+    int even;               /* no count is 0 */
 };
 
 /* output[n][i][j][c] = sum over the taps of row i and column j of input[n][h][w][c]; `value` where there

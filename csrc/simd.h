@@ -303,6 +303,55 @@ INLINE vec odd_lanes(vec a, vec b) { return __builtin_shufflevector(a, b, ODD_LA
 /* a[0], b[0], a[1], b[1], ...: the first and the second half */
 INLINE vec zip_low(vec a, vec b) { return __builtin_shufflevector(a, b, ZIP_LOW); }
 INLINE vec zip_high(vec a, vec b) { return __builtin_shufflevector(a, b, ZIP_HIGH); }
+
+/* Every second of p[0] to p[2 LANES - 2]: nothing else is read. And 2 LANES elements, loaded as two vectors
+ * in the order that lets those at even and at odd places be taken apart soonest. With AVX2 a shuffle across
+ * the middle of a register takes longer than to load its halves from where they belong. */
+#if VECTOR_BYTES / PYCONV_REAL_BYTES == 16
+#define STEPPED_LANES 0, 2, 4, 6, 8, 10, 12, 14, 17, 19, 21, 23, 25, 27, 29, 31
+#elif VECTOR_BYTES / PYCONV_REAL_BYTES == 8
+#define STEPPED_LANES 0, 2, 4, 6, 9, 11, 13, 15
+#elif VECTOR_BYTES / PYCONV_REAL_BYTES == 4
+#define STEPPED_LANES 0, 2, 5, 7
+#else
+#define STEPPED_LANES 0, 3
+#endif
+#if defined(__AVX2__) && !defined(__AVX512F__) && REAL_IS_FLOAT
+INLINE vec load_halves(const real *p, const real *q) {
+    return (vec)_mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), _mm_loadu_ps(q), 1);
+}
+INLINE vec load_stepped(const real *p) {
+    return (vec)_mm256_shuffle_ps((__m256)load_halves(p, p + 8), (__m256)load_halves(p + 3, p + 11), 0xd8);
+}
+INLINE vec load_front(const real *p) { return load_halves(p, p + 8); }
+INLINE vec load_back(const real *p) { return load_halves(p + 4, p + 12); }
+INLINE vec even_places(vec front, vec back) {
+    return (vec)_mm256_shuffle_ps((__m256)front, (__m256)back, 0x88);
+}
+INLINE vec odd_places(vec front, vec back) {
+    return (vec)_mm256_shuffle_ps((__m256)front, (__m256)back, 0xdd);
+}
+#elif defined(__AVX2__) && !defined(__AVX512F__)
+INLINE vec load_halves(const real *p, const real *q) {
+    return (vec)_mm256_insertf128_pd(_mm256_castpd128_pd256(_mm_loadu_pd(p)), _mm_loadu_pd(q), 1);
+}
+INLINE vec load_stepped(const real *p) {
+    return (vec)_mm256_shuffle_pd((__m256d)load_halves(p, p + 4), (__m256d)load_halves(p + 1, p + 5), 0xa);
+}
+INLINE vec load_front(const real *p) { return load_halves(p, p + 4); }
+INLINE vec load_back(const real *p) { return load_halves(p + 2, p + 6); }
+INLINE vec even_places(vec front, vec back) { return (vec)_mm256_unpacklo_pd((__m256d)front, (__m256d)back); }
+INLINE vec odd_places(vec front, vec back) { return (vec)_mm256_unpackhi_pd((__m256d)front, (__m256d)back); }
+#else
+INLINE vec load_stepped(const real *p) {
+    return __builtin_shufflevector(load(p), load(p + LANES - 1), STEPPED_LANES);
+}
+INLINE vec load_front(const real *p) { return load(p); }
+INLINE vec load_back(const real *p) { return load(p + LANES); }
+INLINE vec even_places(vec front, vec back) { return even_lanes(front, back); }
+INLINE vec odd_places(vec front, vec back) { return odd_lanes(front, back); }
+#endif
+
 INLINE void copy_elements(const real *from, ptrdiff_t count, real *to) {
     ptrdiff_t i = 0;
     for (; i + LANES <= count; i += LANES) store(to + i, load(from + i));

@@ -102,7 +102,8 @@ cdef extern from "pyconv.h" nogil:
         const int32_t *count
         const int32_t *place
         const void *weight
-        const int32_t *run
+        ptrdiff_t stretches
+        const int32_t *stretch
         int even
 
     struct pyconv_resample:

@@ -7,7 +7,9 @@
  * stays in L2; a single row of weight 1 is read where it is), and that line is then resampled along the
  * columns. A row with the taps of the one above is a copy of it. Bilinear images that don't grow take their
  * four pixels at once. With channels a vector runs over those of a pixel; without (planes) over the pixels of
- * a row, which are gathered. Rows are fetched AHEAD, since the processor sees too few of them to do so.
+ * a row: where their places grow regularly, as those of most tables do but at their ends, whole vectors are
+ * loaded and shuffled, elsewhere pixels are gathered. Rows are fetched AHEAD, since the processor sees too
+ * few of them to do so.
  */
 #include "parallel.h"
 #include "pyconv.h"
@@ -46,7 +48,31 @@ static void fill(real *output, ptrdiff_t count, real value) {
 
 /* output[e] = the sum over `taps` taps of entry i of input[place][e], for rows of `elements`. What `ahead`
  * elements on is read next is fetched. */
-INLINE void add_taps(const struct pyconv_taps *table, ptrdiff_t i, ptrdiff_t taps, const real *input,
+INLINE void add_few(const struct pyconv_taps *table, ptrdiff_t i, ptrdiff_t taps, const real *input,
+                    ptrdiff_t elements, ptrdiff_t ahead, real *output) {
+    const real *x[4];
+    vec weight[4];
+    for (ptrdiff_t t = 0; t < taps; t++) {
+        x[t] = input + place_of(table, i, t) * elements;
+        weight[t] = splat(weight_of(table, i, t));
+    }
+    ptrdiff_t e = 0;
+    for (; e + LANES <= elements; e += LANES) {
+        vec sum = weight[0] * load(x[0] + e);
+        if (ahead) __builtin_prefetch(x[0] + e + ahead);
+        for (ptrdiff_t t = 1; t < taps; t++) {
+            sum += weight[t] * load(x[t] + e);
+            if (ahead) __builtin_prefetch(x[t] + e + ahead);
+        }
+        store(output + e, sum);
+    }
+    if (e == elements) return;
+    vec sum = weight[0] * load_first(x[0] + e, elements - e);
+    for (ptrdiff_t t = 1; t < taps; t++) sum += weight[t] * load_first(x[t] + e, elements - e);
+    store_first(output + e, sum, elements - e);
+}
+
+static void add_many(const struct pyconv_taps *table, ptrdiff_t i, ptrdiff_t taps, const real *input,
                      ptrdiff_t elements, ptrdiff_t ahead, real *output) {
     for (ptrdiff_t e = 0; e < elements; e += LANES) {
         ptrdiff_t n = min_size(LANES, elements - e);
@@ -60,22 +86,21 @@ INLINE void add_taps(const struct pyconv_taps *table, ptrdiff_t i, ptrdiff_t tap
     }
 }
 
-/* ---- Down: rows ---- */
-
-/* The sum of the input rows that output row i takes. */
-static const real *row_sum(const struct pyconv_taps *row, ptrdiff_t i, const real *image, ptrdiff_t elements,
-                           real *scratch) {
-    ptrdiff_t taps = row->count[i];
-    if (taps == 1 && !row->weight) return image + place_of(row, i, 0) * elements;
-    if (taps == 2)
-        add_taps(row, i, 2, image, elements, AHEAD, scratch);
-    else
-        add_taps(row, i, taps, image, elements, AHEAD, scratch);
-    return scratch;
+INLINE void add_taps(const struct pyconv_taps *table, ptrdiff_t i, const real *input, ptrdiff_t elements,
+                     ptrdiff_t ahead, real *output) {
+    switch (table->count[i]) {
+    case 1: add_few(table, i, 1, input, elements, ahead, output); break;
+    case 2: add_few(table, i, 2, input, elements, ahead, output); break;
+    case 3: add_few(table, i, 3, input, elements, ahead, output); break;
+    case 4: add_few(table, i, 4, input, elements, ahead, output); break;
+    default: add_many(table, i, table->count[i], input, elements, ahead, output);
+    }
 }
 
+/* ---- Down: rows, add_taps of whole ones ---- */
+
 /* Whether rows i and i - 1 are the same. */
-static int repeats(const struct pyconv_taps *row, ptrdiff_t i) {
+INLINE int repeats(const struct pyconv_taps *row, ptrdiff_t i) {
     if (row->count[i] != row->count[i - 1]) return 0;
     for (ptrdiff_t t = 0; t < row->count[i]; t++)
         if (place_of(row, i, t) != place_of(row, i - 1, t) ||
@@ -89,19 +114,17 @@ static int repeats(const struct pyconv_taps *row, ptrdiff_t i) {
 static void across_channels(const struct job *job, const real *line, real *output) {
     const struct pyconv_taps *column = &job->sizes.column;
     ptrdiff_t channels = job->sizes.channels;
-    for (ptrdiff_t j = 0, run; j < column->size; j += run, output += run * channels) {
-        ptrdiff_t taps = column->count[j];
-        run = taps == 1 && column->run ? column->run[j] : 1;
+    for (ptrdiff_t j = 0, k = 0, run; j < column->size; j += run, output += run * channels) {
+        ptrdiff_t taps = column->count[j], end = column->stretch[2 * k];
+        int copied = taps == 1 && !column->weight;
+        run = copied && column->stretch[2 * k + 1] == PYCONV_STEP_1 ? end - j : 1;
         if (taps == 0)
             fill(output, channels, (real)job->sizes.value);
-        else if (taps == 1 && !column->weight)
+        else if (copied)
             copy_elements(line + place_of(column, j, 0) * channels, run * channels, output);
-        else if (taps == 2)
-            add_taps(column, j, 2, line, channels, 0, output);
-        else if (taps == 4)
-            add_taps(column, j, 4, line, channels, 0, output);
         else
-            add_taps(column, j, taps, line, channels, 0, output);
+            add_taps(column, j, line, channels, 0, output);
+        if (j + run == end) k++;
     }
 }
 
@@ -120,45 +143,115 @@ INLINE vec gather_pixels(const struct pyconv_taps *column, ptrdiff_t j, ptrdiff_
     return sum;
 }
 
-static real one_pixel(const struct job *job, ptrdiff_t j, const real *line) {
-    const struct pyconv_taps *column = &job->sizes.column;
-    real sum = 0;
-    for (ptrdiff_t t = 0; t < column->count[j]; t++)
-        sum += weight_of(column, j, t) * line[place_of(column, j, t)];
-    return column->count[j] ? sum : (real)job->sizes.value;
-}
-
-static void across_plane(const struct job *job, const real *line, real *output) {
-    const struct pyconv_taps *column = &job->sizes.column;
-    ptrdiff_t j = 0;
-    if (column->run) { /* single taps of weight 1, and gaps */
-        for (ptrdiff_t run; j < column->size; j += run) {
-            run = column->run[j];
-            if (run >= LANES)
-                copy_elements(line + place_of(column, j, 0), run, output + j);
-            else if (column->even && j + LANES <= column->size)
-                store(output + j, load_at(line, column->place + j)), run = LANES;
-            else
-                output[j] = one_pixel(job, j, line), run = 1;
-        }
-        return;
-    }
-    for (; column->even && j + LANES <= column->size; j += LANES) {
-        if (column->most == 2)
+/* The pixels from `begin` on by vectors, as far as these reach; returns the first one that is left. */
+static ptrdiff_t across_irregular(const struct pyconv_taps *column, ptrdiff_t begin, ptrdiff_t end,
+                                  const real *line, real *output) {
+    ptrdiff_t j = begin;
+    for (; column->even && j + LANES <= end; j += LANES) {
+        if (column->most == 1 && !column->weight)
+            store(output + j, load_at(line, column->place + j));
+        else if (column->most == 2)
             store(output + j, gather_pixels(column, j, 2, line));
         else if (column->most == 4)
             store(output + j, gather_pixels(column, j, 4, line));
         else
             store(output + j, gather_pixels(column, j, column->most, line));
     }
-    for (; j < column->size; j++) output[j] = one_pixel(job, j, line);
+    return j;
+}
+
+INLINE vec weighted(const struct pyconv_taps *column, ptrdiff_t j, ptrdiff_t tap, vec x) {
+    return column->weight ? x * load((const real *)column->weight + tap * column->size + j) : x;
+}
+
+/* LANES pixels from j on, 2 LANES of alternating ones, of a regular stretch. Of two taps side by side one has
+ * the even and the other the odd ones of the same elements. */
+INLINE void regular_pixels(const struct pyconv_taps *column, ptrdiff_t j, enum pyconv_step step,
+                           ptrdiff_t taps, const real *line, real *output) {
+    vec sum = {0}, high = {0};
+    for (ptrdiff_t t = 0; t < taps; t++) {
+        const real *x = line + place_of(column, j, t);
+        if (step == PYCONV_STEP_1) {
+            sum += weighted(column, j, t, load(x));
+        } else if (step == PYCONV_ALTERNATING) {
+            vec even = load(x), odd = load(line + place_of(column, j + 1, t));
+            sum += weighted(column, j, t, zip_low(even, odd));
+            high += weighted(column, j + LANES, t, zip_high(even, odd));
+        } else if (t + 1 < taps && place_of(column, j, t + 1) == place_of(column, j, t) + 1) {
+            vec front = load_front(x), back = load_back(x);
+            sum += weighted(column, j, t, even_places(front, back));
+            t++;
+            sum += weighted(column, j, t, odd_places(front, back));
+        } else {
+            sum += weighted(column, j, t, load_stepped(x));
+        }
+    }
+    store(output + j, sum);
+    if (step == PYCONV_ALTERNATING) store(output + j + LANES, high);
+}
+
+/* A regular stretch of at least as many pixels as are made at once; the last ones may be made twice. */
+INLINE void across_regular(const struct pyconv_taps *column, ptrdiff_t begin, ptrdiff_t end,
+                           enum pyconv_step step, ptrdiff_t taps, const real *line, real *output) {
+    ptrdiff_t width = step == PYCONV_ALTERNATING ? 2 * LANES : LANES;
+    for (ptrdiff_t j = begin; j < end; j += width)
+        regular_pixels(column, min_size(j, end - width), step, taps, line, output);
+}
+
+/* A stretch in a step other than that of a copy. */
+static void across_steps(const struct pyconv_taps *column, enum pyconv_step step, ptrdiff_t begin,
+                         ptrdiff_t end, const real *line, real *output) {
+    ptrdiff_t taps = column->count[begin];
+#define ACROSS(step)                                                                                         \
+    switch (taps) {                                                                                          \
+    case 1: across_regular(column, begin, end, step, 1, line, output); break;                                \
+    case 2: across_regular(column, begin, end, step, 2, line, output); break;                                \
+    case 4: across_regular(column, begin, end, step, 4, line, output); break;                                \
+    default: across_regular(column, begin, end, step, taps, line, output);                                   \
+    }
+    if (step == PYCONV_STEP_1)
+        ACROSS(PYCONV_STEP_1)
+    else if (step == PYCONV_STEP_2)
+        ACROSS(PYCONV_STEP_2)
+    else
+        ACROSS(PYCONV_ALTERNATING)
+#undef ACROSS
+}
+
+/* The tables' addresses are held in variables: what is stored could be theirs otherwise, as far as the
+ * compiler knows. */
+static void across_plane(const struct pyconv_taps *column, real value, const real *line, real *output) {
+    const int32_t *count = column->count, *place = column->place, *stretch = column->stretch;
+    const int32_t *last = stretch + 2 * column->stretches;
+    const real *weight = column->weight;
+    ptrdiff_t size = column->size;
+    for (ptrdiff_t j = 0, end; stretch < last; stretch += 2, j = end) {
+        end = stretch[0];
+        enum pyconv_step step = (enum pyconv_step)stretch[1];
+        if (step == PYCONV_STEP_1 && count[j] == 1 && !weight) {
+            copy_elements(line + place[j], end - j, output + j);
+            continue;
+        }
+        if (step != PYCONV_IRREGULAR && count[j] &&
+            end - j >= (step == PYCONV_ALTERNATING ? 2 * LANES : LANES)) {
+            across_steps(column, step, j, end, line, output);
+            continue;
+        }
+        if (end - j >= LANES) j = across_irregular(column, j, end, line, output);
+        for (; j < end; j++) {
+            real sum = count[j] ? line[place[j]] * (weight ? weight[j] : 1) : value;
+            for (ptrdiff_t t = 1; t < count[j]; t++)
+                sum += line[place[t * size + j]] * (weight ? weight[t * size + j] : 1);
+            output[j] = sum;
+        }
+    }
 }
 
 /* ---- Both at once: two taps by two, which images that don't grow use once ---- */
 
 static int takes_squares(const struct pyconv_resample *sizes) {
-    const struct pyconv_taps *row = &sizes->row, *column = &sizes->column;
-    if (sizes->channels < LANES || !row->weight || !column->weight || column->size > sizes->width) return 0;
+    const struct pyconv_taps *column = &sizes->column;
+    if (sizes->channels < LANES || column->size > sizes->width) return 0;
     for (ptrdiff_t j = 0; j < column->size; j++)
         if (column->count[j] != 2) return 0;
     return 1;
@@ -183,6 +276,65 @@ static void add_squares(const struct job *job, ptrdiff_t i, const real *image, r
     }
 }
 
+/* Whether every pixel of a plane's line is the sum of two neighbours, as where images get half as large. */
+static int takes_pairs(const struct pyconv_resample *sizes) {
+    const struct pyconv_taps *column = &sizes->column;
+    return sizes->channels == 1 && column->size >= LANES && column->count[0] == 2 && column->stretches == 1 &&
+           column->stretch[1] == PYCONV_STEP_2 && place_of(column, 0, 1) == place_of(column, 0, 0) + 1;
+}
+
+static void add_pairs(const struct job *job, ptrdiff_t i, const real *image, real *output) {
+    const struct pyconv_taps *row = &job->sizes.row, *column = &job->sizes.column;
+    const real *above = image + place_of(row, i, 0) * job->sizes.width;
+    const real *below = image + place_of(row, i, 1) * job->sizes.width;
+    vec a = splat(weight_of(row, i, 0)), b = splat(weight_of(row, i, 1));
+    for (ptrdiff_t step = 0; step < column->size; step += LANES) {
+        ptrdiff_t j = min_size(step, column->size - LANES), x = place_of(column, j, 0);
+        vec front = a * load_front(above + x) + b * load_front(below + x);
+        vec back = a * load_back(above + x) + b * load_back(below + x);
+        store(output + j, weighted(column, j, 0, even_places(front, back)) +
+                              weighted(column, j, 1, odd_places(front, back)));
+    }
+}
+
+/* ---- Padding and cutting of planes: a run of pixels and its borders ---- */
+
+/* The run of single pixels, LANES or more, that all of a line is but for borders: its stretch, or NULL. */
+static const int32_t *bordered_run(const struct pyconv_resample *sizes) {
+    const struct pyconv_taps *row = &sizes->row, *column = &sizes->column;
+    if (sizes->channels > 1 || row->most > 1 || column->most > 1 || row->weight || column->weight)
+        return NULL;
+    for (ptrdiff_t k = 0, begin = 0; k < column->stretches; begin = column->stretch[2 * k++]) {
+        const int32_t *stretch = column->stretch + 2 * k;
+        if (stretch[1] != PYCONV_STEP_1 || !column->count[begin]) continue;
+        return column->size - (stretch[0] - begin) < LANES && stretch[0] - begin >= LANES ? stretch : NULL;
+    }
+    return NULL;
+}
+
+/* Rows [i, i + rows) of the output, over the ends of images. */
+static void add_borders(const struct pyconv_resample *sizes, const int32_t *run, ptrdiff_t i, ptrdiff_t rows,
+                        const real *image, real *output) {
+    const int32_t *count = sizes->column.count, *place = sizes->column.place, *row_count = sizes->row.count,
+                  *row_place = sizes->row.place;
+    ptrdiff_t size = sizes->column.size, height = sizes->row.size, width = sizes->width;
+    ptrdiff_t begin = run > sizes->column.stretch ? run[-2] : 0, end = run[0], from = place[begin];
+    real value = (real)sizes->value;
+    for (; rows > 0; rows--, output += size) {
+        if (row_count[i]) {
+            const real *line = image + row_place[i] * width;
+            for (ptrdiff_t j = 0; j < begin; j++) output[j] = count[j] ? line[place[j]] : value;
+            for (ptrdiff_t j = begin; j + LANES <= end; j += LANES)
+                store(output + j, load(line + from - begin + j));
+            store(output + end - LANES, load(line + from - begin + end - LANES));
+            for (ptrdiff_t j = end; j < size; j++) output[j] = count[j] ? line[place[j]] : value;
+        } else {
+            fill(output, size, value);
+        }
+        if (++i == height) i = 0, image += sizes->height * width;
+    }
+}
+
 /* ---- A task is a run of rows ---- */
 
 static void run_rows(const void *context, ptrdiff_t task, void *scratch) {
@@ -191,25 +343,37 @@ static void run_rows(const void *context, ptrdiff_t task, void *scratch) {
     const struct pyconv_taps *down = &sizes->row;
     ptrdiff_t channels = sizes->channels, out_elements = sizes->column.size * channels;
     ptrdiff_t begin = task * job->rows_per_task;
-    int squares = takes_squares(sizes);
+    const int32_t *run = bordered_run(sizes);
+    int squares = takes_squares(sizes), pairs = takes_pairs(sizes);
     ptrdiff_t end = min_size(begin + job->rows_per_task, sizes->images * down->size);
-    for (ptrdiff_t row = begin; row < end; row++) {
-        ptrdiff_t i = row % down->size;
-        const real *image = job->input + row / down->size * sizes->height * sizes->width * channels;
-        real *output = job->output + row * out_elements;
+    ptrdiff_t i = begin % down->size, width = sizes->width * channels, elements = sizes->height * width;
+    const real *image = job->input + begin / down->size * elements;
+    real *output = job->output + begin * out_elements;
+    if (run) {
+        add_borders(sizes, run, i, end - begin, image, output);
+        return;
+    }
+    for (ptrdiff_t row = begin; row < end; row++, output += out_elements) {
         if (down->count[i] == 0) {
             fill(output, out_elements, (real)sizes->value);
         } else if (row > begin && i > 0 && repeats(down, i)) {
             copy_elements(output - out_elements, out_elements, output);
         } else if (squares && down->count[i] == 2) {
             add_squares(job, i, image, output);
+        } else if (pairs && down->count[i] == 2) {
+            add_pairs(job, i, image, output);
         } else {
-            const real *line = row_sum(down, i, image, sizes->width * channels, scratch);
+            const real *line = image + place_of(down, i, 0) * width;
+            if (down->count[i] > 1 || down->weight) {
+                add_taps(down, i, image, width, AHEAD, scratch);
+                line = scratch;
+            }
             if (channels == 1)
-                across_plane(job, line, output);
+                across_plane(&sizes->column, (real)sizes->value, line, output);
             else
                 across_channels(job, line, output);
         }
+        if (++i == down->size) i = 0, image += elements;
     }
 }
 

@@ -16,19 +16,20 @@ def transpose(ptrdiff_t batch, ptrdiff_t rows, ptrdiff_t columns, input, result)
 # ---- Interpolation and padding -----------------------------------------------------------------------
 
 cdef class Taps:
-    """The weighted sums along one axis: count and run (size,) and place (most, size) of int32, weight like
-    place or None; as ``struct pyconv_taps`` says."""
+    """The weighted sums along one axis: count (size,), place (most, size) and stretch (stretches, 2) of int32,
+    weight like place or None; as ``struct pyconv_taps`` says."""
 
     cdef pyconv_taps taps
     cdef tuple arrays
 
-    def __init__(self, count, place, weight, run):
-        self.arrays = (count, place, weight, run)
+    def __init__(self, count, place, weight, stretch):
+        self.arrays = (count, place, weight, stretch)
         self.taps.most, self.taps.size = place.shape
         self.taps.count = <const int32_t *>data(count)
         self.taps.place = <const int32_t *>data(place)
         self.taps.weight = data_or_null(weight)
-        self.taps.run = <const int32_t *>data_or_null(run)
+        self.taps.stretches = len(stretch)
+        self.taps.stretch = <const int32_t *>data(stretch)
         self.taps.even = bool((count > 0).all())
 
 

@@ -14,6 +14,8 @@ from pyconv import _kernels
 from pyconv.functional._arguments import LIMIT
 from pyconv.functional._arrays import channels_last, contiguous, wants_channels_last
 
+SHORTEST = 8  # elements that a regular stretch has at least
+
 
 class Axis:
     """An axis of `extent` elements that becomes one of as many as each of `places` has.
@@ -49,22 +51,43 @@ def _table(size, target, source, weight):
     most = max(int(count.max(initial=0)), 1)
     place = np.zeros((most, size), np.int32)
     place[tap, target] = source
-    weights = run = None
+    weights = None
     if weight is not None:
         weights = np.zeros((most, size), weight.dtype)
         weights[tap, target] = weight[order]
-    elif most == 1:
-        run = _runs(count, place[0])
-    return _kernels.Taps(count.astype(np.int32), place, weights, run)
+    return _kernels.Taps(count.astype(np.int32), place, weights, _stretches(count, place))
 
 
-def _runs(count, place):
-    """From each element on, over how many the places grow by 1 without a gap."""
-    size = len(place)
-    ends = np.ones(size, bool)  # where a run ends
-    ends[:-1] = (count[:-1] == 0) | (count[1:] == 0) | (np.diff(place) != 1)
-    last = np.where(ends, np.arange(size), size)
-    return (np.minimum.accumulate(last[::-1])[::-1] - np.arange(size) + 1).astype(np.int32)
+def _stretches(count, place):
+    """Rows (end, step) of the stretches in which places grow regularly and of what lies between them, as
+    ``enum pyconv_step`` says."""
+    size = len(count)
+    absent = np.arange(len(place))[:, None] >= count
+    lengths = np.stack([_lengths(count, place, absent, *step) for step in ((1, 1), (1, 2), (2, 1))])
+    longest, steps = lengths.max(axis=0, initial=0), 1 + lengths.argmax(axis=0)
+    begins = np.flatnonzero(longest >= SHORTEST)
+    stretches = []
+    at = 0
+    while at < size:
+        k = np.searchsorted(begins, at)
+        begin = int(begins[k]) if k < len(begins) else size
+        if begin > at:
+            stretches.append((begin, 0))
+        if begin < size:
+            stretches.append((begin + int(longest[begin]), int(steps[begin])))
+        at = stretches[-1][0]
+    return np.array(stretches, np.int32).reshape(-1, 2)
+
+
+def _lengths(count, place, absent, period, growth):
+    """From each element on, over how many the counts are equal and places larger by `growth` than `period` before."""
+    size = len(count)
+    regular = np.zeros(size, bool)  # whether the element `period` on follows
+    regular[:-period] = (absent[:, period:] | (place[:, period:] - place[:, :-period] == growth)).all(axis=0)
+    for k in range(period):
+        regular[:-period] &= count[k : size - period + k] == count[k + 1 : size - period + k + 1]
+    ends = np.where(regular, size, np.arange(size) + period)
+    return np.minimum(np.minimum.accumulate(ends[::-1])[::-1], size) - np.arange(size)
 
 
 @lru_cache(maxsize=1)

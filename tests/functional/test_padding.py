@@ -43,6 +43,14 @@ def check(x, pad, mode, value=None):
 
 
 @pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("width", [7, 8, 9, 15, 16, 17, 31, 32, 33])
+def test_rows_around_vectors(width, mode, isa, dtype, rng):
+    x = rng.standard_normal((2, 2, 4, width)).astype(dtype)
+    for pad in ((1, 1, 1, 1), (0, 6, 2, 0), (-1, 3, 1, -1), (-3, -2, 1, 1)):
+        check(x, pad, mode)
+
+
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("shape, pad", CASES, ids=str)
 def test_pad_beside_torch(shape, pad, mode, dtype, layout, rng):
     x = layout(rng.standard_normal(shape).astype(dtype))

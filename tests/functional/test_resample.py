@@ -44,6 +44,16 @@ def test_interpolate_beside_torch(shape, options, mode, align_corners, dtype, rn
         check(LAYOUTS[name](x), options)
 
 
+@pytest.mark.parametrize("width", [4, 7, 8, 9, 15, 16, 17, 31, 32, 33, 34, 65])
+@pytest.mark.parametrize(
+    "scale, mode",
+    [(0.5, "bilinear"), (0.5, "nearest"), (2, "bilinear"), (2, "nearest"), (3, "nearest"), (2, "bicubic")],
+)
+def test_places_that_grow_regularly(width, scale, mode, isa, dtype, rng):
+    for name in ("contiguous", "channels_last"):
+        check(LAYOUTS[name](rng.standard_normal((1, 2, 5, width)).astype(dtype)), {"scale_factor": scale, "mode": mode})
+
+
 OTHERS = [(shape, mode) for shape in ((2, 3, 7), (1, 2, 3, 4, 5)) for mode in ("nearest", "nearest-exact", "area")]
 
 

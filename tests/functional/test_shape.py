@@ -41,6 +41,14 @@ def test_shuffles_beside_torch(ours, theirs, shape, option, layout, dtype, rng):
     np.testing.assert_array_equal(x, before)
 
 
+@pytest.mark.parametrize("width", [4, 7, 8, 9, 15, 16, 17, 31, 32, 33])
+def test_pixel_shuffles_of_rows_around_vectors(width, isa, dtype, rng):
+    x = rng.standard_normal((1, 8, 3, width)).astype(dtype)
+    larger = F.pixel_shuffle(x, 2)
+    assert_close(larger, T.pixel_shuffle(to_torch(x), 2), rtol=0)
+    np.testing.assert_array_equal(F.pixel_unshuffle(larger, 2), x)
+
+
 @pytest.mark.parametrize("name", ["contiguous", "channels_last"])
 def test_memory_format_is_kept(name, rng):
     x = LAYOUTS[name](rng.standard_normal((2, 12, 4, 6)))
