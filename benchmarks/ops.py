@@ -115,6 +115,8 @@ def summary(rows):
         failed = sum("error" in row["parts"].get(part, {}) for row in rows)
         for name, key in (("channels-last", "ratio"), ("contiguous", "contiguous")):
             ratios = {row["label"]: row["parts"][part][key] for row in rows if key in row["parts"].get(part, {})}
+            if not ratios and not failed:
+                continue
             slow = "; ".join(f"{ratio:.2f}x {label}" for label, ratio in ratios.items() if ratio < 0.95 * TARGET)
             mean = race.geometric_mean(list(ratios.values()))
             lines.append(f"* {part}, {name} arrays: geometric mean {mean:.2f}x over {len(ratios)}"
