@@ -153,8 +153,11 @@ static void add_down(const real *x, ptrdiff_t n, ptrdiff_t width, real *line) {
     for (ptrdiff_t w = 0; w < width; w += LANES) {
         ptrdiff_t rest = width - w;
         vec sum = {0};
-        for (ptrdiff_t r = 0; r < n; r++)
-            sum += rest >= LANES ? load(x + r * width + w) : load_first(x + r * width + w, rest);
+        for (ptrdiff_t r = 0; r < n; r++) {
+            const real *at = x + r * width + w;
+            __builtin_prefetch(at + n * width); /* the next windows' row */
+            sum += rest >= LANES ? load(at) : load_first(at, rest);
+        }
         if (rest >= LANES)
             store(line + w, sum);
         else

@@ -294,6 +294,8 @@ static void add_pairs(const struct job *job, ptrdiff_t i, const real *image, rea
     vec a = splat(weight_of(row, i, 0)), b = splat(weight_of(row, i, 1));
     for (ptrdiff_t step = 0; step < column->size; step += LANES) {
         ptrdiff_t j = min_size(step, column->size - LANES), x = place_of(column, j, 0);
+        __builtin_prefetch(above + x + AHEAD);
+        __builtin_prefetch(below + x + AHEAD);
         vec front = a * load_front(above + x) + b * load_front(below + x);
         vec back = a * load_back(above + x) + b * load_back(below + x);
         store(output + j, weighted(column, j, 0, even_places(front, back)) +
