@@ -388,7 +388,8 @@ static void plan(struct direct *d) {
     d->most_runs = c->taps + d->elements / CHUNK + 1;
     d->scratch_source = (d->scratch_source + 7) & ~(ptrdiff_t)7;
     ptrdiff_t run = c->src_channels * (alone || c->groups == 1 ? c->x_max - c->x_min + 1 : 1);
-    if (c->groups == 1 && d->elements <= CHUNK && c->dst_width >= 4 * TILE && !d->packs_late)
+    if (c->groups == 1 && d->elements > 0 && d->elements <= CHUNK && c->dst_width >= 4 * TILE &&
+        !d->packs_late)
         d->even = EVEN_BYTES / (d->elements * (ptrdiff_t)sizeof(real)) / EVEN_PIXELS * EVEN_PIXELS;
     d->steps = !d->even && run < SHORT_RUN && d->elements <= MOST_STEPS ? d->elements : 0;
 }

@@ -118,8 +118,7 @@ INLINE vec look_down(enum down down, const real *x, ptrdiff_t rows, ptrdiff_t pi
     return all;
 }
 
-/* ---- Apart: the line of these rows, the first of which is x, in `to`, which holds nothing but `fill` ----
- */
+/* ---- Apart: the line of rows from x on, in `to`, which holds nothing but `fill` before ---- */
 
 INLINE void fill_lines(const struct pool_line *line, real fill, real *to) {
     ptrdiff_t count = line->lines * line_elements(line);
