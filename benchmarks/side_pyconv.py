@@ -36,17 +36,17 @@ def peaks(attempts=8):
 
 
 def prepare(kind, case):
-    """{part: {"pyconv": call}} of one case; an operator's also with "contiguous" arrays."""
+    """{part: {"pyconv": call}} of one case; an operator's on images also with "contiguous" arrays."""
     calls = {part: {"pyconv": call} for part, call in KINDS[kind](case).items()}
-    if kind == "op" and len(case["shape"]) == 4:
-        for part, call in op(case, np.ascontiguousarray).items():
+    if kind == "conv" or (kind == "op" and len(case["shape"]) == 4):
+        for part, call in KINDS[kind](case, np.ascontiguousarray).items():
             calls[part]["contiguous"] = call
     return calls
 
 
-def conv(case):
+def conv(case, memory_format=channels_last):
     x, weight, grad = data.conv(case)
-    x, grad = channels_last(x), channels_last(grad)
+    x, grad = memory_format(x), memory_format(grad)
     options = [case["stride"], case["padding"], case["dilation"], case["groups"]]
     calls = {
         "forward": lambda: F.conv2d(x, weight, None, *options),

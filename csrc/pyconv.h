@@ -330,12 +330,13 @@ struct pyconv_conv2d {
     ptrdiff_t stride_height, stride_width;
     ptrdiff_t pad_top, pad_left; /* below and to the right, what the output's size implies */
     ptrdiff_t dilation_height, dilation_width;
+    int planes; /* images are [batch][channels][height][width], and not channels-last */
 };
 
 /* What is done to an output before it is stored: + bias, + residual, then max(., 0); NULL and 0: not. */
 struct pyconv_epilogue {
     const void *bias;     /* [out_channels] */
-    const void *residual; /* [batch][out_height][out_width][out_channels] */
+    const void *residual; /* as the output */
     int relu;
 };
 
@@ -350,7 +351,8 @@ enum pyconv_conv_algorithm {
     PYCONV_CONV_DIRECT,
     PYCONV_CONV_DEPTHWISE,
     PYCONV_CONV_SCATTER,
-    PYCONV_CONV_WINOGRAD
+    PYCONV_CONV_WINOGRAD,
+    PYCONV_CONV_PLANES /* of planes, without a conversion to channels-last memory */
 };
 
 struct pyconv_conv_plan {
@@ -361,7 +363,7 @@ struct pyconv_conv_plan {
     size_t prepared;        /* forward: bytes of the weight as `prepare` lays it out; 0: nothing to gain */
 };
 
-/* input, grad_input: [batch][in_height][in_width][in_channels]; output, grad_output likewise;
+/* input, grad_input: [batch][in_height][in_width][in_channels], or planes; output, grad_output likewise;
  * weight, grad_weight: [out_channels][in_channels / groups][kernel_height][kernel_width];
  * grad_bias: [out_channels]. grad_weight and grad_bias may be NULL: not wanted.
  * prepared: NULL, or what `prepare` made of this weight for the same algorithm, in as many bytes (its tiles

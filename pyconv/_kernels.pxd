@@ -197,6 +197,7 @@ cdef extern from "pyconv.h" nogil:
         ptrdiff_t stride_height, stride_width
         ptrdiff_t pad_top, pad_left
         ptrdiff_t dilation_height, dilation_width
+        int planes
 
     struct pyconv_epilogue:
         const void *bias
@@ -209,6 +210,7 @@ cdef extern from "pyconv.h" nogil:
         PYCONV_CONV_DEPTHWISE
         PYCONV_CONV_SCATTER
         PYCONV_CONV_WINOGRAD
+        PYCONV_CONV_PLANES
 
     enum pyconv_conv_pass:
         PYCONV_FORWARD

@@ -54,7 +54,7 @@ class Options(NamedTuple):
     fuse: bool = True
 
 
-_ALLOWED = {"conv_algorithm": ("auto", "direct", "winograd"), "fuse": (True, False)}
+_ALLOWED = {"conv_algorithm": ("auto", "direct", "winograd", "planes"), "fuse": (True, False)}
 _options = ContextVar("pyconv_options", default=Options())  # noqa: B039 - frozen
 
 
@@ -69,11 +69,12 @@ def options(**choices):
 
     Parameters
     ----------
-    conv_algorithm : {'auto', 'direct', 'winograd'}
+    conv_algorithm : {'auto', 'direct', 'winograd', 'planes'}
         'direct' forces the plain algorithm on every convolution: slower, with smaller rounding errors, and such as
         are relative to what an output sums, where Winograd's are to the largest value within some pixels of it.
         'winograd' takes Winograd's wherever it can serve: float32, one group, stride 1 with kernels of 3x3 or 5x5
         or (along lines, for more than a vector of channels) of any other shape, and stride 2 with 3x3.
+        'planes' is the plain algorithm for contiguous images, which are not converted to channels-last memory.
     fuse : bool
         Whether containers run neighbouring layers as one where the result is the same to rounding.
 

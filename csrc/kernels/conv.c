@@ -1,4 +1,4 @@
-/* Convolution: each pass by the algorithm that conv_choice.c chooses. */
+/* Convolution of channels-last images: each pass by the algorithm that conv_choice.c chooses. */
 #include "conv.h"
 #include "conv_grouped.h"
 #include "conv_planar.h"
@@ -56,9 +56,9 @@ static struct tap *alloc_taps(const struct pyconv_conv2d *g, size_t *bytes) {
     return pyconv_alloc(*bytes);
 }
 
-static int forward(const struct pyconv_conv2d *g, const void *input, const void *weight, const void *prepared,
-                   const struct pyconv_epilogue *epilogue, void *output,
-                   enum pyconv_conv_algorithm algorithm) {
+int VARIANT(conv_forward)(const struct pyconv_conv2d *g, const void *input, const void *weight,
+                          const void *prepared, const struct pyconv_epilogue *epilogue, void *output,
+                          enum pyconv_conv_algorithm algorithm) {
     algorithm = VARIANT(choose_conv)(g, prepared ? PYCONV_FORWARD_PREPARED : PYCONV_FORWARD, algorithm);
     size_t bytes;
     struct tap *tap = alloc_taps(g, &bytes);
@@ -72,8 +72,8 @@ static int forward(const struct pyconv_conv2d *g, const void *input, const void 
     return status;
 }
 
-static int prepare(const struct pyconv_conv2d *g, const void *weight, void *prepared,
-                   enum pyconv_conv_algorithm algorithm) {
+int VARIANT(conv_prepare)(const struct pyconv_conv2d *g, const void *weight, void *prepared,
+                          enum pyconv_conv_algorithm algorithm) {
     algorithm = VARIANT(choose_conv)(g, PYCONV_FORWARD_PREPARED, algorithm);
     size_t bytes;
     struct tap *tap = alloc_taps(g, &bytes);
@@ -126,8 +126,8 @@ static int grad_input_parts(const struct pyconv_conv2d *g, const void *grad_outp
     return status;
 }
 
-static int grad_input(const struct pyconv_conv2d *g, const void *grad_output, const void *weight,
-                      const void *residual, void *result, enum pyconv_conv_algorithm algorithm) {
+int VARIANT(conv_grad_input)(const struct pyconv_conv2d *g, const void *grad_output, const void *weight,
+                             const void *residual, void *result, enum pyconv_conv_algorithm algorithm) {
     algorithm = VARIANT(choose_conv)(g, PYCONV_GRAD_INPUT, algorithm);
     if (algorithm == PYCONV_CONV_SCATTER || algorithm == PYCONV_CONV_DEPTHWISE)
         return grad_input_alone(g, grad_output, weight, residual, result, algorithm);
@@ -180,8 +180,8 @@ static int bias_gradient(ptrdiff_t pixels, ptrdiff_t channels, const real *grad_
     return status;
 }
 
-static int grad_weight(const struct pyconv_conv2d *g, const void *grad_output, const void *input,
-                       void *result, void *grad_bias, enum pyconv_conv_algorithm algorithm) {
+int VARIANT(conv_grad_weight)(const struct pyconv_conv2d *g, const void *grad_output, const void *input,
+                              void *result, void *grad_bias, enum pyconv_conv_algorithm algorithm) {
     algorithm = VARIANT(choose_conv)(g, PYCONV_GRAD_WEIGHT, algorithm);
     int status = PYCONV_OK;
     if (grad_bias)
@@ -230,8 +230,8 @@ static struct workspace weight_workspace(const struct pyconv_conv2d *g, enum pyc
                            : VARIANT(grad_weight_grouped_workspace)(&c);
 }
 
-static int explain(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass,
-                   enum pyconv_conv_algorithm asked, struct pyconv_conv_plan *plan) {
+int VARIANT(conv_explain)(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass,
+                          enum pyconv_conv_algorithm asked, struct pyconv_conv_plan *plan) {
     enum pyconv_conv_algorithm algorithm = VARIANT(choose_conv)(g, pass, asked);
     size_t size;
     struct tap *tap = alloc_taps(g, &size);
@@ -261,5 +261,3 @@ static int explain(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass,
                                       bytes.scratch, (size_t)prepared * sizeof(real)};
     return PYCONV_OK;
 }
-
-const struct pyconv_conv_kernels KERNELS(conv) = {forward, grad_input, grad_weight, prepare, explain};

@@ -13,6 +13,19 @@ struct workspace {
     size_t shared, scratch;
 };
 
+/* conv.c: convolution of channels-last images; see pyconv_conv_kernels. */
+int VARIANT(conv_forward)(const struct pyconv_conv2d *, const void *input, const void *weight,
+                          const void *prepared, const struct pyconv_epilogue *, void *output,
+                          enum pyconv_conv_algorithm);
+int VARIANT(conv_grad_input)(const struct pyconv_conv2d *, const void *grad_output, const void *weight,
+                             const void *residual, void *result, enum pyconv_conv_algorithm);
+int VARIANT(conv_grad_weight)(const struct pyconv_conv2d *, const void *grad_output, const void *input,
+                              void *result, void *grad_bias, enum pyconv_conv_algorithm);
+int VARIANT(conv_prepare)(const struct pyconv_conv2d *, const void *weight, void *prepared,
+                          enum pyconv_conv_algorithm);
+int VARIANT(conv_explain)(const struct pyconv_conv2d *, enum pyconv_conv_pass, enum pyconv_conv_algorithm,
+                          struct pyconv_conv_plan *);
+
 /* conv_choice.c: the algorithm that computes a pass, by the costs of those that can, unless one is asked for
  * that can; and these costs, in cycles of one core. */
 enum pyconv_conv_algorithm VARIANT(choose_conv)(const struct pyconv_conv2d *, enum pyconv_conv_pass,
@@ -24,6 +37,11 @@ INLINE struct pyconv_conv2d one_group(const struct pyconv_conv2d *g) {
     struct pyconv_conv2d one = *g;
     one.groups = 1, one.in_channels /= g->groups, one.out_channels /= g->groups;
     return one;
+}
+
+/* One input and one output channel to a group */
+INLINE int is_depthwise(const struct pyconv_conv2d *g) {
+    return g->groups == g->in_channels && g->groups == g->out_channels && g->groups > 1;
 }
 
 /* 3 x 3 kernels with a stride of 2, see conv_winograd_strided.c */
@@ -128,6 +146,15 @@ int VARIANT(grad_input_depthwise)(const struct pyconv_conv2d *, const real *grad
 /* conv_depthwise_weight.c */
 int VARIANT(grad_weight_depthwise)(const struct pyconv_conv2d *, const real *grad_output, const real *input,
                                    real *grad_weight);
+
+/* conv_planes.c: a correlation of planes, whose strides of channels-last memory don't count; step any, spread
+ * 1, and a destination without gaps */
+int VARIANT(correlate_planes)(const struct correlation *);
+struct workspace VARIANT(correlate_planes_workspace)(const struct correlation *);
+/* conv_planes_weight.c: of the forward pass's correlation of planes; of planes */
+int VARIANT(grad_weight_planes)(const struct correlation *, const real *grad_output, real *grad_weight);
+struct workspace VARIANT(grad_weight_planes_workspace)(const struct correlation *);
+int VARIANT(grad_bias_planes)(const struct pyconv_conv2d *, const real *grad_output, real *grad_bias);
 
 /* conv_winograd.c: step 1, or 3x3 taps of step or spread 2; one group. */
 int VARIANT(correlate_winograd)(const struct correlation *);

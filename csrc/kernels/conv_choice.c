@@ -2,6 +2,7 @@
 #include "conv.h"
 #include "conv_dot.h"
 #include "conv_planar.h"
+#include "conv_planes.h"
 #include "correlation.h"
 #include "winograd.h"
 #include "winograd_line.h"
@@ -10,10 +11,6 @@
 #define MOST_SQUARE_TAPS 25
 
 /* ---- What an algorithm can do ---- */
-
-static int is_depthwise(const struct pyconv_conv2d *g) {
-    return g->groups == g->in_channels && g->groups == g->out_channels && g->groups > 1;
-}
 
 /* The lines that a pass is cut into; of the input's gradient, where that is the output. */
 static struct lines lines_of(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass) {
@@ -258,11 +255,59 @@ static double winograd_cycles(const struct pyconv_conv2d *g, enum pyconv_conv_pa
     return g->groups > 1 && one.in_channels <= LANES ? LONE_VECTORS * cycles : cycles;
 }
 
+/* Of planes: tiles are TILE outputs high, and lower ones wait for their few sums; rows of x are copies,
+ * unless a 1x1 kernel reads the image as it is. Converting is as fast as L3 where both copies stay there. */
+#define PLANES_EFFICIENCY 0.8
+#define PLANES_COPY 8.0   /* for LANES pixels of a row of x, and */
+#define PLANES_STORE 3.0  /* of an output */
+#define PLANES_WEIGHT 1.0 /* for a weight that is put where it is used */
+#define DOTS_EFFICIENCY 0.8
+#define DOTS_COPY 4.0
+#define DOTS_SUM 6.0 /* for a weight's gradient, a block of pixels */
+#define DOTS_PIXELS 512
+#define CONVERT_BYTES 4.0 /* a cycle, from one memory format to the other, */
+#define NEAR_BYTES 8e6    /* of an array that is so small, and */
+#define FAR_BYTES 3.0     /* what is beyond takes so much longer */
+
+static double planes_cycles(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass) {
+    const int back = pass == PYCONV_GRAD_INPUT;
+    ptrdiff_t from = (back ? g->out_channels : g->in_channels) / g->groups,
+              to = (back ? g->in_channels : g->out_channels) / g->groups;
+    ptrdiff_t area = back ? g->in_height * g->in_width : g->out_height * g->out_width;
+    ptrdiff_t taps = g->kernel_height * g->kernel_width;
+    double depth = (double)(taps * from), images = (double)(g->batch * g->groups);
+    double vectors = images * (double)ceil_div(area, LANES);
+    int plain = taps == 1 && g->stride_height * g->stride_width == 1 && !g->pad_top && !g->pad_left;
+    if (pass == PYCONV_GRAD_WEIGHT) {
+        double rows = (double)(ceil_div(to, WIDEST_TILE) * WIDEST_TILE);
+        double copy = plain ? 0 : DOTS_COPY;
+        return depth * (vectors * (rows / 2 / DOTS_EFFICIENCY + copy) +
+                        DOTS_SUM * images * (double)(ceil_div(area, DOTS_PIXELS) * to));
+    }
+    double rows = (double)(to / WIDE_TILE * WIDE_TILE + (to % WIDE_TILE ? max_size(to % WIDE_TILE, 3) : 0));
+    ptrdiff_t width = back ? g->in_width : g->out_width;
+    const int lines = takes_lines(taps, width, to);
+    if (lines) vectors = images * (double)(area / width * ceil_div(width, LANES));
+    double packed = back ? PLANES_WEIGHT * depth * (double)(to * g->groups) : 0;
+    return vectors * (depth * (rows / 2 / PLANES_EFFICIENCY + (plain || lines ? 0 : PLANES_COPY)) +
+                      PLANES_STORE * (double)to) +
+           packed;
+}
+
+static double convert_cycles(ptrdiff_t batch, ptrdiff_t channels, ptrdiff_t pixels) {
+    if (channels <= 1 || pixels <= 1) return 0;
+    double bytes = (double)(batch * pixels) * (double)channels * sizeof(real);
+    return bytes / CONVERT_BYTES + (bytes > NEAR_BYTES ? (bytes - NEAR_BYTES) / FAR_BYTES : 0);
+}
+
 double VARIANT(conv_cycles)(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass,
                             enum pyconv_conv_algorithm algorithm) {
     switch (algorithm) {
     case PYCONV_CONV_WINOGRAD: return winograd_cycles(g, pass);
     case PYCONV_CONV_SCATTER: return scatter_cycles(g);
+    case PYCONV_CONV_PLANES:
+        if (!is_depthwise(g)) return planes_cycles(g, pass);
+        /* fall through */
     case PYCONV_CONV_DEPTHWISE: /* bound by loads, two a cycle */
         return direct_cycles(g, pass) * GATHER_EFFICIENCY / LANES;
     default: return direct_cycles(g, pass);
@@ -291,8 +336,24 @@ static enum pyconv_conv_algorithm cheapest(const struct pyconv_conv2d *g, enum p
     return best;
 }
 
+/* Whether planes are read and written as they are, rather than converted. A prepared weight makes no
+ * difference, so that it makes none to the bits of the result. */
+static int takes_planes(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass,
+                        enum pyconv_conv_algorithm asked) {
+    if (!g->planes || (asked != PYCONV_CONV_PLANES && asked != PYCONV_CONV_AUTO)) return 0;
+    if (!g->batch || !g->in_channels || !g->out_channels || !g->out_height || !g->out_width) return 0;
+    if (is_depthwise(g)) return 1;
+    if (pass == PYCONV_GRAD_INPUT && (g->stride_height > 1 || g->stride_width > 1)) return 0;
+    if (asked == PYCONV_CONV_PLANES) return 1;
+    if (pass == PYCONV_FORWARD_PREPARED) pass = PYCONV_FORWARD;
+    double copies = convert_cycles(g->batch, g->in_channels, g->in_height * g->in_width) +
+                    convert_cycles(g->batch, g->out_channels, g->out_height * g->out_width);
+    return planes_cycles(g, pass) < VARIANT(conv_cycles)(g, pass, cheapest(g, pass)) + copies;
+}
+
 enum pyconv_conv_algorithm VARIANT(choose_conv)(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass,
                                                 enum pyconv_conv_algorithm asked) {
+    if (takes_planes(g, pass, asked)) return PYCONV_CONV_PLANES;
     if (asked == PYCONV_CONV_WINOGRAD && fits_winograd(g, pass)) return PYCONV_CONV_WINOGRAD;
     if (asked == PYCONV_CONV_SCATTER && pass == PYCONV_GRAD_INPUT && fits_scatter(g))
         return PYCONV_CONV_SCATTER;

@@ -8,17 +8,19 @@ CONV_ALGORITHMS = {
     "depthwise": PYCONV_CONV_DEPTHWISE,
     "scatter": PYCONV_CONV_SCATTER,
     "winograd": PYCONV_CONV_WINOGRAD,
+    "planes": PYCONV_CONV_PLANES,
 }
 CONV_PASSES = {"forward": PYCONV_FORWARD, "grad_input": PYCONV_GRAD_INPUT, "grad_weight": PYCONV_GRAD_WEIGHT}
 
 
 cdef class Conv2d:
-    """The geometry of one convolution: everything about it but the arrays."""
+    """The geometry of one convolution: everything about it but the arrays. planes: these are C-contiguous, and
+    not channels-last."""
 
     cdef pyconv_conv2d geometry
 
     def __init__(self, tuple input_shape, tuple weight_shape, tuple output_shape, tuple stride, tuple pad_before,
-                 tuple dilation, ptrdiff_t groups):
+                 tuple dilation, ptrdiff_t groups, bint planes):
         g = &self.geometry
         g.groups = groups
         g.batch, g.in_channels, g.in_height, g.in_width = input_shape
@@ -27,6 +29,7 @@ cdef class Conv2d:
         g.stride_height, g.stride_width = stride
         g.pad_top, g.pad_left = pad_before
         g.dilation_height, g.dilation_width = dilation
+        g.planes = planes
 
     def explain(self, str conv_pass, dtype, int algorithm):
         """(algorithm's name, cycles, lanes, shared bytes, bytes a thread) of a pass."""

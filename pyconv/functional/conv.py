@@ -8,7 +8,7 @@ import numpy as np
 from pyconv import _kernels
 from pyconv.config import current_options
 from pyconv.functional._arguments import as_key, ints, needed, pair, positive, remembered
-from pyconv.functional._arrays import FLOAT_DTYPES, channels_last, check_array, contiguous, in_format_of
+from pyconv.functional._arrays import FLOAT_DTYPES, channels_last, check_array, contiguous, wants_channels_last
 from pyconv.functional.padding import pad as _pad
 
 # ---- Arguments -------------------------------------------------------------------------------------
@@ -35,8 +35,11 @@ MOST_PADDED, MOST_ELEMENTS = 2**40, 2**48
 
 # Validation of a shape is done once: afterwards the same shapes find their geometry here.
 @remembered
-def _geometry(op, input_shape, weight_shape, stride, padding, dilation, groups):
-    """Check the shapes and options of a convolution; return its kernel geometry and output shape."""
+def _geometry(op, input_shape, weight_shape, stride, padding, dilation, groups, planes):
+    """Check the shapes and options of a convolution; return its kernel geometry and output shape.
+
+    planes: the images are C-contiguous, and otherwise channels-last.
+    """
     stride = pair(op, "stride", stride, 1)
     dilation = pair(op, "dilation", dilation, 1)
     groups = positive(op, "groups", groups)
@@ -73,12 +76,18 @@ def _geometry(op, input_shape, weight_shape, stride, padding, dilation, groups):
         if math.prod(shape) > MOST_ELEMENTS:
             raise MemoryError(f"{op}: an array of shape {shape} is larger than the address space")
     before = tuple(pad[0] for pad in pads)
-    kernel_geometry = _kernels.Conv2d(input_shape, weight_shape, output_shape, stride, before, dilation, groups)
+    kernel_geometry = _kernels.Conv2d(input_shape, weight_shape, output_shape, stride, before, dilation, groups, planes)
     return kernel_geometry, output_shape
 
 
-def _plan(op, input_shape, weight_shape, stride, padding, dilation, groups):
-    return _geometry(op, input_shape, weight_shape, as_key(stride), as_key(padding), as_key(dilation), groups)
+def _plan(op, input_shape, weight_shape, stride, padding, dilation, groups, planes=False):
+    options = as_key(stride), as_key(padding), as_key(dilation), groups
+    return _geometry(op, input_shape, weight_shape, *options, planes)
+
+
+def _images(array, planes):
+    """The 4-D array, dense as a geometry of such images reads it."""
+    return contiguous(array) if planes else channels_last(array)
 
 
 def _bias(op, bias, output_shape, dtype):
@@ -179,22 +188,23 @@ class PreparedWeight:
 
 
 def _convolve(op, input, weight, bias, stride, padding, dilation, groups, residual=None, relu=False):
-    """relu(conv2d(...) + residual); the layers use the epilogue, `residual` is channels-last already, and
-    `weight` may be a `PreparedWeight`."""
+    """relu(conv2d(...) + residual); the layers use the epilogue, and `weight` may be a `PreparedWeight`."""
     kept, weight = (weight, weight.data) if type(weight) is PreparedWeight else (None, weight)
     check_array(op, "input", input, (3, 4))
     if input.ndim == 3:
         images = input[None], weight if kept is None else kept
         return _convolve(op, *images, bias, stride, padding, dilation, groups, residual, relu)[0]
     check_array(op, "weight", weight, 4, input.dtype)
-    geometry, shape = _plan(op, input.shape, weight.shape, stride, padding, dilation, groups)
+    planes = not wants_channels_last(input)
+    geometry, shape = _plan(op, input.shape, weight.shape, stride, padding, dilation, groups, planes)
     bias = _bias(op, bias, shape, input.dtype)
-    output = _kernels.empty(shape, input.dtype, True)
-    x = channels_last(input)
+    output = _kernels.empty(shape, input.dtype, not planes)
+    x = _images(input, planes)
+    residual = None if residual is None else _images(residual, planes)
     algorithm = _algorithm()
     prepared = None if kept is None else kept.prepared(geometry, algorithm)
     geometry.forward(x, contiguous(weight), prepared, bias, residual, relu, algorithm, output)
-    return in_format_of(output, input)
+    return output
 
 
 def conv2d_backward(grad_output, input, weight, stride=1, padding=0, dilation=1, groups=1, *, needs=(True, True, True)):
@@ -251,20 +261,20 @@ def _convolve_backward(grad_output, input, weight, stride, padding, dilation, gr
             grad_output[None], input[None], weight, stride, padding, dilation, groups, needs, residual
         )
         return None if grad_input is None else grad_input[0], grad_weight, grad_bias
-    geometry, shape = _plan(op, input.shape, weight.shape, stride, padding, dilation, groups)
+    planes = not wants_channels_last(input)
+    geometry, shape = _plan(op, input.shape, weight.shape, stride, padding, dilation, groups, planes)
     if grad_output.shape != shape:
         raise ValueError(f"{op}: grad_output must have conv2d's output shape, {shape}; got {grad_output.shape}")
-    g = channels_last(grad_output)
+    g = _images(grad_output, planes)
     grad_input = grad_weight = grad_bias = None
     if needs[0]:
-        grad_input = _kernels.empty(input.shape, input.dtype, True)
-        added = None if residual is None else channels_last(residual)
+        grad_input = _kernels.empty(input.shape, input.dtype, not planes)
+        added = None if residual is None else _images(residual, planes)
         geometry.grad_input(g, contiguous(weight), added, _algorithm(), grad_input)
-        grad_input = in_format_of(grad_input, input)
     if needs[1] or needs[2]:
         grad_weight = _kernels.empty(weight.shape, weight.dtype) if needs[1] else None
         grad_bias = _kernels.empty(shape[1:2], weight.dtype) if needs[2] else None
-        x = channels_last(input) if needs[1] else input
+        x = _images(input, planes) if needs[1] else input
         geometry.grad_weight(g, x, _algorithm(), grad_weight, grad_bias)
     return grad_input, grad_weight, grad_bias
 
@@ -293,7 +303,7 @@ class Conv2dPlan(NamedTuple):
         )
 
 
-def explain_conv2d(input_shape, weight_shape, stride=1, padding=0, dilation=1, groups=1, dtype=np.float32):
+def explain_conv2d(input_shape, weight_shape, stride=1, padding=0, dilation=1, groups=1, dtype=np.float32, channels_last=True):
     """Which algorithm each pass of a convolution would take on this machine, and what it costs.
 
     Parameters
@@ -303,6 +313,9 @@ def explain_conv2d(input_shape, weight_shape, stride=1, padding=0, dilation=1, g
     stride, padding, dilation, groups
         As for `conv2d`. The options in force (`pyconv.options`) count.
     dtype : float32 or float64
+    channels_last : bool
+        The images' memory format. Contiguous ones are computed as they lie ('planes') or copied to channels-last
+        memory and back, in workspace; whichever the model finds sooner.
 
     Returns
     -------
@@ -328,7 +341,7 @@ def explain_conv2d(input_shape, weight_shape, stride=1, padding=0, dilation=1, g
     shapes = ints(op, "input_shape", input_shape), ints(op, "weight_shape", weight_shape)
     if any(len(shape) != 4 for shape in shapes):
         raise ValueError(f"{op}: input_shape and weight_shape must be four sizes each; got {shapes[0]}, {shapes[1]}")
-    geometry, (n, k, p, q) = _plan(op, *shapes, stride, padding, dilation, groups)
+    geometry, (n, k, p, q) = _plan(op, *shapes, stride, padding, dilation, groups, not channels_last)
     multiply_adds = n * k * p * q * shapes[1][1] * shapes[1][2] * shapes[1][3]
     plans = {}
     for conv_pass in _kernels.CONV_PASSES:
@@ -411,14 +424,15 @@ def conv_transpose2d(input, weight, bias=None, stride=1, padding=0, output_paddi
     if input.ndim == 3:
         return conv_transpose2d(input[None], weight, bias, stride, padding, output_padding, groups, dilation)[0]
     shape, zeros = _transposed(op, input.shape, weight.shape, stride, padding, output_padding, groups, dilation)
-    geometry, _ = _plan(op, shape, weight.shape, stride, padding, dilation, groups)
+    planes = not wants_channels_last(input)
+    geometry, _ = _plan(op, shape, weight.shape, stride, padding, dilation, groups, planes)
     bias = _bias(op, bias, shape, input.dtype)
-    output = _kernels.empty(shape, input.dtype, True)
-    x = channels_last(_with_zeros(input, zeros))
+    output = _kernels.empty(shape, input.dtype, not planes)
+    x = _images(_with_zeros(input, zeros), planes)
     geometry.grad_input(x, contiguous(weight), None, _algorithm(), output)
     if bias is not None:
         output += bias.reshape(1, -1, 1, 1)
-    return in_format_of(output, input)
+    return output
 
 
 def conv_transpose2d_backward(
@@ -462,15 +476,16 @@ def conv_transpose2d_backward(
         raise ValueError(
             f"{op}: grad_output must have conv_transpose2d's output shape, {shape}; got {grad_output.shape}"
         )
-    geometry, _ = _plan(op, shape, weight.shape, stride, padding, dilation, groups)
-    x, g = _with_zeros(input, zeros), channels_last(grad_output)
+    planes = not wants_channels_last(input)
+    geometry, _ = _plan(op, shape, weight.shape, stride, padding, dilation, groups, planes)
+    x, g = _with_zeros(input, zeros), _images(grad_output, planes)
     grad_input = grad_weight = None
     if needs[0]:
-        result = _kernels.empty(x.shape, input.dtype, True)
+        result = _kernels.empty(x.shape, input.dtype, not planes)
         geometry.forward(g, contiguous(weight), None, None, None, False, _algorithm(), result)
-        grad_input = in_format_of(channels_last(result[:, :, : input.shape[2], : input.shape[3]]), input)
+        grad_input = _images(result[:, :, : input.shape[2], : input.shape[3]], planes)
     if needs[1]:
         grad_weight = _kernels.empty(weight.shape, weight.dtype)
-        geometry.grad_weight(channels_last(x), g, _algorithm(), grad_weight, None)
+        geometry.grad_weight(_images(x, planes), g, _algorithm(), grad_weight, None)
     grad_bias = np.ascontiguousarray(g.sum(axis=(0, 2, 3))) if needs[2] else None
     return grad_input, grad_weight, grad_bias

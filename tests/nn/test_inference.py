@@ -120,7 +120,7 @@ def test_models(name, rng):
         assert_close(fast(x), model(x), 1e-5)
 
 
-@pytest.mark.parametrize("algorithm", ["auto", "direct", "winograd"])
+@pytest.mark.parametrize("algorithm", ["auto", "direct", "winograd", "planes"])
 def test_prepared_weights_have_the_same_bits(algorithm, isa, dtype, rng):
     """As the same convolution that packs or transforms its weight in each call, at every size."""
     conv = nn.Conv2d(35, 70, 3, padding=1, dtype=dtype)
@@ -139,7 +139,7 @@ def test_large_weights_have_the_same_bits(rng):
         for size in (7, 14):
             x = rng.normal(size=(1, conv.in_channels, size, size)).astype(np.float32)
             outputs = []
-            for algorithm in ("direct", "winograd"):
+            for algorithm in ("direct", "winograd", "planes"):
                 with pyconv.no_grad(), pyconv.options(conv_algorithm=algorithm):
                     outputs.append(conv(x))
                     np.testing.assert_array_equal(prepared(x), outputs[-1])

@@ -1,0 +1,298 @@
+/* Convolution of planes as a product of the weight with the image (conv_planes.h), forward, and for a stride
+ * of 1 the gradient of the input.
+ *
+ *     dst[k][p] = bias[k] + sum over j of weight[k][j] * x[j][p]          j = (c, tap)
+ *
+ * A register tile is TILE outputs by two vectors of pixels: each step loads two vectors of x and broadcasts a
+ * weight for each output, 8 loads to 12 multiply-adds with 16 registers, 14 to 24 with 32. The sums of CHUNK
+ * steps wait in dst for those of the next. While the tiles of all outputs take a panel of two vectors in
+ * turn, its chunk stays in L1 (128 x 64 bytes with AVX2) and the weights stream from L2, 3 KiB to a tile's
+ * 700 cycles; a task's whole x is at most PLANES_BYTES of L2. So planes are read and written once, where a
+ * conversion to channels-last memory and back would take two passes more over either.
+ */
+#include "conv_planes.h"
+#include "parallel.h"
+#include "transpose.h"
+
+#define TASKS_WANTED 32
+#define LEAST_PIXELS (4 * LANES) /* of a task */
+
+struct planes {
+    const struct correlation *c;
+    const real *weight; /* [group][k][j] */
+    ptrdiff_t depth, weight_pitch;
+    ptrdiff_t
+        channels; /* whose rows of x are made, and summed, in one go: CHUNK products or a single channel's */
+    ptrdiff_t pixels, blocks; /* of a task; of an image */
+    ptrdiff_t pitch;          /* of x */
+    int plain;                /* x is the source itself; or */
+    struct plane_lines lines; /* in lines, of whole rows */
+    ptrdiff_t splits;         /* of a group's outputs */
+};
+
+/* ---- The weight, row by row ---- */
+
+static int lies_in_rows(const struct planes *s) {
+    const struct correlation *c = s->c;
+    return c->tap[0].index == 0 && c->weight_dst == s->depth && c->weight_src == c->taps;
+}
+
+/* Whether the weight is read where it lies: not if that is all on the same sets of L1 */
+static int uses_rows(const struct planes *s) {
+    return lies_in_rows(s) && s->depth * (ptrdiff_t)sizeof(real) % ALIAS_BYTES;
+}
+
+static ptrdiff_t packed_elements(const struct planes *s) {
+    return uses_rows(s) ? 0 : s->c->groups * s->c->dst_channels * s->weight_pitch;
+}
+
+/* LANES outputs' rows */
+static void pack_rows(const void *context, ptrdiff_t task, void *scratch) {
+    (void)scratch;
+    const struct planes *s = context;
+    const struct correlation *c = s->c;
+    ptrdiff_t shares = ceil_div(c->dst_channels, LANES), group = task / shares, k = task % shares * LANES;
+    ptrdiff_t count = min_size(LANES, c->dst_channels - k), pitch = s->weight_pitch;
+    const real *from = c->weight + group * c->weight_group + k * c->weight_dst;
+    real *to = (real *)s->weight + (group * c->dst_channels + k) * pitch;
+    if (lies_in_rows(s)) {
+        for (ptrdiff_t m = 0; m < count; m++)
+            copy_elements(from + m * c->weight_dst, s->depth, to + m * pitch);
+    } else if (c->taps == 1 && c->weight_dst == 1) {
+        for (ptrdiff_t i = 0; i < c->src_channels; i += LANES)
+            transpose_square(from + i * c->weight_src, c->weight_src, min_size(LANES, c->src_channels - i),
+                             count, to + i, pitch);
+    } else {
+        for (ptrdiff_t i = 0; i < c->src_channels; i++)
+            for (ptrdiff_t m = 0; m < count; m++)
+                for (ptrdiff_t t = 0; t < c->taps; t++)
+                    to[m * pitch + i * c->taps + t] =
+                        from[m * c->weight_dst + i * c->weight_src + c->tap[t].index];
+    }
+}
+
+/* ---- Products ---- */
+
+/* One panel of pixels, and what rows of x add to outputs there: of `count` outputs, the first has its weights
+ * at w and its pixels at to.dst. */
+struct panel {
+    const real *w, *x, *bias; /* bias: NULL, or of these outputs */
+    ptrdiff_t w_pitch, x_pitch, depth, count;
+    const ptrdiff_t *step; /* NULL, or where row j of x begins, rather than at j * x_pitch */
+    ptrdiff_t area;        /* pixels from one output's plane to the next */
+    struct destination to;
+};
+
+/* dst[m][p] = (first: bias[m], else dst[m][p]) + sum over j < depth of w[m][j] * x[j][p], for outputs m from
+ * k on; the next panel's pixels of both sides are fetched. */
+INLINE void tile_planes(const int rows, const int vectors, const int indexed, const struct panel *p,
+                        ptrdiff_t k) {
+    vec sum[TILE][WIDEST];
+    const ptrdiff_t first = k * p->area, area = p->area;
+    ptrdiff_t at[TILE];
+    UNROLL for (int m = 0; m < rows; m++) at[m] = first + m * area;
+    UNROLL for (int m = 0; m < rows; m++) {
+        vec start = splat(p->to.first && p->bias ? p->bias[k + m] : 0);
+        UNROLL for (int v = 0; v < vectors; v++) sum[m][v] = start;
+    }
+    UNROLL for (int m = 0; m < rows; m++) UNROLL for (int v = 0; v < vectors; v += 2)
+        __builtin_prefetch(p->to.dst + at[m] + (vectors + v) * LANES, 1);
+    struct rows from = begin_rows(p->w + k * p->w_pitch, p->w_pitch);
+    const ptrdiff_t x_pitch = p->x_pitch, *step = p->step;
+    const real *x = p->x;
+    TWICE for (ptrdiff_t j = 0; j < p->depth; j++, from.at += sizeof(real)) {
+        vec value[WIDEST];
+        const real *at_j = indexed ? x + step[j] : x;
+        keep_scaling(&from, rows);
+        if (!indexed) __builtin_prefetch(x + 2 * WIDEST * LANES), x += x_pitch;
+        UNROLL for (int v = 0; v < vectors; v++) value[v] = load(at_j + v * LANES);
+        UNROLL for (int m = 0; m < rows; m++) {
+            vec weight = splat(*row_at(&from, m));
+            UNROLL for (int v = 0; v < vectors; v++) sum[m][v] += weight * value[v];
+        }
+    }
+    if (!p->to.first) UNROLL for (int m = 0; m < rows; m++) UNROLL for (int v = 0; v < vectors; v++) {
+            const real *so_far = p->to.dst + at[m] + v * LANES;
+            sum[m][v] += v == vectors - 1 ? load_first(so_far, p->to.lanes) : load(so_far);
+        }
+    finish_tile(rows, vectors, sum, &p->to, at);
+}
+
+#define PRODUCT(rows, vectors, indexed) tile_planes(rows, vectors, indexed, p, k)
+#define PANEL(name, vectors, indexed, most, DISPATCH_ROWS)                                                   \
+    static void name##_##vectors(const struct panel *p) {                                                    \
+        ptrdiff_t k = 0;                                                                                     \
+        for (; k + most <= p->count; k += most) PRODUCT(most, vectors, indexed);                             \
+        if (k < p->count) DISPATCH_ROWS(p->count - k, PRODUCT, vectors, indexed)                             \
+    }
+#define PANELS(name, indexed)                                                                                \
+    PANEL(name, 1, indexed, TILE, DISPATCH_TILE)                                                             \
+    PANEL(name, 2, indexed, TILE, DISPATCH_TILE)                                                             \
+    PANEL(name, 3, indexed, WIDE_TILE, DISPATCH_WIDE)
+PANELS(even, 0)
+PANELS(lined, 1)
+#if WIDEST > 3
+PANEL(even, 4, 0, WIDEST_TILE, DISPATCH_WIDEST)
+PANEL(lined, 4, 1, WIDEST_TILE, DISPATCH_WIDEST)
+#else
+#define even_4 NULL
+#define lined_4 NULL
+#endif
+
+/* What rows [j, j + depth) of x add to outputs [k0, k1) of all groups, which are of one, at `count` pixels.
+ */
+struct step {
+    ptrdiff_t j, depth, k0, k1, count;
+    ptrdiff_t place;         /* of output k0's first pixel in dst */
+    const ptrdiff_t *offset; /* of these rows, or NULL: they are x's pitch apart */
+};
+
+static void add_step(const struct planes *s, const struct step *step, const real *x, ptrdiff_t pitch) {
+    static void (*const panels[2][4])(const struct panel *) = {{even_1, even_2, even_3, even_4},
+                                                               {lined_1, lined_2, lined_3, lined_4}};
+    const struct correlation *c = s->c;
+    const real *bias = c->epilogue.bias, *residual = c->epilogue.residual;
+    const int last = step->j + step->depth == s->depth;
+    struct panel p = {.w = s->weight + step->k0 * s->weight_pitch + step->j,
+                      .bias = bias ? bias + step->k0 : NULL,
+                      .w_pitch = s->weight_pitch,
+                      .x_pitch = pitch,
+                      .step = step->offset,
+                      .depth = step->depth,
+                      .count = step->k1 - step->k0,
+                      .area = c->dst_height * c->dst_width,
+                      .to = {.relu = last && c->epilogue.relu, .first = step->j == 0}};
+    for (ptrdiff_t b = 0; b < filter_blocks(step->count); b++) {
+        struct filters block = filter_block(step->count, b);
+        ptrdiff_t place = step->place + block.vector * LANES;
+        p.x = x + block.vector * LANES;
+        p.to.dst = c->dst + place;
+        p.to.residual = last && residual ? residual + place : NULL;
+        p.to.lanes = block.lanes;
+        panels[step->offset != NULL][block.vectors - 1](&p);
+    }
+}
+
+/* Whether whole vectors for `count` pixels from `row` on end beyond the source */
+static int reads_beyond(const struct correlation *c, const real *row, ptrdiff_t count) {
+    ptrdiff_t elements = c->batch * c->groups * c->src_channels * c->src_height * c->src_width;
+    return row + ceil_div(count, LANES) * LANES > c->src + elements;
+}
+
+static size_t offset_bytes(const struct planes *s) {
+    if (!s->lines.pitch) return 0;
+    return ((size_t)(s->channels * s->c->taps) * sizeof(ptrdiff_t) + 63) & ~(size_t)63;
+}
+
+static void list_offsets(const struct planes *s, ptrdiff_t *offset) {
+    if (!s->lines.pitch) return;
+    for (ptrdiff_t i = 0; i < s->channels; i++)
+        for (ptrdiff_t t = 0; t < s->c->taps; t++)
+            *offset++ = i * s->lines.plane + line_offset(s->c, &s->lines, t);
+}
+
+/* The same step for `pixels` pixels, row by row, from lines */
+static void add_rows(const struct planes *s, struct step step, const ptrdiff_t *offset, const real *x,
+                     ptrdiff_t pixels) {
+    step.count = s->c->dst_width, step.offset = offset;
+    for (; pixels > 0; pixels -= step.count, step.place += step.count, x += s->c->step_height * s->lines.row)
+        add_step(s, &step, x, 0);
+}
+
+static void run_planes(const void *context, ptrdiff_t task, void *scratch) {
+    const struct planes *s = context;
+    const struct correlation *c = s->c;
+    ptrdiff_t split = task % s->splits, block = task / s->splits % s->blocks,
+              rest = task / s->splits / s->blocks;
+    ptrdiff_t group = rest % c->groups, image = rest / c->groups, area = c->dst_height * c->dst_width;
+    ptrdiff_t first = block * s->pixels, end = min_size(first + s->pixels, area);
+    ptrdiff_t tiles = ceil_div(c->dst_channels, TILE), outputs = group * c->dst_channels;
+    struct step step = {.k0 = outputs + tiles * split / s->splits * TILE,
+                        .k1 = outputs + min_size(tiles * (split + 1) / s->splits * TILE, c->dst_channels),
+                        .count = end - first};
+    step.place = (image * c->groups * c->dst_channels + step.k0) * area + first;
+    struct stretch *stretch = scratch;
+    ptrdiff_t *offset = (ptrdiff_t *)((char *)scratch + stretch_bytes(c, s->pixels));
+    real *x = (real *)((char *)offset + offset_bytes(s));
+    list_offsets(s, offset);
+    for (ptrdiff_t i = 0; i < c->src_channels; i += s->channels) {
+        ptrdiff_t channels = min_size(s->channels, c->src_channels - i);
+        step.j = i * c->taps, step.depth = channels * c->taps;
+        if (s->lines.pitch) {
+            put_lines(c, &s->lines, image, group, i, channels, first / c->dst_width, end / c->dst_width,
+                      stretch, x);
+            add_rows(s, step, offset, x, end - first);
+            continue;
+        }
+        const real *plain = c->src + ((image * c->groups + group) * c->src_channels + i) * area + first;
+        if (s->plain && !reads_beyond(c, plain + (channels - 1) * area, end - first)) {
+            add_step(s, &step, plain, area);
+            continue;
+        }
+        put_rows(c, image, group, i, channels, first, end, stretch, x, s->pitch);
+        add_step(s, &step, x, s->pitch);
+    }
+}
+
+/* ---- The whole correlation ---- */
+
+static void plan(struct planes *s, const struct correlation *c) {
+    ptrdiff_t area = c->dst_height * c->dst_width;
+    s->c = c;
+    s->depth = c->taps * c->src_channels;
+    s->weight_pitch = s->depth;
+    if (!uses_rows(s)) s->weight_pitch = (ceil_div(s->depth, LINE) | 1) * LINE;
+    s->channels = even_chunk(c->src_channels, max_size(CHUNK / c->taps, 1));
+    ptrdiff_t wanted = ceil_div(TASKS_WANTED, c->batch * c->groups);
+    s->lines = (struct plane_lines){0};
+    s->plain = is_plain(c);
+    if (takes_lines(c->taps, c->dst_width, c->dst_channels)) {
+        s->lines = plan_lines(c, s->channels, ceil_div(c->dst_height, wanted));
+        s->pixels = s->lines.rows * c->dst_width;
+        s->blocks = ceil_div(c->dst_height, s->lines.rows);
+    } else {
+        ptrdiff_t fit = PLANES_BYTES / (s->channels * c->taps * (ptrdiff_t)sizeof(real));
+        s->pixels = max_size(min_size(fit, ceil_div(area, wanted)), LEAST_PIXELS);
+        s->pixels = ceil_div(ceil_div(area, ceil_div(area, s->pixels)), LANES) * LANES;
+        s->pitch = planes_pitch(s->pixels);
+        s->blocks = ceil_div(area, s->pixels);
+    }
+    ptrdiff_t tasks = c->batch * c->groups * s->blocks;
+    s->splits = max_size(min_size(TASKS_WANTED / 2 / tasks, ceil_div(c->dst_channels, 4 * TILE)), 1);
+}
+
+static struct workspace space(const struct planes *s) {
+    ptrdiff_t x = s->lines.pitch ? s->channels * s->lines.plane + LANES : s->channels * s->c->taps * s->pitch;
+    return (struct workspace){
+        (size_t)packed_elements(s) * sizeof(real),
+        stretch_bytes(s->c, s->pixels) + offset_bytes(s) + (size_t)x * sizeof(real),
+    };
+}
+
+struct workspace VARIANT(correlate_planes_workspace)(const struct correlation *c) {
+    struct planes s;
+    plan(&s, c);
+    return space(&s);
+}
+
+int VARIANT(correlate_planes)(const struct correlation *c) {
+    struct planes s;
+    plan(&s, c);
+    struct workspace bytes = space(&s);
+    real *packed = NULL;
+    s.weight = c->weight;
+    int status = PYCONV_OK;
+    if (bytes.shared) {
+        if (!(packed = pyconv_alloc(bytes.shared))) return PYCONV_NO_MEMORY;
+        s.weight = packed;
+        status = parallel_run(c->groups * ceil_div(c->dst_channels, LANES), (double)packed_elements(&s) / 2,
+                              0, pack_rows, &s);
+    }
+    double work =
+        (double)(c->batch * c->groups * c->dst_height * c->dst_width) * (double)(c->dst_channels * s.depth);
+    if (status == PYCONV_OK)
+        status = parallel_run(c->batch * c->groups * s.blocks * s.splits, work / MULTIPLY_ADDS_PER_NANOSECOND,
+                              bytes.scratch, run_planes, &s);
+    if (packed) pyconv_free(packed, bytes.shared);
+    return status;
+}

@@ -1,0 +1,190 @@
+/* Convolutions of planes: images whose channels lie one after another, as NumPy makes them,
+ * [channel][row][column].
+ *
+ * Such an image is a matrix already whose rows are channels and whose columns are pixels, and a convolution
+ * is a product of two of them:
+ *
+ *     dst[k][p] = sum over (c, tap) of weight[k][(c, tap)] * x[(c, tap)][p]
+ *
+ * where row (c, tap) of x holds what that tap reads for the destination pixels p of a block: a copy of plane
+ * c, shifted, strided and with zeros for the padding. The copies are made where they are used and stay in L2.
+ */
+#ifndef PYCONV_CONV_PLANES_H
+#define PYCONV_CONV_PLANES_H
+
+#include "conv.h"
+#include "correlation.h"
+
+/* Bytes of a block's x, in L2 */
+#define PLANES_BYTES ((ptrdiff_t)192 << 10)
+
+/* Columns [begin, begin + count) of x from one row of a plane: `left` zeros, `pixels` of the plane from
+ * `from` on, then zeros again. */
+struct stretch {
+    ptrdiff_t begin, count, left, pixels, from;
+};
+
+/* Room for those of a block of so many pixels, or of a line's residues, in whole cache lines */
+INLINE size_t stretch_bytes(const struct correlation *c, ptrdiff_t pixels) {
+    ptrdiff_t most = min_size(pixels / max_size(c->dst_width, 1) + 2, c->dst_height);
+    most = max_size(most, min_size(c->step_width, c->x_max - c->x_min + 1));
+    return ((size_t)most * sizeof(struct stretch) + 63) & ~(size_t)63;
+}
+
+/* What a tap reads for the destination pixels [first, end) of an image; returns the number of stretches. */
+INLINE ptrdiff_t find_stretches(const struct correlation *c, const struct tap *tap, ptrdiff_t first,
+                                ptrdiff_t end, struct stretch *stretch) {
+    ptrdiff_t count = 0, step = c->step_width, row = first / c->dst_width, column = first % c->dst_width;
+    for (ptrdiff_t p = first; p < end; row++, column = 0) {
+        struct stretch s = {.begin = p - first, .count = min_size(c->dst_width - column, end - p)};
+        ptrdiff_t y = row * c->step_height + tap->y, x = column * step + tap->x;
+        s.left = x < 0 ? min_size(ceil_div(-x, step), s.count) : 0;
+        ptrdiff_t last = x < c->src_width ? min_size(ceil_div(c->src_width - x, step), s.count) : 0;
+        s.pixels = y >= 0 && y < c->src_height ? max_size(last - s.left, 0) : 0;
+        s.from = y * c->src_width + x + s.left * step;
+        p += s.count;
+        stretch[count++] = s;
+    }
+    return count;
+}
+
+INLINE void put_zeros(real *to, ptrdiff_t count) {
+    for (ptrdiff_t i = 0; i < count; i += LANES) store(to + i, (vec){0});
+}
+
+/* `count` elements, `step` apart; whole vectors are stored, and loaded while they end within `rest` elements.
+ */
+INLINE void put_pixels(const real *from, ptrdiff_t rest, const ptrdiff_t step, ptrdiff_t count, real *to) {
+    ptrdiff_t i = 0;
+    if (step == 1) {
+        for (; i < count && i + LANES <= rest; i += LANES) store(to + i, load(from + i));
+        if (i < count) store(to + i, load_first(from + i, count - i));
+        return;
+    }
+    if (step == 2)
+        for (; i < count && 2 * (i + LANES) <= rest; i += LANES) store(to + i, load_stepped(from + 2 * i));
+    for (; i < count; i++) to[i] = from[i * step];
+}
+
+/* One row of x: up to LANES elements beyond its columns are written. `rest`: elements from `plane` to the
+ * source's end. */
+INLINE void put_row(const real *plane, ptrdiff_t rest, ptrdiff_t step, const struct stretch *stretch,
+                    ptrdiff_t count, real *to) {
+    for (const struct stretch *s = stretch; s < stretch + count; s++) {
+        real *at = to + s->begin;
+        if (s->left || !s->pixels) put_zeros(at, s->pixels ? s->left : s->count);
+        if (!s->pixels) continue;
+        if (step == 1)
+            put_pixels(plane + s->from, rest - s->from, 1, s->pixels, at + s->left);
+        else if (step == 2)
+            put_pixels(plane + s->from, rest - s->from, 2, s->pixels, at + s->left);
+        else
+            put_pixels(plane + s->from, rest - s->from, step, s->pixels, at + s->left);
+        put_zeros(at + s->left + s->pixels, s->count - s->left - s->pixels);
+    }
+}
+
+/* Fetch what put_row is going to read. */
+INLINE void fetch_row(const real *plane, ptrdiff_t step, const struct stretch *stretch, ptrdiff_t count) {
+    for (const struct stretch *s = stretch; s < stretch + count; s++)
+        for (ptrdiff_t e = 0; e < s->pixels * step; e += LINE) __builtin_prefetch(plane + s->from + e);
+}
+
+#define PLANES_AHEAD 4 /* that are fetched: too far apart for the processor to see it coming */
+
+/* Rows (c, tap) of x, of one image and group, c in [channel, channel + channels), for destination pixels
+ * [first, end), `pitch` apart; in the order of weight[k][c][tap]. */
+INLINE void put_rows(const struct correlation *c, ptrdiff_t image, ptrdiff_t group, ptrdiff_t channel,
+                     ptrdiff_t channels, ptrdiff_t first, ptrdiff_t end, struct stretch *stretch, real *to,
+                     ptrdiff_t pitch) {
+    ptrdiff_t area = c->src_height * c->src_width, all = c->groups * c->src_channels;
+    ptrdiff_t at = (image * c->groups + group) * c->src_channels + channel;
+    const real *plane = c->src + at * area;
+    for (ptrdiff_t t = 0; t < c->taps; t++) {
+        ptrdiff_t count = find_stretches(c, c->tap + t, first, end, stretch);
+        for (ptrdiff_t i = 0; i < channels; i++) {
+            if (t == 0) fetch_row(plane + (i + PLANES_AHEAD) * area, c->step_width, stretch, count);
+            put_row(plane + i * area, (c->batch * all - at - i) * area, c->step_width, stretch, count,
+                    to + (i * c->taps + t) * pitch);
+        }
+    }
+}
+
+/* ---- Lines: where several taps read the same pixels, rows of the source are copied once, with their
+ * padding, and taken apart by the residues q of the stride:
+ *
+ *     line[y][q][t] = src[y][t S + q + x_min]
+ *
+ * so that what tap (y, x) reads for a destination row is contiguous: line[i S + y][o mod S][j + o / S], o = x
+ * - x_min.
+ */
+struct plane_lines {
+    ptrdiff_t pitch, row,
+        plane;      /* elements from one residue, source row and channel to the next; 0: no lines */
+    ptrdiff_t rows; /* of the destination, in a block */
+};
+
+/* Whether lanes beyond the end of a row cost less than a copy for each tap: 8 cycles a vector, or so many
+ * more of TILE outputs' products. */
+INLINE int takes_lines(ptrdiff_t taps, ptrdiff_t width, ptrdiff_t outputs) {
+    ptrdiff_t idle = ceil_div(width, LANES) * LANES - width;
+    return taps > 1 && width > LANES && ceil_div(outputs, TILE) * TILE * idle < 12 * width;
+}
+
+INLINE ptrdiff_t line_rows(const struct correlation *c, ptrdiff_t rows) {
+    return (rows - 1) * c->step_height + c->y_max - c->y_min + 1;
+}
+
+/* For `channels` channels at a time */
+INLINE struct plane_lines plan_lines(const struct correlation *c, ptrdiff_t channels, ptrdiff_t most_rows) {
+    struct plane_lines l = {.pitch = ceil_div(c->dst_width, LANES) * LANES +
+                                     (c->x_max - c->x_min) / c->step_width};
+    l.row = l.pitch * min_size(c->step_width, c->x_max - c->x_min + 1);
+    ptrdiff_t fit = PLANES_BYTES / (channels * l.row * (ptrdiff_t)sizeof(real));
+    l.rows = min_size(most_rows, (fit - (c->y_max - c->y_min + 1)) / c->step_height + 1);
+    l.rows = max_size(min_size(l.rows, c->dst_height), 1);
+    l.plane = (ceil_div(line_rows(c, l.rows) * l.row, LINE) | 1) * LINE; /* odd in cache lines */
+    return l;
+}
+
+/* Where tap t of the first channel is read for destination column 0 */
+INLINE ptrdiff_t line_offset(const struct correlation *c, const struct plane_lines *l, ptrdiff_t t) {
+    ptrdiff_t o = c->tap[t].x - c->x_min;
+    return (c->tap[t].y - c->y_min) * l->row + o % c->step_width * l->pitch + o / c->step_width;
+}
+
+/* The lines of destination rows [first, end), of so many channels of an image and group; a stretch for each
+ * residue */
+INLINE void put_lines(const struct correlation *c, const struct plane_lines *l, ptrdiff_t image,
+                      ptrdiff_t group, ptrdiff_t channel, ptrdiff_t channels, ptrdiff_t first, ptrdiff_t end,
+                      struct stretch *stretch, real *to) {
+    ptrdiff_t step = c->step_width, residues = l->row / l->pitch, area = c->src_height * c->src_width;
+    for (ptrdiff_t q = 0; q < residues; q++) {
+        ptrdiff_t x = c->x_min + q, left = x < 0 ? min_size(ceil_div(-x, step), l->pitch) : 0;
+        ptrdiff_t last = x < c->src_width ? min_size(ceil_div(c->src_width - x, step), l->pitch) : 0;
+        stretch[q] =
+            (struct stretch){q * l->pitch, l->pitch, left, max_size(last - left, 0), x + left * step};
+    }
+    ptrdiff_t at = (image * c->groups + group) * c->src_channels + channel;
+    ptrdiff_t all = c->batch * c->groups * c->src_channels * area, y0 = first * c->step_height + c->y_min;
+    for (ptrdiff_t i = 0; i < channels; i++)
+        for (ptrdiff_t r = 0; r < line_rows(c, end - first); r++) {
+            ptrdiff_t y = y0 + r, from = (at + i) * area + y * c->src_width;
+            real *row = to + i * l->plane + r * l->row;
+            if (y >= 0 && y < c->src_height)
+                put_row(c->src + from, all - from, step, stretch, residues, row);
+            else
+                put_zeros(row, l->row);
+        }
+}
+
+/* Elements from one row of x to the next: odd in cache lines, so that a column's lie on all sets of L1. */
+INLINE ptrdiff_t planes_pitch(ptrdiff_t pixels) { return (ceil_div(pixels + LANES, LINE) | 1) * LINE; }
+
+/* Whether x is the source as it is */
+INLINE int is_plain(const struct correlation *c) {
+    return c->taps == 1 && c->step_height == 1 && c->step_width == 1 && c->tap[0].y == 0 &&
+           c->tap[0].x == 0 && c->src_height == c->dst_height && c->src_width == c->dst_width;
+}
+
+#endif
