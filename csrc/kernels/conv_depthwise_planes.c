@@ -1,0 +1,267 @@
+/* The depthwise convolution of planes, and the gradient of its input.
+ *
+ *     dst[n, c, i, j] = bias[c] + sum over taps of src[n, c, i step + y, j step + x] * weight[c][tap]
+ *
+ * See conv_depthwise_planes.h for how the source is laid out. A tile is up to ROWS rows of one or two
+ * vectors, whose sums stay in registers while each vector of the lines is loaded once for all rows that read
+ * it. Of 3 x 3 taps with a step of 1, four rows of a vector take 18 loads for 36 fused multiply-adds, and 9
+ * weights + 4 sums + 1 source vector = 14 registers; of 5 x 5, whose weights are broadcast from L1, four rows
+ * of two vectors take 80 + 100 loads for 200, and 8 sums + 2 source vectors + 1 weight = 11.
+ *
+ * The last vector of a row overlaps the one before. Where a row has less than one, what is stored beyond it
+ * is overwritten by the next row's, in ascending order; the last rows of a task store what is theirs.
+ */
+#include "conv.h"
+#include "conv_depthwise_planes.h"
+#include "parallel.h"
+
+#define ROWS 4
+
+/* Which taps a tile has, and what is known of them when it is compiled. */
+enum taps_form { ANY_TAPS, DENSE_3, DENSE_5, PAIRS_3, PAIRS_5 };
+
+/* Where a tap finds its source, from a pixel's first line on, and its weight. */
+struct plane_tap {
+    ptrdiff_t offset, index;
+};
+
+struct plane_pass {
+    struct plane_line line;
+    struct plane_cut cut;
+    enum taps_form form;
+    ptrdiff_t channels, width, step; /* of the destination; between its rows, in the source */
+    ptrdiff_t first_row;             /* of the source, that row 0 reads */
+    ptrdiff_t taps, area;            /* area: weights of a channel */
+    const struct plane_tap *tap;
+    const real *src, *weight, *bias, *residual; /* bias, residual: or NULL */
+    real *dst;
+    int relu;
+};
+
+/* Some rows of one plane: the lines of the first, and where they are stored. */
+struct plane_rows {
+    const struct plane_pass *pass;
+    const real *x, *weight; /* weight: in the order of the taps */
+    real *to;
+    const real *end; /* nothing is stored from here on */
+    real bias;
+};
+
+/* A vector of a row of `width`, with what there is to add; `whole`: all of it may be stored. */
+INLINE void store_pixels(const struct plane_pass *p, real *to, vec sum, ptrdiff_t width, int whole) {
+    if (p->residual) {
+        const real *residual = p->residual + (to - p->dst);
+        sum += whole ? load(residual) : load_first(residual, width);
+    }
+    if (p->relu) sum = choose(sum < 0, (vec){0}, sum);
+    if (whole)
+        store(to, sum);
+    else
+        store_first(to, sum, width);
+}
+
+/* kernel x kernel taps side by side. gap: from the first vector to the second */
+INLINE void add_square(const struct plane_line *line, const vec *weight, const real *x, ptrdiff_t gap,
+                       const int rows, const int vectors, const int kernel, const int step, vec (*sum)[2]) {
+    const ptrdiff_t elements = line->elements, pitch = line->pitch;
+    UNROLL for (int y = 0; y < (rows - 1) * step + kernel; y++, x += elements) {
+        UNROLL for (int s = 0; s < kernel; s++) {
+            const real *from = x + s % step * pitch + s / step;
+            vec value[2];
+            UNROLL for (int v = 0; v < vectors; v++) value[v] = in_register(load(from + v * gap));
+            UNROLL for (int r = 0; r < rows; r++) {
+                int k = y - r * step;
+                if (k < 0 || k >= kernel) continue;
+                UNROLL for (int v = 0; v < vectors; v++) sum[r][v] += value[v] * weight[k * kernel + s];
+            }
+        }
+    }
+}
+
+INLINE void add_taps(const struct plane_rows *t, const real *x, ptrdiff_t gap, const int rows,
+                     const int vectors, vec (*sum)[2]) {
+    const ptrdiff_t row = t->pass->step * t->pass->line.elements;
+    const struct plane_tap *tap = t->pass->tap;
+    for (ptrdiff_t i = 0; i < t->pass->taps; i++) {
+        const real *from = x + tap[i].offset;
+        vec weight = splat(t->weight[i]);
+        UNROLL for (int r = 0; r < rows; r++, from += row) UNROLL for (int v = 0; v < vectors; v++)
+            sum[r][v] += load(from + v * gap) * weight;
+    }
+}
+
+/* One or two vectors of `rows` rows, from column j on; the second begins `gap` further. plain: nothing is
+ * added, and nothing lies beyond the end. */
+INLINE void correlate_tile(const struct plane_rows *t, const vec *weight, ptrdiff_t j, ptrdiff_t gap,
+                           const int rows, const int vectors, const enum taps_form form, const int plain) {
+    const struct plane_pass *p = t->pass;
+    const struct plane_line *line = &p->line;
+    const real *x = t->x + j;
+    vec sum[ROWS][2], bias = splat(t->bias);
+    UNROLL for (int r = 0; r < rows; r++) sum[r][0] = sum[r][1] = bias;
+    if (form == DENSE_3) add_square(line, weight, x, gap, rows, vectors, 3, 1, sum);
+    if (form == DENSE_5) add_square(line, weight, x, gap, rows, vectors, 5, 1, sum);
+    if (form == PAIRS_3) add_square(line, weight, x, gap, rows, vectors, 3, 2, sum);
+    if (form == PAIRS_5) add_square(line, weight, x, gap, rows, vectors, 5, 2, sum);
+    if (form == ANY_TAPS) add_taps(t, x, gap, rows, vectors, sum);
+    real *to = t->to + j;
+    const ptrdiff_t width = p->width;
+    UNROLL for (int r = 0; r < rows; r++, to += width) UNROLL for (int v = 0; v < vectors; v++) {
+        if (plain)
+            store(to + v * gap, sum[r][v]);
+        else
+            store_pixels(p, to + v * gap, sum[r][v], width, t->end - (to + v * gap) >= LANES);
+    }
+}
+
+INLINE void correlate_rows(const struct plane_rows *t, const int rows, const int vectors,
+                           const enum taps_form form, const int plain) {
+    const int area = form == ANY_TAPS ? 0 : form == DENSE_3 || form == PAIRS_3 ? 9 : 25;
+    vec weight[25];
+    UNROLL for (int i = 0; i < area; i++) weight[i] = splat(t->weight[i]);
+    ptrdiff_t last = max_size(t->pass->width - LANES, 0), j = 0;
+    for (; vectors == 2 && j < last; j += 2 * LANES) {
+        ptrdiff_t first = min_size(j, last);
+        correlate_tile(t, weight, first, min_size(j + LANES, last) - first, rows, 2, form, plain);
+    }
+    for (; j < last + LANES; j += LANES)
+        correlate_tile(t, weight, min_size(j, last), 0, rows, 1, form, plain);
+}
+
+/* `count` rows in shares of up to ROWS */
+INLINE void correlate_block(struct plane_rows t, ptrdiff_t count, const int vectors,
+                            const enum taps_form form) {
+    const struct plane_pass *p = t.pass;
+    int added = p->residual || p->relu;
+    for (ptrdiff_t shares = ceil_div(count, ROWS); shares > 0; shares--) {
+        ptrdiff_t rows = ceil_div(count, shares);
+        if (added || t.end - t.to < rows * p->width + LANES) {
+            for (ptrdiff_t r = 0; r < rows; r++, t.x += p->step * p->line.elements, t.to += p->width)
+                correlate_rows(&t, 1, 1, form, 0);
+            count -= rows;
+            continue;
+        }
+        switch (rows) {
+        case 1: correlate_rows(&t, 1, vectors, form, 1); break;
+        case 2: correlate_rows(&t, 2, vectors, form, 1); break;
+        case 3: correlate_rows(&t, 3, vectors, form, 1); break;
+        case 4: correlate_rows(&t, 4, vectors, form, 1); break;
+        }
+        count -= rows;
+        t.x += rows * p->step * p->line.elements;
+        t.to += rows * p->width;
+    }
+}
+
+static void any_taps(const struct plane_rows *t, ptrdiff_t n) { correlate_block(*t, n, 2, ANY_TAPS); }
+static void dense_3(const struct plane_rows *t, ptrdiff_t n) { correlate_block(*t, n, 1, DENSE_3); }
+static void dense_5(const struct plane_rows *t, ptrdiff_t n) { correlate_block(*t, n, 2, DENSE_5); }
+static void pairs_3(const struct plane_rows *t, ptrdiff_t n) { correlate_block(*t, n, 1, PAIRS_3); }
+static void pairs_5(const struct plane_rows *t, ptrdiff_t n) { correlate_block(*t, n, 2, PAIRS_5); }
+
+static void (*const correlate_form[])(const struct plane_rows *, ptrdiff_t) = {any_taps, dense_3, dense_5,
+                                                                               pairs_3, pairs_5};
+
+/* Scratch: the weights of a channel, then the lines */
+static ptrdiff_t weight_elements(const struct plane_pass *p) { return ceil_div(p->taps, LANES) * LANES; }
+static ptrdiff_t line_elements(const struct plane_pass *p) {
+    return p->cut.group * p->cut.lines * p->line.elements;
+}
+
+static void correlate_unit(const struct plane_pass *p, ptrdiff_t unit, const real *end, real *scratch) {
+    const struct plane_cut *cut = &p->cut;
+    ptrdiff_t plane = unit / cut->blocks * cut->group, last = min_size(plane + cut->group, cut->planes);
+    ptrdiff_t row = unit % cut->blocks * cut->rows, rows = min_size(cut->rows, cut->height - row);
+    ptrdiff_t lines = cut->lines * p->line.elements, pixels = p->line.height * p->line.width;
+    real *lines_at = scratch + weight_elements(p), *to = lines_at;
+    for (ptrdiff_t i = plane; i < last; i++, to += lines)
+        lay_plane(&p->line, p->src + i * pixels, row * p->step + p->first_row,
+                  cut->lines - (cut->rows - rows) * p->step, p->src + cut->planes * pixels, to);
+    for (to = lines_at; plane < last; plane++, to += lines) {
+        ptrdiff_t channel = plane % p->channels;
+        for (ptrdiff_t t = 0; t < p->taps; t++) scratch[t] = p->weight[channel * p->area + p->tap[t].index];
+        struct plane_rows t = {.pass = p,
+                               .x = to,
+                               .weight = scratch,
+                               .to = p->dst + (plane * cut->height + row) * p->width,
+                               .end = end,
+                               .bias = p->bias ? p->bias[channel] : 0};
+        correlate_form[p->form](&t, rows);
+    }
+}
+
+/* The first destination element of a unit */
+static real *unit_begin(const struct plane_pass *p, ptrdiff_t unit) {
+    const struct plane_cut *cut = &p->cut;
+    if (unit >= cut->units) return p->dst + cut->planes * cut->height * p->width;
+    return p->dst +
+           (unit / cut->blocks * cut->group * cut->height + unit % cut->blocks * cut->rows) * p->width;
+}
+
+static void run_planes(const void *context, ptrdiff_t task, void *scratch) {
+    const struct plane_pass *p = context;
+    real *lines = (real *)scratch + weight_elements(p);
+    memset(lines, 0, (size_t)line_elements(p) * sizeof(real));
+    ptrdiff_t unit = task * p->cut.each, last = min_size(unit + p->cut.each, p->cut.units);
+    const real *end = unit_begin(p, last);
+    for (; unit < last; unit++) correlate_unit(p, unit, end, scratch);
+}
+
+static int correlate_planes(const struct plane_pass *p) {
+    double sums = (double)(p->cut.planes * p->cut.height * p->width) * (double)(p->taps + 4);
+    size_t scratch = (size_t)(weight_elements(p) + line_elements(p)) * sizeof(real);
+    return parallel_run(p->cut.tasks, sums / MULTIPLY_ADDS_PER_NANOSECOND, scratch, run_planes, p);
+}
+
+static enum taps_form form_of(ptrdiff_t kernel_height, ptrdiff_t kernel_width, ptrdiff_t step_height,
+                              ptrdiff_t step_width, ptrdiff_t dilation_height, ptrdiff_t dilation_width) {
+    if (kernel_height != kernel_width || step_height != step_width) return ANY_TAPS;
+    if (dilation_height != 1 || dilation_width != 1) return ANY_TAPS;
+    if (kernel_height == 3) return step_width == 1 ? DENSE_3 : step_width == 2 ? PAIRS_3 : ANY_TAPS;
+    if (kernel_height == 5) return step_width == 1 ? DENSE_5 : step_width == 2 ? PAIRS_5 : ANY_TAPS;
+    return ANY_TAPS;
+}
+
+/* A source of height x width with taps in a grid: the forward pass, or, with the taps turned round, the
+ * gradient of the input for a stride of 1. */
+struct plane_grid {
+    ptrdiff_t height, width, dst_height, dst_width;
+    ptrdiff_t step_height, step_width, pad_top, pad_left;
+    int turned;
+};
+
+static int correlate_grid(const struct pyconv_conv2d *g, const struct plane_grid *grid,
+                          struct plane_pass *p) {
+    ptrdiff_t area = g->kernel_height * g->kernel_width, planes = g->batch * g->in_channels;
+    ptrdiff_t down = (g->kernel_height - 1) * g->dilation_height,
+              across = (g->kernel_width - 1) * g->dilation_width;
+    if (!planes || !grid->dst_height || !grid->dst_width) return PYCONV_OK;
+    size_t bytes = (size_t)area * sizeof(struct plane_tap);
+    struct plane_tap *tap = pyconv_alloc(bytes);
+    if (!tap) return PYCONV_NO_MEMORY;
+    p->line =
+        make_plane_line(grid->height, grid->width, grid->step_width, grid->pad_left, grid->dst_width, across);
+    p->cut = cut_planes(&p->line, planes, grid->dst_height, grid->dst_width, grid->step_height, down);
+    p->channels = g->in_channels, p->width = grid->dst_width, p->step = grid->step_height;
+    p->first_row = -grid->pad_top, p->taps = p->area = area, p->tap = tap;
+    p->form = form_of(g->kernel_height, g->kernel_width, grid->step_height, grid->step_width,
+                      g->dilation_height, g->dilation_width);
+    for (ptrdiff_t t = 0; t < area; t++)
+        tap[t] = (struct plane_tap){
+            t / g->kernel_width * g->dilation_height * p->line.elements +
+                line_offset(&p->line, t % g->kernel_width * g->dilation_width),
+            grid->turned ? area - 1 - t : t,
+        };
+    int status = correlate_planes(p);
+    pyconv_free(tap, bytes);
+    return status;
+}
+
+int VARIANT(depthwise_planes)(const struct pyconv_conv2d *g, const real *input, const real *weight,
+                              const struct pyconv_epilogue *epilogue, real *output) {
+    struct plane_pass p = {.src = input, .weight = weight, .dst = output};
+    p.bias = epilogue->bias, p.residual = epilogue->residual, p.relu = epilogue->relu;
+    struct plane_grid grid = {g->in_height,    g->in_width, g->out_height, g->out_width, g->stride_height,
+                              g->stride_width, g->pad_top,  g->pad_left,   .turned = 0};
+    return correlate_grid(g, &grid, &p);
+}
