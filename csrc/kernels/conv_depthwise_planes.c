@@ -3,10 +3,10 @@
  *     dst[n, c, i, j] = bias[c] + sum over taps of src[n, c, i step + y, j step + x] * weight[c][tap]
  *
  * See conv_depthwise_planes.h for how the source is laid out. A tile is up to ROWS rows of one or two
- * vectors, whose sums stay in registers while each vector of the lines is loaded once for all rows that read
- * it. Of 3 x 3 taps with a step of 1, four rows of a vector take 18 loads for 36 fused multiply-adds, and 9
- * weights + 4 sums + 1 source vector = 14 registers; of 5 x 5, whose weights are broadcast from L1, four rows
- * of two vectors take 80 + 100 loads for 200, and 8 sums + 2 source vectors + 1 weight = 11.
+ * vectors, whose sums stay in registers. Of 3 x 3 taps with a step of 1, which read the planes as they lie,
+ * four rows of a vector take 18 loads for 36 fused multiply-adds, and 9 weights + 4 sums + 1 source vector =
+ * 14 registers. Other forms have a load in each of their products, but 8 sums to hide its latency. (Sharing
+ * loads among the rows of 5 x 5 taps, GCC spills what 16 registers hold, at 1.3 to 1.7 times the time.)
  *
  * The last vector of a row overlaps the one before. Where a row has less than one, what is stored beyond it
  * is overwritten by the next row's, in ascending order; the last rows of a task store what is theirs.
@@ -33,6 +33,7 @@ struct plane_pass {
     ptrdiff_t first_row;             /* of the source, that row 0 reads */
     ptrdiff_t taps, area;            /* area: weights of a channel */
     const struct plane_tap *tap;
+    const struct plane_masks *masks;            /* or NULL: all planes are laid out */
     const real *src, *weight, *bias, *residual; /* bias, residual: or NULL */
     real *dst;
     int relu;
@@ -41,7 +42,9 @@ struct plane_pass {
 /* Some rows of one plane: the lines of the first, and where they are stored. */
 struct plane_rows {
     const struct plane_pass *pass;
-    const real *x, *weight; /* weight: in the order of the taps */
+    const real *const *row;          /* [lines] that they read */
+    const real *weight;              /* in the order of the taps */
+    const struct plane_masks *masks; /* NULL: lines with their padding */
     real *to;
     const real *end; /* nothing is stored from here on */
     real bias;
@@ -60,28 +63,42 @@ INLINE void store_pixels(const struct plane_pass *p, real *to, vec sum, ptrdiff_
         store_first(to, sum, width);
 }
 
-/* kernel x kernel taps side by side. gap: from the first vector to the second */
-INLINE void add_square(const struct plane_line *line, const vec *weight, const real *x, ptrdiff_t gap,
-                       const int rows, const int vectors, const int kernel, const int step, vec (*sum)[2]) {
-    const ptrdiff_t elements = line->elements, pitch = line->pitch;
-    UNROLL for (int y = 0; y < (rows - 1) * step + kernel; y++, x += elements) {
-        UNROLL for (int s = 0; s < kernel; s++) {
-            const real *from = x + s % step * pitch + s / step;
-            vec value[2];
-            UNROLL for (int v = 0; v < vectors; v++) value[v] = in_register(load(from + v * gap));
-            UNROLL for (int r = 0; r < rows; r++) {
-                int k = y - r * step;
-                if (k < 0 || k >= kernel) continue;
-                UNROLL for (int v = 0; v < vectors; v++) sum[r][v] += value[v] * weight[k * kernel + s];
-            }
+/* 3 x 3 taps side by side, from column j on. mask: NULL, or which lanes are pixels. Each vector of the source
+ * is loaded once for all rows that read it. */
+INLINE void add_square(const struct plane_rows *t, const vec *weight, ptrdiff_t j, const integer *mask,
+                       const int rows, vec (*sum)[2]) {
+    UNROLL for (int y = 0; y < rows + 2; y++) {
+        /* the address hides that the branches with and without masks load the same, which GCC would do
+         * before them, and spill */
+        const real *x = as_pointer(t->row[y] + j);
+        UNROLL for (int s = 0; s < 3; s++) {
+            vec value = load(x + s);
+            if (mask) value = (vec)((ivec)value & load_mask(mask + s * LANES));
+            value = in_register(value);
+            UNROLL for (int r = 0; r < rows; r++) if (y >= r && y - r < 3) sum[r][0] +=
+                value * weight[(y - r) * 3 + s];
         }
     }
 }
 
-INLINE void add_taps(const struct plane_rows *t, const real *x, ptrdiff_t gap, const int rows,
+/* kernel x kernel taps side by side, a row of them at a time. gap: from the first vector to the second */
+INLINE void add_kernel_rows(const struct plane_rows *t, ptrdiff_t j, ptrdiff_t gap, const int rows,
+                            const int vectors, const int kernel, const int step, vec (*sum)[2]) {
+    const ptrdiff_t elements = t->pass->line.elements, pitch = t->pass->line.pitch;
+    const real *x = t->row[0] + j, *w = t->weight;
+    for (int k = 0; k < kernel; k++, x += elements, w += kernel) UNROLL for (int s = 0; s < kernel; s++) {
+            const real *from = x + s % step * pitch + s / step;
+            vec weight = splat(w[s]);
+            UNROLL for (int r = 0; r < rows; r++, from += step * elements)
+                UNROLL for (int v = 0; v < vectors; v++) sum[r][v] += load(from + v * gap) * weight;
+        }
+}
+
+INLINE void add_taps(const struct plane_rows *t, ptrdiff_t j, ptrdiff_t gap, const int rows,
                      const int vectors, vec (*sum)[2]) {
     const ptrdiff_t row = t->pass->step * t->pass->line.elements;
     const struct plane_tap *tap = t->pass->tap;
+    const real *x = t->row[0] + j;
     for (ptrdiff_t i = 0; i < t->pass->taps; i++) {
         const real *from = x + tap[i].offset;
         vec weight = splat(t->weight[i]);
@@ -90,22 +107,24 @@ INLINE void add_taps(const struct plane_rows *t, const real *x, ptrdiff_t gap, c
     }
 }
 
-/* One or two vectors of `rows` rows, from column j on; the second begins `gap` further. plain: nothing is
- * added, and nothing lies beyond the end. */
+/* One or two vectors of `rows` rows, from column j on; the second begins `gap` further. plain: there is no
+ * residual, and nothing lies beyond the end. */
 INLINE void correlate_tile(const struct plane_rows *t, const vec *weight, ptrdiff_t j, ptrdiff_t gap,
-                           const int rows, const int vectors, const enum taps_form form, const int plain) {
+                           const integer *mask, const int rows, const int vectors, const enum taps_form form,
+                           const int plain) {
     const struct plane_pass *p = t->pass;
-    const struct plane_line *line = &p->line;
-    const real *x = t->x + j;
     vec sum[ROWS][2], bias = splat(t->bias);
     UNROLL for (int r = 0; r < rows; r++) sum[r][0] = sum[r][1] = bias;
-    if (form == DENSE_3) add_square(line, weight, x, gap, rows, vectors, 3, 1, sum);
-    if (form == DENSE_5) add_square(line, weight, x, gap, rows, vectors, 5, 1, sum);
-    if (form == PAIRS_3) add_square(line, weight, x, gap, rows, vectors, 3, 2, sum);
-    if (form == PAIRS_5) add_square(line, weight, x, gap, rows, vectors, 5, 2, sum);
-    if (form == ANY_TAPS) add_taps(t, x, gap, rows, vectors, sum);
+    if (form == DENSE_3) add_square(t, weight, j, mask, rows, sum);
+    if (form == DENSE_5) add_kernel_rows(t, j, gap, rows, vectors, 5, 1, sum);
+    if (form == PAIRS_3) add_kernel_rows(t, j, gap, rows, vectors, 3, 2, sum);
+    if (form == PAIRS_5) add_kernel_rows(t, j, gap, rows, vectors, 5, 2, sum);
+    if (form == ANY_TAPS) add_taps(t, j, gap, rows, vectors, sum);
     real *to = t->to + j;
     const ptrdiff_t width = p->width;
+    if (plain && p->relu)
+        UNROLL for (int r = 0; r < rows; r++) UNROLL for (int v = 0; v < vectors; v++) sum[r][v] =
+            choose(sum[r][v] < 0, (vec){0}, sum[r][v]);
     UNROLL for (int r = 0; r < rows; r++, to += width) UNROLL for (int v = 0; v < vectors; v++) {
         if (plain)
             store(to + v * gap, sum[r][v]);
@@ -114,29 +133,38 @@ INLINE void correlate_tile(const struct plane_rows *t, const vec *weight, ptrdif
     }
 }
 
+/* The tile of number `tile`, by masks where it has an edge. */
+INLINE void correlate_pixels(const struct plane_rows *t, const vec *weight, ptrdiff_t tile, const int rows,
+                             const int vectors, const enum taps_form form, const int plain) {
+    ptrdiff_t last = max_size(t->pass->width - LANES, 0), j = min_size(tile * LANES, last),
+              gap = vectors == 2 ? min_size((tile + 1) * LANES, last) - j : 0;
+    const integer *mask = NULL;
+    if (form == DENSE_3 && t->masks) mask = edge_mask(t->masks, tile);
+    if (form == DENSE_3 && mask)
+        correlate_tile(t, weight, j, gap, mask, rows, vectors, form, plain);
+    else
+        correlate_tile(t, weight, j, gap, NULL, rows, vectors, form, plain);
+}
+
 INLINE void correlate_rows(const struct plane_rows *t, const int rows, const int vectors,
                            const enum taps_form form, const int plain) {
-    const int area = form == ANY_TAPS ? 0 : form == DENSE_3 || form == PAIRS_3 ? 9 : 25;
-    vec weight[25];
+    const int area = form == DENSE_3 ? 9 : 0;
+    vec weight[9];
     UNROLL for (int i = 0; i < area; i++) weight[i] = splat(t->weight[i]);
-    ptrdiff_t last = max_size(t->pass->width - LANES, 0), j = 0;
-    for (; vectors == 2 && j < last; j += 2 * LANES) {
-        ptrdiff_t first = min_size(j, last);
-        correlate_tile(t, weight, first, min_size(j + LANES, last) - first, rows, 2, form, plain);
-    }
-    for (; j < last + LANES; j += LANES)
-        correlate_tile(t, weight, min_size(j, last), 0, rows, 1, form, plain);
+    ptrdiff_t tiles = ceil_div(t->pass->width, LANES), tile = 0;
+    for (; vectors == 2 && tile + 2 <= tiles; tile += 2)
+        correlate_pixels(t, weight, tile, rows, 2, form, plain);
+    for (; tile < tiles; tile++) correlate_pixels(t, weight, tile, rows, 1, form, plain);
 }
 
 /* `count` rows in shares of up to ROWS */
 INLINE void correlate_block(struct plane_rows t, ptrdiff_t count, const int vectors,
                             const enum taps_form form) {
     const struct plane_pass *p = t.pass;
-    int added = p->residual || p->relu;
     for (ptrdiff_t shares = ceil_div(count, ROWS); shares > 0; shares--) {
         ptrdiff_t rows = ceil_div(count, shares);
-        if (added || t.end - t.to < rows * p->width + LANES) {
-            for (ptrdiff_t r = 0; r < rows; r++, t.x += p->step * p->line.elements, t.to += p->width)
+        if (p->residual || t.end - t.to < rows * p->width + LANES) {
+            for (ptrdiff_t r = 0; r < rows; r++, t.row += p->step, t.to += p->width)
                 correlate_rows(&t, 1, 1, form, 0);
             count -= rows;
             continue;
@@ -148,7 +176,7 @@ INLINE void correlate_block(struct plane_rows t, ptrdiff_t count, const int vect
         case 4: correlate_rows(&t, 4, vectors, form, 1); break;
         }
         count -= rows;
-        t.x += rows * p->step * p->line.elements;
+        t.row += rows * p->step;
         t.to += rows * p->width;
     }
 }
@@ -156,33 +184,73 @@ INLINE void correlate_block(struct plane_rows t, ptrdiff_t count, const int vect
 static void any_taps(const struct plane_rows *t, ptrdiff_t n) { correlate_block(*t, n, 2, ANY_TAPS); }
 static void dense_3(const struct plane_rows *t, ptrdiff_t n) { correlate_block(*t, n, 1, DENSE_3); }
 static void dense_5(const struct plane_rows *t, ptrdiff_t n) { correlate_block(*t, n, 2, DENSE_5); }
-static void pairs_3(const struct plane_rows *t, ptrdiff_t n) { correlate_block(*t, n, 1, PAIRS_3); }
+static void pairs_3(const struct plane_rows *t, ptrdiff_t n) { correlate_block(*t, n, 2, PAIRS_3); }
 static void pairs_5(const struct plane_rows *t, ptrdiff_t n) { correlate_block(*t, n, 2, PAIRS_5); }
 
 static void (*const correlate_form[])(const struct plane_rows *, ptrdiff_t) = {any_taps, dense_3, dense_5,
                                                                                pairs_3, pairs_5};
 
-/* Scratch: the weights of a channel, then the lines */
-static ptrdiff_t weight_elements(const struct plane_pass *p) { return ceil_div(p->taps, LANES) * LANES; }
-static ptrdiff_t line_elements(const struct plane_pass *p) {
-    return p->cut.group * p->cut.lines * p->line.elements;
+/* Scratch: the weights of a channel, the rows of a plane, a row of zeros, and the lines */
+struct plane_scratch {
+    real *weight, *zeros, *lines;
+    const real **row;
+    size_t bytes;
+};
+
+static struct plane_scratch plane_scratch(const struct plane_pass *p, void *memory) {
+    ptrdiff_t weight = ceil_div(p->taps, LINE) * LINE;
+    ptrdiff_t rows = ceil_div(p->cut.lines * (ptrdiff_t)sizeof(real *), 64) * 64 / (ptrdiff_t)sizeof(real);
+    ptrdiff_t lines = p->cut.group * p->cut.lines * p->line.elements;
+    struct plane_scratch s = {.weight = memory};
+    s.row = (const real **)(s.weight + weight);
+    s.zeros = s.weight + weight + rows;
+    s.lines = s.zeros + p->line.elements;
+    s.bytes = (size_t)(weight + rows + p->line.elements + lines) * sizeof(real);
+    return s;
 }
 
-static void correlate_unit(const struct plane_pass *p, ptrdiff_t unit, const real *end, real *scratch) {
+/* Where the rows of a plane are found that destination rows from `row` on read: in its lines, or in itself.
+ */
+static void find_rows(const struct plane_pass *p, const struct plane_scratch *s, ptrdiff_t row,
+                      ptrdiff_t count, const real *lines, const real *plane) {
+    if (!plane) {
+        for (ptrdiff_t y = 0; y < count; y++) s->row[y] = lines + y * p->line.elements;
+        return;
+    }
+    ptrdiff_t first = row * p->step + p->first_row;
+    const real *x = plane + first * p->line.width - p->line.padding;
+    for (ptrdiff_t y = 0; y < count; y++, x += p->line.width)
+        s->row[y] = first + y >= 0 && first + y < p->line.height ? x : s->zeros;
+}
+
+/* Planes that may be read where they lie, with what is beside their rows: all but the first and last ones. */
+static int is_inner(const struct plane_pass *p, ptrdiff_t plane) {
+    ptrdiff_t pixels = p->line.height * p->line.width;
+    return p->masks && plane * pixels >= p->masks->before &&
+           (p->cut.planes - plane - 1) * pixels >= p->masks->behind;
+}
+
+static void correlate_unit(const struct plane_pass *p, ptrdiff_t unit, const real *end,
+                           const struct plane_scratch *s) {
     const struct plane_cut *cut = &p->cut;
     ptrdiff_t plane = unit / cut->blocks * cut->group, last = min_size(plane + cut->group, cut->planes);
     ptrdiff_t row = unit % cut->blocks * cut->rows, rows = min_size(cut->rows, cut->height - row);
     ptrdiff_t lines = cut->lines * p->line.elements, pixels = p->line.height * p->line.width;
-    real *lines_at = scratch + weight_elements(p), *to = lines_at;
+    ptrdiff_t count = cut->lines - (cut->rows - rows) * p->step;
+    real *to = s->lines;
     for (ptrdiff_t i = plane; i < last; i++, to += lines)
-        lay_plane(&p->line, p->src + i * pixels, row * p->step + p->first_row,
-                  cut->lines - (cut->rows - rows) * p->step, p->src + cut->planes * pixels, to);
-    for (to = lines_at; plane < last; plane++, to += lines) {
+        if (!is_inner(p, i))
+            lay_plane(&p->line, p->src + i * pixels, row * p->step + p->first_row, count,
+                      p->src + cut->planes * pixels, to);
+    for (to = s->lines; plane < last; plane++, to += lines) {
         ptrdiff_t channel = plane % p->channels;
-        for (ptrdiff_t t = 0; t < p->taps; t++) scratch[t] = p->weight[channel * p->area + p->tap[t].index];
+        int inner = is_inner(p, plane);
+        for (ptrdiff_t t = 0; t < p->taps; t++) s->weight[t] = p->weight[channel * p->area + p->tap[t].index];
+        find_rows(p, s, row, count, to, inner ? p->src + plane * pixels : NULL);
         struct plane_rows t = {.pass = p,
-                               .x = to,
-                               .weight = scratch,
+                               .row = s->row,
+                               .weight = s->weight,
+                               .masks = inner ? p->masks : NULL,
                                .to = p->dst + (plane * cut->height + row) * p->width,
                                .end = end,
                                .bias = p->bias ? p->bias[channel] : 0};
@@ -200,17 +268,20 @@ static real *unit_begin(const struct plane_pass *p, ptrdiff_t unit) {
 
 static void run_planes(const void *context, ptrdiff_t task, void *scratch) {
     const struct plane_pass *p = context;
-    real *lines = (real *)scratch + weight_elements(p);
-    memset(lines, 0, (size_t)line_elements(p) * sizeof(real));
+    struct plane_scratch s = plane_scratch(p, scratch);
     ptrdiff_t unit = task * p->cut.each, last = min_size(unit + p->cut.each, p->cut.units);
+    clear_elements(s.zeros, p->line.elements);
+    if (!is_inner(p, unit / p->cut.blocks * p->cut.group) ||
+        !is_inner(p, min_size(ceil_div(last, p->cut.blocks) * p->cut.group, p->cut.planes) - 1))
+        clear_elements(s.lines, p->cut.group * p->cut.lines * p->line.elements);
     const real *end = unit_begin(p, last);
-    for (; unit < last; unit++) correlate_unit(p, unit, end, scratch);
+    for (; unit < last; unit++) correlate_unit(p, unit, end, &s);
 }
 
 static int correlate_planes(const struct plane_pass *p) {
     double sums = (double)(p->cut.planes * p->cut.height * p->width) * (double)(p->taps + 4);
-    size_t scratch = (size_t)(weight_elements(p) + line_elements(p)) * sizeof(real);
-    return parallel_run(p->cut.tasks, sums / MULTIPLY_ADDS_PER_NANOSECOND, scratch, run_planes, p);
+    return parallel_run(p->cut.tasks, sums / MULTIPLY_ADDS_PER_NANOSECOND, plane_scratch(p, NULL).bytes,
+                        run_planes, p);
 }
 
 static enum taps_form form_of(ptrdiff_t kernel_height, ptrdiff_t kernel_width, ptrdiff_t step_height,
@@ -252,7 +323,14 @@ static int correlate_grid(const struct pyconv_conv2d *g, const struct plane_grid
                 line_offset(&p->line, t % g->kernel_width * g->dilation_width),
             grid->turned ? area - 1 - t : t,
         };
-    int status = correlate_planes(p);
+    struct plane_masks masks = {0};
+    int status = PYCONV_OK;
+    if (p->form == DENSE_3) {
+        status = make_masks(&p->line, p->width, g->kernel_width, 1, &masks);
+        p->masks = &masks;
+    }
+    if (status == PYCONV_OK) status = correlate_planes(p);
+    free_masks(&masks);
     pyconv_free(tap, bytes);
     return status;
 }

@@ -83,8 +83,9 @@ INLINE void lay_line(const struct plane_line *line, const real *x, const real *e
         for (ptrdiff_t w = 0; w < width; w++) to[line_offset(line, w + padding)] = x[w];
 }
 
-INLINE void clear_line(const struct plane_line *line, real *to) {
-    for (ptrdiff_t e = 0; e < line->elements; e += LANES) store(to + e, (vec){0});
+/* `count`: a multiple of LANES, as that of a line is */
+INLINE void clear_elements(real *to, ptrdiff_t count) {
+    for (ptrdiff_t e = 0; e < count; e += LANES) store(to + e, (vec){0});
 }
 
 /* Rows [first, first + count) of a plane, some of them perhaps above or below it */
@@ -94,7 +95,58 @@ INLINE void lay_plane(const struct plane_line *line, const real *plane, ptrdiff_
         if (y >= 0 && y < line->height)
             lay_line(line, plane + y * line->width, end, to);
         else
-            clear_line(line, to);
+            clear_elements(to, line->elements);
+}
+
+/* ---- Planes as they lie ----
+ *
+ * With a step of 1, vectors may as well be loaded from the plane itself. At its edges they hold pixels of the
+ * rows before and after, which masks turn into zeros. */
+
+struct plane_masks {
+    ptrdiff_t before, behind; /* elements that are read beside a plane */
+    ptrdiff_t tiles, kernel;  /* vectors to a row; taps to a row of the kernel */
+    integer *mask;            /* [tile][tap][LANES], all bits set or none */
+    uint8_t *edge;            /* [tile] whether any lane is no pixel */
+    size_t bytes;
+};
+
+INLINE ivec load_mask(const integer *p) {
+    ivec v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+/* The masks of a tile, where it needs them, or NULL */
+INLINE const integer *edge_mask(const struct plane_masks *m, ptrdiff_t tile) {
+    return m->edge[tile] ? m->mask + tile * m->kernel * LANES : NULL;
+}
+
+/* Of rows of `pixels` pixels, the last tile of which overlaps the one before or has lanes to spare: these are
+ * pixels where `spare`, else not. free_masks gives them back. */
+INLINE int make_masks(const struct plane_line *line, ptrdiff_t pixels, ptrdiff_t kernel, int spare,
+                      struct plane_masks *m) {
+    ptrdiff_t tiles = ceil_div(pixels, LANES), last = max_size(pixels - LANES, 0);
+    *m = (struct plane_masks){.before = max_size(line->padding, 0), .tiles = tiles, .kernel = kernel};
+    m->behind = max_size(last + LANES + kernel - 1 - line->padding - line->width, 0);
+    m->bytes = (size_t)(tiles * kernel) * VECTOR_BYTES + (size_t)tiles;
+    if (!(m->mask = pyconv_alloc(m->bytes))) return PYCONV_NO_MEMORY;
+    m->edge = (uint8_t *)(m->mask + tiles * kernel * LANES);
+    for (ptrdiff_t tile = 0; tile < tiles; tile++) {
+        m->edge[tile] = 0;
+        for (ptrdiff_t i = 0; i < kernel * LANES; i++) {
+            ptrdiff_t lane = i % LANES, j = min_size(tile * LANES, last) + lane;
+            ptrdiff_t x = j + i / LANES - line->padding;
+            int pixel = j < pixels ? x >= 0 && x < line->width : spare;
+            m->mask[tile * kernel * LANES + i] = pixel ? -1 : 0;
+            m->edge[tile] |= !pixel;
+        }
+    }
+    return PYCONV_OK;
+}
+
+INLINE void free_masks(struct plane_masks *m) {
+    if (m->mask) pyconv_free(m->mask, m->bytes);
 }
 
 /* ---- How work is cut ----
