@@ -343,3 +343,16 @@ int VARIANT(depthwise_planes)(const struct pyconv_conv2d *g, const real *input, 
                               g->stride_width, g->pad_top,  g->pad_left,   .turned = 0};
     return correlate_grid(g, &grid, &p);
 }
+
+int VARIANT(grad_input_depthwise_planes)(const struct pyconv_conv2d *g, const real *grad_output,
+                                         const real *weight, const real *residual, real *grad_input) {
+    if (g->stride_height != 1 || g->stride_width != 1)
+        return VARIANT(grad_input_strided_planes)(g, grad_output, weight, residual, grad_input);
+    struct plane_pass p = {.src = grad_output, .weight = weight, .residual = residual, .dst = grad_input};
+    struct plane_grid grid = {.height = g->out_height, .width = g->out_width};
+    grid.dst_height = g->in_height, grid.dst_width = g->in_width;
+    grid.step_height = grid.step_width = 1, grid.turned = 1;
+    grid.pad_top = (g->kernel_height - 1) * g->dilation_height - g->pad_top;
+    grid.pad_left = (g->kernel_width - 1) * g->dilation_width - g->pad_left;
+    return correlate_grid(g, &grid, &p);
+}

@@ -185,4 +185,8 @@ INLINE struct plane_cut cut_planes(const struct plane_line *line, ptrdiff_t plan
     return cut;
 }
 
+/* conv_depthwise_planes_strided.c: the gradient of the input for any stride */
+int VARIANT(grad_input_strided_planes)(const struct pyconv_conv2d *, const real *grad_output,
+                                       const real *weight, const real *residual, real *grad_input);
+
 #endif
