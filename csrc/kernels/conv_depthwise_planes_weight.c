@@ -1,0 +1,195 @@
+/* The gradient of a depthwise convolution's weight, of planes.
+ *
+ *     grad_weight[c][r][s] = sum over n, i, j of
+ *                            grad_output[n, c, i, j] * input[n, c, i S_h + r D_h - P_h, j S_w + s D_w - P_w]
+ *
+ * Vectors run along the rows of grad_output, the input is laid out as in conv_depthwise_planes.h. The sums of
+ * a group of taps stay in registers while the rows of a block stream past, and wait in scratch as vectors,
+ * [tap] [LANES], for the next block and the next image: their lanes are added up once, at the end. A group is
+ * three rows of 3 taps, or two (with 32 registers five) of 5; two or more rows of it share what they load of
+ * grad_output: 2 * 5 sums + 1 gradient + 1 source = 12 registers. Lanes beyond a row's end are zeros in both,
+ * so that no pixel which is not finite gets into a sum that does not see it.
+ *
+ * A task is a run of channels, over all images or a part of them whose sums are added in ascending order.
+ */
+#include "conv.h"
+#include "conv_depthwise_planes.h"
+#include "parallel.h"
+
+#define PART_ELEMENTS ((ptrdiff_t)16384) /* of grad_output, that a part has at least */
+
+struct weight_pass {
+    const struct pyconv_conv2d *g;
+    struct plane_line line;
+    ptrdiff_t rows, blocks, lines; /* of a block; blocks to a plane; lines of a block */
+    ptrdiff_t channels, bundles;   /* to a task; tasks to a part */
+    ptrdiff_t parts;               /* of the list of all images' blocks */
+    const real *grad_output, *input;
+    real *sums; /* [part][channel][tap] */
+};
+
+/* Some rows of a plane: `count` rows of gradients, and the lines of the first */
+struct weight_rows {
+    const struct plane_line *line;
+    const struct pyconv_conv2d *g;
+    const real *x, *grad;
+    ptrdiff_t count;
+    const real *end; /* of grad_output */
+};
+
+/* One vector of each row: taps [0, taps) of `rows` rows of the kernel, the first of which reads from x on */
+INLINE void add_column(const struct weight_rows *t, const real *x, const real *grad, ptrdiff_t lanes,
+                       const int rows, const int taps, const int step, const int masked, vec *sum) {
+    const ptrdiff_t elements = t->line->elements, pitch = t->line->pitch;
+    const ptrdiff_t below = t->g->dilation_height * elements, next = t->g->stride_height * elements;
+    const ptrdiff_t width = t->g->out_width;
+    const ivec keep = masked ? (ivec)first_lanes((vec)((ivec){0} - 1), lanes, (vec){0}) : (ivec){0};
+    for (ptrdiff_t i = 0; i < t->count; i++, grad += width, x += next) {
+        vec dy = masked ? (vec)((ivec)load_before(grad, lanes, t->end) & keep) : load(grad);
+        UNROLL for (int k = 0; k < rows; k++) UNROLL for (int s = 0; s < taps; s++) {
+            const real *from = x + k * below;
+            from += s % step * pitch + s / step;
+            vec value = load(from);
+            if (masked) value = (vec)((ivec)value & keep);
+            sum[k * taps + s] += dy * value;
+        }
+    }
+}
+
+/* sums[tap][LANES] += those of rows x taps taps. step: 1 or 2 */
+INLINE void add_weight_rows(const struct weight_rows *t, const real *x, const int rows, const int taps,
+                            const int step, real *sums) {
+    vec sum[25];
+    ptrdiff_t j = 0, width = t->g->out_width;
+    UNROLL for (int i = 0; i < rows * taps; i++) sum[i] = load(sums + i * LANES);
+    for (; j + LANES <= width; j += LANES) add_column(t, x + j, t->grad + j, LANES, rows, taps, step, 0, sum);
+    if (j < width) add_column(t, x + j, t->grad + j, width - j, rows, taps, step, 1, sum);
+    UNROLL for (int i = 0; i < rows * taps; i++) store(sums + i * LANES, sum[i]);
+}
+
+#define ROWS_OF_5 (VECTOR_REGISTERS == 32 ? 5 : 2)
+
+INLINE void add_weight_5(const struct weight_rows *t, const int step, real *sums) {
+    const ptrdiff_t elements = t->line->elements;
+    int k = 0;
+    for (; k + ROWS_OF_5 <= 5; k += ROWS_OF_5)
+        add_weight_rows(t, t->x + k * elements, ROWS_OF_5, 5, step, sums + k * 5 * LANES);
+    if (k < 5) add_weight_rows(t, t->x + k * elements, 1, 5, step, sums + k * 5 * LANES);
+}
+
+static void add_weight_any(const struct weight_rows *t, real *sums) {
+    const struct pyconv_conv2d *g = t->g;
+    for (ptrdiff_t r = 0; r < g->kernel_height; r++)
+        for (ptrdiff_t s = 0; s < g->kernel_width; s++, sums += LANES) {
+            const real *x = t->x + r * g->dilation_height * t->line->elements;
+            add_weight_rows(t, x + line_offset(t->line, s * g->dilation_width), 1, 1, 1, sums);
+        }
+}
+
+static void add_block(const struct weight_rows *t, real *sums) {
+    const struct pyconv_conv2d *g = t->g;
+    ptrdiff_t kernel = g->kernel_height, step = t->line->step;
+    int square = kernel == g->kernel_width && g->dilation_height == 1 && g->dilation_width == 1;
+    if (square && kernel == 3 && step == 1)
+        add_weight_rows(t, t->x, 3, 3, 1, sums);
+    else if (square && kernel == 3 && step == 2)
+        add_weight_rows(t, t->x, 3, 3, 2, sums);
+    else if (square && kernel == 5 && step == 1)
+        add_weight_5(t, 1, sums);
+    else if (square && kernel == 5 && step == 2)
+        add_weight_5(t, 2, sums);
+    else
+        add_weight_any(t, sums);
+}
+
+/* Blocks [begin, end) of the list of all images' blocks, for `count` channels from `channel` on */
+static void add_blocks(const struct weight_pass *p, ptrdiff_t begin, ptrdiff_t end, ptrdiff_t channel,
+                       ptrdiff_t count, real *sums, real *lines) {
+    const struct pyconv_conv2d *g = p->g;
+    ptrdiff_t area = g->kernel_height * g->kernel_width, pixels = g->in_height * g->in_width;
+    ptrdiff_t outputs = g->out_height * g->out_width, planes = g->batch * g->in_channels;
+    ptrdiff_t group = max_size(BLOCK_BYTES / (p->lines * p->line.elements * (ptrdiff_t)sizeof(real)), 1);
+    for (ptrdiff_t b = begin; b < end; b++) {
+        ptrdiff_t row = b % p->blocks * p->rows, rows = min_size(p->rows, g->out_height - row);
+        ptrdiff_t plane = b / p->blocks * g->in_channels + channel;
+        for (ptrdiff_t first = 0; first < count; first += group) {
+            ptrdiff_t some = min_size(group, count - first), elements = p->lines * p->line.elements;
+            for (ptrdiff_t i = 0; i < some; i++)
+                lay_plane(&p->line, p->input + (plane + first + i) * pixels,
+                          row * g->stride_height - g->pad_top, p->lines - (p->rows - rows) * g->stride_height,
+                          p->input + planes * pixels, lines + i * elements);
+            for (ptrdiff_t i = 0; i < some; i++) {
+                struct weight_rows t = {&p->line,
+                                        g,
+                                        lines + i * elements,
+                                        p->grad_output + (plane + first + i) * outputs + row * g->out_width,
+                                        rows,
+                                        p->grad_output + planes * outputs};
+                add_block(&t, sums + (first + i) * area * LANES);
+            }
+        }
+    }
+}
+
+static ptrdiff_t scratch_lines(const struct weight_pass *p) {
+    ptrdiff_t plane = p->lines * p->line.elements;
+    return max_size(BLOCK_BYTES / (ptrdiff_t)sizeof(real), plane) / LANES * LANES;
+}
+
+static void run_weight(const void *context, ptrdiff_t task, void *scratch) {
+    const struct weight_pass *p = context;
+    const struct pyconv_conv2d *g = p->g;
+    ptrdiff_t area = g->kernel_height * g->kernel_width, part = task / p->bundles;
+    ptrdiff_t channel = task % p->bundles * p->channels, all = g->batch * p->blocks;
+    ptrdiff_t count = min_size(p->channels, g->in_channels - channel);
+    real *sums = scratch, *lines = sums + p->channels * area * LANES;
+    clear_elements(sums, count * area * LANES);
+    clear_elements(lines, scratch_lines(p));
+    add_blocks(p, all * part / p->parts, all * (part + 1) / p->parts, channel, count, sums, lines);
+    real *to = p->sums + (part * g->in_channels + channel) * area;
+    for (ptrdiff_t i = 0; i < count * area; i++) to[i] = sum_lanes(load(sums + i * LANES));
+}
+
+/* Blocks that fit L1, and tasks: channels by themselves where there are enough, else parts of the images too
+ */
+static void cut_weight(struct weight_pass *p) {
+    const struct pyconv_conv2d *g = p->g;
+    ptrdiff_t reach = (g->kernel_height - 1) * g->dilation_height, area = g->kernel_height * g->kernel_width;
+    ptrdiff_t room = BLOCK_BYTES / (p->line.elements * (ptrdiff_t)sizeof(real));
+    ptrdiff_t fit = max_size((room - reach - 1) / g->stride_height + 1, 1);
+    p->blocks = ceil_div(g->out_height, fit);
+    p->rows = ceil_div(g->out_height, p->blocks);
+    p->blocks = ceil_div(g->out_height, p->rows);
+    p->lines = (p->rows - 1) * g->stride_height + reach + 1;
+    /* neighbours share cache lines, and their sums should stay in L1 */
+    ptrdiff_t most = max_size(BLOCK_BYTES / 2 / (area * VECTOR_BYTES), 1);
+    p->channels = max_size(min_size(g->in_channels / TASKS_WANTED, most), 1);
+    p->bundles = ceil_div(g->in_channels, p->channels);
+    ptrdiff_t elements = p->channels * g->batch * g->out_height * g->out_width;
+    ptrdiff_t parts = min_size(ceil_div(TASKS_WANTED, p->bundles), elements / PART_ELEMENTS);
+    p->parts = max_size(min_size(parts, g->batch * p->blocks), 1);
+}
+
+int VARIANT(grad_weight_depthwise_planes)(const struct pyconv_conv2d *g, const real *grad_output,
+                                          const real *input, real *grad_weight) {
+    ptrdiff_t area = g->kernel_height * g->kernel_width, weights = g->in_channels * area;
+    if (!weights) return PYCONV_OK;
+    if (!g->batch || !g->out_height || !g->out_width) {
+        memset(grad_weight, 0, (size_t)weights * sizeof(real));
+        return PYCONV_OK;
+    }
+    struct weight_pass p = {.g = g, .grad_output = grad_output, .input = input, .sums = grad_weight};
+    p.line = make_plane_line(g->in_height, g->in_width, g->stride_width, g->pad_left, g->out_width,
+                             (g->kernel_width - 1) * g->dilation_width);
+    cut_weight(&p);
+    size_t bytes = (size_t)(p.parts * weights) * sizeof(real);
+    if (p.parts > 1 && !(p.sums = pyconv_alloc(bytes))) return PYCONV_NO_MEMORY;
+    size_t scratch = (size_t)(p.channels * area * LANES + scratch_lines(&p)) * sizeof(real);
+    double sums =
+        (double)(g->batch * g->out_height * g->out_width) * (double)g->in_channels * (double)(area + 4);
+    int status =
+        parallel_run(p.parts * p.bundles, sums / MULTIPLY_ADDS_PER_NANOSECOND, scratch, run_weight, &p);
+    if (status == PYCONV_OK && p.parts > 1) sum_parts(p.sums, p.parts, weights, 0, weights, grad_weight);
+    if (p.parts > 1) pyconv_free(p.sums, bytes);
+    return status;
+}
