@@ -16,6 +16,7 @@
 #include "conv_depthwise_planes.h"
 #include "parallel.h"
 
+#define AT_ONCE 2                        /* rows of grad_output to a step */
 #define PART_ELEMENTS ((ptrdiff_t)16384) /* of grad_output, that a part has at least */
 
 struct weight_pass {
@@ -37,33 +38,50 @@ struct weight_rows {
     const real *end; /* of grad_output */
 };
 
-/* One vector of each row: taps [0, taps) of `rows` rows of the kernel, the first of which reads from x on */
-INLINE void add_column(const struct weight_rows *t, const real *x, const real *grad, ptrdiff_t lanes,
-                       const int rows, const int taps, const int step, const int masked, vec *sum) {
-    const ptrdiff_t elements = t->line->elements, pitch = t->line->pitch;
-    const ptrdiff_t below = t->g->dilation_height * elements, next = t->g->stride_height * elements;
-    const ptrdiff_t width = t->g->out_width;
+/* One vector of `at_once` rows: rows x taps taps, the first of which reads from x on. What is loaded of the
+ * input serves all of these rows. */
+INLINE void add_vectors(const struct weight_rows *t, const real *x, const real *grad, ptrdiff_t lanes,
+                        const int at_once, const int rows, const int taps, const int step, const int masked,
+                        vec *sum) {
+    const ptrdiff_t elements = t->line->elements, pitch = t->line->pitch, width = t->g->out_width;
     const ivec keep = masked ? (ivec)first_lanes((vec)((ivec){0} - 1), lanes, (vec){0}) : (ivec){0};
-    for (ptrdiff_t i = 0; i < t->count; i++, grad += width, x += next) {
-        vec dy = masked ? (vec)((ivec)load_before(grad, lanes, t->end) & keep) : load(grad);
-        UNROLL for (int k = 0; k < rows; k++) UNROLL for (int s = 0; s < taps; s++) {
-            const real *from = x + k * below;
-            from += s % step * pitch + s / step;
-            vec value = load(from);
-            if (masked) value = (vec)((ivec)value & keep);
-            sum[k * taps + s] += dy * value;
+    vec dy[AT_ONCE];
+    UNROLL for (int i = 0; i < at_once; i++, grad += width) dy[i] =
+        masked ? (vec)((ivec)load_before(grad, lanes, t->end) & keep) : load(grad);
+    UNROLL for (int y = 0; y < (at_once - 1) * step + rows; y++, x += elements)
+        UNROLL for (int s = 0; s < taps; s++) {
+        vec value = load(x + s % step * pitch + s / step);
+        if (masked) value = (vec)((ivec)value & keep);
+        if (at_once > 1) value = in_register(value);
+        UNROLL for (int i = 0; i < at_once; i++) {
+            int k = y - i * step;
+            if (k >= 0 && k < rows) sum[k * taps + s] += dy[i] * value;
         }
     }
+}
+
+/* The same of all rows */
+INLINE void add_column(const struct weight_rows *t, const real *x, const real *grad, ptrdiff_t lanes,
+                       const int at_once, const int rows, const int taps, const int step, const int masked,
+                       vec *sum) {
+    const ptrdiff_t next = t->g->stride_height * t->line->elements, width = t->g->out_width;
+    ptrdiff_t i = 0;
+    for (; at_once > 1 && i + at_once <= t->count; i += at_once, grad += at_once * width, x += at_once * next)
+        add_vectors(t, x, grad, lanes, at_once, rows, taps, step, masked, sum);
+    for (; i < t->count; i++, grad += width, x += next)
+        add_vectors(t, x, grad, lanes, 1, rows, taps, step, masked, sum);
 }
 
 /* sums[tap][LANES] += those of rows x taps taps. step: 1 or 2 */
 INLINE void add_weight_rows(const struct weight_rows *t, const real *x, const int rows, const int taps,
                             const int step, real *sums) {
     vec sum[25];
+    const int at_once = rows > 1 ? AT_ONCE : 1;
     ptrdiff_t j = 0, width = t->g->out_width;
     UNROLL for (int i = 0; i < rows * taps; i++) sum[i] = load(sums + i * LANES);
-    for (; j + LANES <= width; j += LANES) add_column(t, x + j, t->grad + j, LANES, rows, taps, step, 0, sum);
-    if (j < width) add_column(t, x + j, t->grad + j, width - j, rows, taps, step, 1, sum);
+    for (; j + LANES <= width; j += LANES)
+        add_column(t, x + j, t->grad + j, LANES, at_once, rows, taps, step, 0, sum);
+    if (j < width) add_column(t, x + j, t->grad + j, width - j, at_once, rows, taps, step, 1, sum);
     UNROLL for (int i = 0; i < rows * taps; i++) store(sums + i * LANES, sum[i]);
 }
 
@@ -89,7 +107,8 @@ static void add_weight_any(const struct weight_rows *t, real *sums) {
 static void add_block(const struct weight_rows *t, real *sums) {
     const struct pyconv_conv2d *g = t->g;
     ptrdiff_t kernel = g->kernel_height, step = t->line->step;
-    int square = kernel == g->kernel_width && g->dilation_height == 1 && g->dilation_width == 1;
+    int square = kernel == g->kernel_width && g->stride_height == step && g->dilation_height == 1 &&
+                 g->dilation_width == 1;
     if (square && kernel == 3 && step == 1)
         add_weight_rows(t, t->x, 3, 3, 1, sums);
     else if (square && kernel == 3 && step == 2)
