@@ -163,7 +163,7 @@ static void run_weight(const void *context, ptrdiff_t task, void *scratch) {
     ptrdiff_t count = min_size(p->channels, g->in_channels - channel);
     real *sums = scratch, *lines = sums + p->channels * area * LANES;
     clear_elements(sums, count * area * LANES);
-    clear_elements(lines, scratch_lines(p));
+    clear_elements(lines, min_size(scratch_lines(p), count * p->lines * p->line.elements));
     add_blocks(p, all * part / p->parts, all * (part + 1) / p->parts, channel, count, sums, lines);
     real *to = p->sums + (part * g->in_channels + channel) * area;
     for (ptrdiff_t i = 0; i < count * area; i++) to[i] = sum_lanes(load(sums + i * LANES));
