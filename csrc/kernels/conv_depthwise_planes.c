@@ -20,20 +20,16 @@
 /* Which taps a tile has, and what is known of them when it is compiled. */
 enum taps_form { ANY_TAPS, DENSE_3, DENSE_5, PAIRS_3, PAIRS_5 };
 
-/* Where a tap finds its source, from a pixel's first line on, and its weight. */
-struct plane_tap {
-    ptrdiff_t offset, index;
-};
-
 struct plane_pass {
     struct plane_line line;
     struct plane_cut cut;
     enum taps_form form;
     ptrdiff_t channels, width, step; /* of the destination; between its rows, in the source */
     ptrdiff_t first_row;             /* of the source, that row 0 reads */
-    ptrdiff_t taps, area;            /* area: weights of a channel */
-    const struct plane_tap *tap;
-    const struct plane_masks *masks;            /* or NULL: all planes are laid out */
+    ptrdiff_t taps;
+    const ptrdiff_t *offset;         /* [taps] where a tap finds its source, from a pixel's first line on */
+    int turned;                      /* the taps' weights begin at the last */
+    const struct plane_masks *masks; /* or NULL: all planes are laid out */
     const real *src, *weight, *bias, *residual; /* bias, residual: or NULL */
     real *dst;
     int relu;
@@ -97,10 +93,10 @@ INLINE void add_kernel_rows(const struct plane_rows *t, ptrdiff_t j, ptrdiff_t g
 INLINE void add_taps(const struct plane_rows *t, ptrdiff_t j, ptrdiff_t gap, const int rows,
                      const int vectors, vec (*sum)[2]) {
     const ptrdiff_t row = t->pass->step * t->pass->line.elements;
-    const struct plane_tap *tap = t->pass->tap;
+    const ptrdiff_t *offset = t->pass->offset;
     const real *x = t->row[0] + j;
     for (ptrdiff_t i = 0; i < t->pass->taps; i++) {
-        const real *from = x + tap[i].offset;
+        const real *from = x + offset[i];
         vec weight = splat(t->weight[i]);
         UNROLL for (int r = 0; r < rows; r++, from += row) UNROLL for (int v = 0; v < vectors; v++)
             sum[r][v] += load(from + v * gap) * weight;
@@ -245,11 +241,12 @@ static void correlate_unit(const struct plane_pass *p, ptrdiff_t unit, const rea
     for (to = s->lines; plane < last; plane++, to += lines) {
         ptrdiff_t channel = plane % p->channels;
         int inner = is_inner(p, plane);
-        for (ptrdiff_t t = 0; t < p->taps; t++) s->weight[t] = p->weight[channel * p->area + p->tap[t].index];
+        const real *weight = p->weight + channel * p->taps;
+        for (ptrdiff_t t = 0; p->turned && t < p->taps; t++) s->weight[t] = weight[p->taps - 1 - t];
         find_rows(p, s, row, count, to, inner ? p->src + plane * pixels : NULL);
         struct plane_rows t = {.pass = p,
                                .row = s->row,
-                               .weight = s->weight,
+                               .weight = p->turned ? s->weight : weight,
                                .masks = inner ? p->masks : NULL,
                                .to = p->dst + (plane * cut->height + row) * p->width,
                                .end = end,
@@ -307,22 +304,19 @@ static int correlate_grid(const struct pyconv_conv2d *g, const struct plane_grid
     ptrdiff_t down = (g->kernel_height - 1) * g->dilation_height,
               across = (g->kernel_width - 1) * g->dilation_width;
     if (!planes || !grid->dst_height || !grid->dst_width) return PYCONV_OK;
-    size_t bytes = (size_t)area * sizeof(struct plane_tap);
-    struct plane_tap *tap = pyconv_alloc(bytes);
-    if (!tap) return PYCONV_NO_MEMORY;
+    size_t bytes = (size_t)area * sizeof(ptrdiff_t);
+    ptrdiff_t *offset = pyconv_alloc(bytes);
+    if (!offset) return PYCONV_NO_MEMORY;
     p->line =
         make_plane_line(grid->height, grid->width, grid->step_width, grid->pad_left, grid->dst_width, across);
     p->cut = cut_planes(&p->line, planes, grid->dst_height, grid->dst_width, grid->step_height, down);
     p->channels = g->in_channels, p->width = grid->dst_width, p->step = grid->step_height;
-    p->first_row = -grid->pad_top, p->taps = p->area = area, p->tap = tap;
+    p->first_row = -grid->pad_top, p->taps = area, p->offset = offset, p->turned = grid->turned;
     p->form = form_of(g->kernel_height, g->kernel_width, grid->step_height, grid->step_width,
                       g->dilation_height, g->dilation_width);
     for (ptrdiff_t t = 0; t < area; t++)
-        tap[t] = (struct plane_tap){
-            t / g->kernel_width * g->dilation_height * p->line.elements +
-                line_offset(&p->line, t % g->kernel_width * g->dilation_width),
-            grid->turned ? area - 1 - t : t,
-        };
+        offset[t] = t / g->kernel_width * g->dilation_height * p->line.elements +
+                    line_offset(&p->line, t % g->kernel_width * g->dilation_width);
     struct plane_masks masks = {0};
     int status = PYCONV_OK;
     if (p->form == DENSE_3) {
@@ -331,7 +325,7 @@ static int correlate_grid(const struct pyconv_conv2d *g, const struct plane_grid
     }
     if (status == PYCONV_OK) status = correlate_planes(p);
     free_masks(&masks);
-    pyconv_free(tap, bytes);
+    pyconv_free(offset, bytes);
     return status;
 }
 
