@@ -146,8 +146,8 @@ int VARIANT(grad_input_depthwise)(const struct pyconv_conv2d *, const real *grad
 /* conv_depthwise_weight.c */
 int VARIANT(grad_weight_depthwise)(const struct pyconv_conv2d *, const real *grad_output, const real *input,
                                    real *grad_weight);
-/* conv_depthwise_planes.c: the same of planes, input [batch][channels][in_height][in_width] and so on. residual
- * of the gradient: NULL, or what is added to it. */
+/* conv_depthwise_planes.c: the same of planes, input [batch][channels][in_height][in_width] and so on.
+ * residual of the gradient: NULL, or what is added to it. */
 int VARIANT(depthwise_planes)(const struct pyconv_conv2d *, const real *input, const real *weight,
                               const struct pyconv_epilogue *, real *output);
 int VARIANT(grad_input_depthwise_planes)(const struct pyconv_conv2d *, const real *grad_output,

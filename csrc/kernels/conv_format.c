@@ -97,7 +97,8 @@ static int forward_planes(const struct pyconv_conv2d *g, const void *input, cons
 
 static int grad_input_planes(const struct pyconv_conv2d *g, const void *grad_output, const void *weight,
                              const void *residual, void *result) {
-    if (is_depthwise(g)) return VARIANT(grad_input_depthwise_planes)(g, grad_output, weight, residual, result);
+    if (is_depthwise(g))
+        return VARIANT(grad_input_depthwise_planes)(g, grad_output, weight, residual, result);
     size_t bytes;
     struct tap *tap = alloc_taps(g, &bytes);
     if (!tap) return PYCONV_NO_MEMORY;
@@ -189,8 +190,9 @@ static int explain_planes(const struct pyconv_conv2d *g, enum pyconv_conv_pass p
     size_t size;
     struct tap *tap = alloc_taps(g, &size);
     if (!tap) return PYCONV_NO_MEMORY;
-    struct workspace bytes;
-    if (pass == PYCONV_GRAD_INPUT) {
+    struct workspace bytes = {0, 0}; /* depthwise: some rows of a plane */
+    if (is_depthwise(g)) {
+    } else if (pass == PYCONV_GRAD_INPUT) {
         struct correlation c = grad_input_correlation(g, 0, 0, NULL, NULL, NULL, tap);
         bytes = VARIANT(correlate_planes_workspace)(&c);
     } else {

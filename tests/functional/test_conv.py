@@ -1,7 +1,7 @@
 """Convolution and its gradients: every algorithm around every edge of its tiles, beside PyTorch.
 
-With small integers every sum is exact in float32, so the direct algorithms must equal PyTorch without any
-tolerance. (Winograd's transforms round: see test_conv_winograd.py.)
+With small integers every sum is exact in float32, so the direct algorithms, of channels-last images and of planes, must
+equal PyTorch without any tolerance. (Winograd's transforms round: see test_conv_winograd.py.)
 """
 
 import hypothesis
@@ -14,7 +14,7 @@ import pyconv
 import pyconv.functional as F
 from oracle import assert_close, channels_last, conv2d_passes, to_torch
 from pyconv import _kernels
-from pyconv.functional.conv import _convolve, _plan
+from pyconv.functional.conv import _convolve, _convolve_backward, _plan
 
 
 def integers(rng, shape, dtype=np.float32):
@@ -26,17 +26,44 @@ def check_exact(rng, dtype, shape, weight_shape, stride=1, padding=0, dilation=1
     options = (stride, padding, dilation, groups)
     grad_output = integers(rng, conv2d_passes(x, weight, bias, None, *options), dtype)
     expected = conv2d_passes(x, weight, bias, grad_output, *options)
-    with pyconv.options(conv_algorithm="direct"):
-        actual = [F.conv2d(x, weight, bias, *options), *F.conv2d_backward(grad_output, x, weight, *options)]
-    for name, a, e in zip(("output", "grad_input", "grad_weight", "grad_bias"), actual, expected):
-        assert a.dtype == dtype
-        assert_close(a, e.astype(dtype), rtol=0, err_msg=name)
+    for algorithm in ("direct", "planes"):
+        with pyconv.options(conv_algorithm=algorithm):
+            actual = [F.conv2d(x, weight, bias, *options), *F.conv2d_backward(grad_output, x, weight, *options)]
+        for name, a, e in zip(("output", "grad_input", "grad_weight", "grad_bias"), actual, expected):
+            assert a.dtype == dtype
+            assert_close(a, e.astype(dtype), rtol=0, err_msg=f"{algorithm}, {name}")
 
 
 # ---- The direct algorithm ---------------------------------------------------------------------------
 
 # a register tile has 6, 12 or 14 pixels and 2 to 32 channels; images of one row up to several tasks
 EDGES = [1, 4, 5, 6, 7, 11, 12, 13, 14, 15, 16, 17, 31, 32, 33]
+
+
+@pytest.mark.parametrize("channels", [3, 20, 33])
+@pytest.mark.parametrize("geometry", [(1, 1, 0), (3, 1, 1), (3, 2, 1), (5, 1, 2), (7, 2, 3)])
+def test_planes_with_everything_that_is_done_before_they_are_stored(geometry, channels, isa, dtype, rng):
+    kernel, stride, padding = geometry
+    x, weight = integers(rng, (2, channels, 15, 26), dtype), integers(rng, (37, channels, kernel, kernel), dtype)
+    bias, options = integers(rng, (37,), dtype), (stride, padding, 1, 1)
+    expected = conv2d_passes(x, weight, bias, None, *options)
+    residual = integers(rng, expected, dtype)
+    with pyconv.options(conv_algorithm="planes"):
+        plain = F.conv2d(x, weight, bias, *options)
+        fused = _convolve("conv2d", x, weight, bias, *options, residual, relu=True)
+        gradients = [_convolve_backward(residual, x, weight, *options, (True,) * 3, added) for added in (None, x)]
+    assert fused.flags.c_contiguous
+    assert_close(fused, np.maximum(plain + residual, 0), rtol=0)
+    assert_close(gradients[1][0], gradients[0][0] + x, rtol=0)
+
+
+def test_contiguous_images_are_converted_only_where_that_is_sooner():
+    pointwise, square = ((8, 64, 56, 56), (256, 64, 1, 1)), ((8, 64, 56, 56), (64, 64, 3, 3), 1, 1)
+    assert {plan.algorithm for plan in pyconv.explain_conv2d(*pointwise, channels_last=False).values()} == {"planes"}
+    assert pyconv.explain_conv2d(*pointwise)["forward"].algorithm == "direct"
+    converted, kept = (pyconv.explain_conv2d(*square, channels_last=last)["forward"] for last in (False, True))
+    assert converted.algorithm == kept.algorithm == "winograd"
+    assert converted.workspace == kept.workspace + 2 * 4 * 8 * 64 * 56 * 56
 
 
 @pytest.mark.parametrize("channels", EDGES)
@@ -200,10 +227,12 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("algorithm", ["auto", "direct", "winograd"])
+@pytest.mark.parametrize("algorithm", ["auto", "direct", "winograd", "planes"])
 def test_nothing_outside_of_the_results_is_written_or_read(case, algorithm, isa, rng):
     shape, weight_shape, *options = case
-    kernels, output_shape = _plan("test", shape, weight_shape, *options)
+    planes = algorithm == "planes"
+    kernels, output_shape = _plan("test", shape, weight_shape, *options, planes)
+    as_images = np.ascontiguousarray if planes else channels_last
     chosen = _kernels.CONV_ALGORITHMS[algorithm]
 
     def guarded(wanted):
@@ -212,8 +241,8 @@ def test_nothing_outside_of_the_results_is_written_or_read(case, algorithm, isa,
         return memory, inside
 
     n, k, p, q = output_shape
-    x, weight = channels_last(rng.random(shape, np.float32)), rng.random(weight_shape, np.float32)
-    grad_output = channels_last(rng.random(output_shape, np.float32))
+    x, weight = as_images(rng.random(shape, np.float32)), rng.random(weight_shape, np.float32)
+    grad_output = as_images(rng.random(output_shape, np.float32))
     results = [guarded(s) for s in ((n, p, q, k), (shape[0], *shape[2:], shape[1]), weight_shape, (k,))]
     output, grad_input, grad_weight, grad_bias = (inside for _, inside in results)
     for size in np.geomspace(100, 300_000, 100):  # what workspace comes from holds NaN
@@ -227,9 +256,10 @@ def test_nothing_outside_of_the_results_is_written_or_read(case, algorithm, isa,
 
 
 @pytest.mark.parametrize("case", [*CASES, *(((4, 64, 28, 28), (96, 64, 3, 3), stride, 1, 1, 1) for stride in (1, 2))])
-def test_any_number_of_threads_gives_the_same_bits(case, threads, rng):
+@pytest.mark.parametrize("as_images", [np.ascontiguousarray, channels_last])
+def test_any_number_of_threads_gives_the_same_bits(case, as_images, threads, rng):
     shape, weight_shape, *options = case
-    x, weight = rng.random(shape, np.float32), rng.random(weight_shape, np.float32)
+    x, weight = as_images(rng.random(shape, np.float32)), rng.random(weight_shape, np.float32)
     runs = []
     for count in (1, 2, 5):
         threads(count)

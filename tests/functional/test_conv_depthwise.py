@@ -42,11 +42,12 @@ def check_all_passes(x, weight, bias, options, rng):
     expected = torch.nn.functional.conv2d(*inputs, stride, padding, dilation, channels)
     grad_output = integers(rng, tuple(expected.shape), x.dtype)
     expected.backward(to_torch(grad_output))
-    x, grad_output = last_axis_channels(x), last_axis_channels(grad_output)
-    assert_close(F.conv2d(x, weight, bias, stride, padding, dilation, channels), expected, rtol=0)
-    gradients = F.conv2d_backward(grad_output, x, weight, stride, padding, dilation, channels)
-    for gradient, tensor, name in zip(gradients, inputs, ("grad_input", "grad_weight", "grad_bias")):
-        assert_close(gradient, tensor.grad, rtol=0, err_msg=name)
+    for as_images in (np.ascontiguousarray, last_axis_channels):
+        x, grad_output = as_images(x), as_images(grad_output)
+        assert_close(F.conv2d(x, weight, bias, stride, padding, dilation, channels), expected, rtol=0)
+        gradients = F.conv2d_backward(grad_output, x, weight, stride, padding, dilation, channels)
+        for gradient, tensor, name in zip(gradients, inputs, ("grad_input", "grad_weight", "grad_bias")):
+            assert_close(gradient, tensor.grad, rtol=0, err_msg=f"{as_images.__name__}, {name}")
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -77,17 +78,19 @@ def test_equals_torch_however_the_work_is_cut(shape, form, rng):
     check_all_passes(integers(rng, shape, np.float32), weight, bias, options, rng)
 
 
+@pytest.mark.parametrize("as_images", [np.ascontiguousarray, last_axis_channels])
 @pytest.mark.parametrize("channels", [3, 21, 32])
-def test_residual_and_relu_of_fused_layers(channels, isa, rng):
-    x, residual = (last_axis_channels(integers(rng, (2, channels, 9, 9), np.float32)) for _ in range(2))
+def test_residual_and_relu_of_fused_layers(channels, as_images, isa, rng):
+    x, residual = (as_images(integers(rng, (2, channels, 9, 9), np.float32)) for _ in range(2))
     weight, bias = integers(rng, (channels, 1, 3, 3), np.float32), integers(rng, (channels,), np.float32)
     actual = _convolve("conv2d", x, weight, bias, 1, 1, 1, channels, residual, relu=True)
     assert_close(actual, np.maximum(F.conv2d(x, weight, bias, 1, 1, 1, channels) + residual, 0), rtol=0)
 
 
+@pytest.mark.parametrize("as_images", [np.ascontiguousarray, last_axis_channels])
 @pytest.mark.parametrize("stride", [1, 2])
-def test_any_number_of_threads_gives_the_same_bits(stride, threads, rng):
-    x = last_axis_channels(rng.standard_normal((3, 72, 40, 40), dtype=np.float32))
+def test_any_number_of_threads_gives_the_same_bits(stride, as_images, threads, rng):
+    x = as_images(rng.standard_normal((3, 72, 40, 40), dtype=np.float32))
     weight = rng.standard_normal((72, 1, 3, 3), dtype=np.float32)
     results = []
     for count in (1, 2, 5):
@@ -99,8 +102,9 @@ def test_any_number_of_threads_gives_the_same_bits(stride, threads, rng):
             np.testing.assert_array_equal(a, b)
 
 
-def test_nan_stays_in_its_channel_and_window(isa):
-    x = last_axis_channels(np.zeros((1, 18, 6, 6), np.float32))
+@pytest.mark.parametrize("as_images", [np.ascontiguousarray, last_axis_channels])
+def test_nan_stays_in_its_channel_and_window(as_images, isa):
+    x = as_images(np.zeros((1, 18, 6, 6), np.float32))
     x[0, 17, 2, 2] = np.nan
     output = F.conv2d(x, np.ones((18, 1, 3, 3), np.float32), None, 1, 1, 1, 18)
     assert np.isnan(output[0, 17, 1:4, 1:4]).all()

@@ -6,7 +6,18 @@
 #define WINOGRAD_TOLERANCE 2e-5
 
 static const char *const pass_names[] = {"forward", "grad_input", "grad_weight"};
-static int seen[3][PYCONV_CONV_WINOGRAD + 1]; /* cases of each pass and algorithm */
+static int seen[3][PYCONV_CONV_PLANES + 1]; /* cases of each pass and algorithm */
+
+/* Where an image's element lies */
+static ptrdiff_t place(const struct pyconv_conv2d *g, ptrdiff_t image, ptrdiff_t channels, ptrdiff_t channel,
+                       ptrdiff_t pixels, ptrdiff_t pixel) {
+    return g->planes ? (image * channels + channel) * pixels + pixel
+                     : (image * pixels + pixel) * channels + channel;
+}
+
+static ptrdiff_t output_channel(const struct pyconv_conv2d *g, ptrdiff_t element) {
+    return (g->planes ? element / (g->out_height * g->out_width) : element) % g->out_channels;
+}
 
 /* All three passes at once, each product of the sum where it belongs. */
 static void reference(const struct pyconv_conv2d *g, const double *x, const double *w, const double *dy,
@@ -15,15 +26,17 @@ static void reference(const struct pyconv_conv2d *g, const double *x, const doub
     ptrdiff_t taps = g->kernel_height * g->kernel_width;
     for (ptrdiff_t o = 0; o < g->batch * g->out_height * g->out_width; o++)
         for (ptrdiff_t t = 0; t < taps; t++) {
-            ptrdiff_t n = o / g->out_width / g->out_height, p = o / g->out_width % g->out_height,
+            ptrdiff_t pixels = g->out_height * g->out_width, n = o / pixels, p = o % pixels / g->out_width,
                       q = o % g->out_width;
             ptrdiff_t row = p * g->stride_height - g->pad_top + t / g->kernel_width * g->dilation_height;
             ptrdiff_t column = q * g->stride_width - g->pad_left + t % g->kernel_width * g->dilation_width;
             if (row < 0 || row >= g->in_height || column < 0 || column >= g->in_width) continue;
-            ptrdiff_t i = (n * g->in_height + row) * g->in_width + column;
+            ptrdiff_t i = row * g->in_width + column;
             for (ptrdiff_t k = 0; k < g->out_channels; k++)
                 for (ptrdiff_t c = 0; c < from; c++) {
-                    ptrdiff_t at = i * g->in_channels + k / to * from + c, ok = o * g->out_channels + k,
+                    ptrdiff_t at = place(g, n, g->in_channels, k / to * from + c, g->in_height * g->in_width,
+                                         i),
+                              ok = place(g, n, g->out_channels, k, pixels, o % pixels),
                               j = (k * from + c) * taps + t;
                     y[ok] += x[at] * w[j];
                     dx[at] += dy[ok] * w[j];
@@ -68,7 +81,7 @@ static void check_forward(const struct pyconv_conv2d *g, const struct tensors *t
     struct array *y = output(REAL, t->y->count);
     struct pyconv_epilogue epilogue = {data(bias), data(residual), (int)pick(2)};
     for (ptrdiff_t i = 0; i < y->count; i++) {
-        y->value[i] = t->y->value[i] + (bias ? bias->value[i % g->out_channels] : 0) +
+        y->value[i] = t->y->value[i] + (bias ? bias->value[output_channel(g, i)] : 0) +
                       (residual ? residual->value[i] : 0);
         if (epilogue.relu && y->value[i] < 0) y->value[i] = 0;
     }
@@ -84,7 +97,7 @@ static void check_grad_weight(const struct pyconv_conv2d *g, const struct tensor
     struct array *dw = wanted & 1 ? output(REAL, t->dw->count) : NULL;
     struct array *bias = wanted & 2 ? output(REAL, g->out_channels) : NULL;
     for (ptrdiff_t i = 0; dw && i < dw->count; i++) dw->value[i] = t->dw->value[i];
-    for (ptrdiff_t i = 0; bias && i < t->dy->count; i++) bias->value[i % g->out_channels] += t->dy->value[i];
+    for (ptrdiff_t i = 0; bias && i < t->dy->count; i++) bias->value[output_channel(g, i)] += t->dy->value[i];
     double allowed = tolerance(g, PYCONV_GRAD_WEIGHT, how);
     RUN(kernels->conv->grad_weight(g, data(t->dy), data(t->x), data(dw), data(bias), how));
     if (dw) expect("grad_weight", dw, allowed);
@@ -92,12 +105,13 @@ static void check_grad_weight(const struct pyconv_conv2d *g, const struct tensor
 }
 
 static void check_algorithm(const struct pyconv_conv2d *g, enum pyconv_conv_algorithm how) {
-    static const char *const names[] = {"auto", "direct", "depthwise", "scatter", "winograd"};
-    begin_case("conv %s n%td g%td in %tdx%tdx%td out %tdx%tdx%td kernel %tdx%td stride %tdx%td pad %tdx%td "
+    static const char *const names[] = {"auto", "direct", "depthwise", "scatter", "winograd", "planes"};
+    begin_case("conv %s%s n%td g%td in %tdx%tdx%td out %tdx%tdx%td kernel %tdx%td stride %tdx%td pad %tdx%td "
                "dilation %tdx%td",
-               names[how], g->batch, g->groups, g->in_channels, g->in_height, g->in_width, g->out_channels,
-               g->out_height, g->out_width, g->kernel_height, g->kernel_width, g->stride_height,
-               g->stride_width, g->pad_top, g->pad_left, g->dilation_height, g->dilation_width);
+               names[how], g->planes ? " of planes" : "", g->batch, g->groups, g->in_channels, g->in_height,
+               g->in_width, g->out_channels, g->out_height, g->out_width, g->kernel_height, g->kernel_width,
+               g->stride_height, g->stride_width, g->pad_top, g->pad_left, g->dilation_height,
+               g->dilation_width);
     ptrdiff_t inputs = g->batch * g->in_height * g->in_width * g->in_channels;
     ptrdiff_t outputs = g->batch * g->out_height * g->out_width * g->out_channels;
     ptrdiff_t weights = g->out_channels * (g->in_channels / g->groups) * g->kernel_height * g->kernel_width;
@@ -118,12 +132,17 @@ static void check(const struct pyconv_conv2d *g) {
     struct pyconv_conv_plan plan = {0};
     kernels->conv->explain(g, PYCONV_FORWARD, PYCONV_CONV_WINOGRAD, &plan);
     if (plan.algorithm == PYCONV_CONV_WINOGRAD) check_algorithm(g, PYCONV_CONV_WINOGRAD);
+    struct pyconv_conv2d planes = *g;
+    planes.planes = 1;
+    check_algorithm(&planes, PYCONV_CONV_AUTO);
+    check_algorithm(&planes, PYCONV_CONV_DIRECT);
+    check_algorithm(&planes, PYCONV_CONV_PLANES);
 }
 
 /* ---- Shapes ---- */
 
 static ptrdiff_t lanes(void) {
-    struct pyconv_conv2d g = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 1, 1};
+    struct pyconv_conv2d g = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 1, 1, 0};
     struct pyconv_conv_plan plan = {.lanes = 1};
     kernels->conv->explain(&g, PYCONV_FORWARD, PYCONV_CONV_AUTO, &plan);
     return plan.lanes;
@@ -204,11 +223,11 @@ static const ptrdiff_t shapes[][9] = {
 
 void test_conv(void) {
     for (int pass = 0; pass < 3; pass++)
-        for (int algorithm = 0; algorithm <= PYCONV_CONV_WINOGRAD; algorithm++) seen[pass][algorithm] = 0;
+        for (int algorithm = 0; algorithm <= PYCONV_CONV_PLANES; algorithm++) seen[pass][algorithm] = 0;
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         const ptrdiff_t *s = shapes[i], out = (s[4] + 2 * s[7] - s[8] * (s[5] - 1) - 1) / s[6] + 1;
-        struct pyconv_conv2d g = {s[0], s[1], s[2], s[4], s[4], s[3], out,  out,
-                                  s[5], s[5], s[6], s[6], s[7], s[7], s[8], s[8]};
+        struct pyconv_conv2d g = {s[0], s[1], s[2], s[4], s[4], s[3], out,  out, s[5],
+                                  s[5], s[6], s[6], s[7], s[7], s[8], s[8], 0};
         check(&g);
     }
     for (int i = 0; i < RANDOM_CASES; i++) {
@@ -217,7 +236,7 @@ void test_conv(void) {
     }
     begin_case("algorithms");
     for (int pass = 0; pass < 3; pass++)
-        for (int algorithm = 1; algorithm <= PYCONV_CONV_WINOGRAD; algorithm++) {
+        for (int algorithm = 1; algorithm <= PYCONV_CONV_PLANES; algorithm++) {
             int exists = (algorithm != PYCONV_CONV_WINOGRAD || dtype == PYCONV_F32) &&
                          (algorithm != PYCONV_CONV_SCATTER || pass == PYCONV_GRAD_INPUT);
             if (exists && !seen[pass][algorithm])
