@@ -30,40 +30,50 @@ def shape_row(row):
         if "error" in result:
             cells.append(f"{part}: {result['error'][:40]:18}")
         else:
-            cells.append(f"{part} {result['ratio']:5.2f}x {row['gflop'] / result['seconds']:5.0f} GFLOP/s")
+            cells.append(f"{part} {_cell(result):>12} {row['gflop'] / result['seconds']:5.0f} GFLOP/s")
     return " | ".join(cells)
 
 
+def _cell(result):
+    """The ratio with channels-last arrays, and with contiguous ones."""
+    return f"{result['ratio']:.2f}x" + (f", {result['contiguous']:.2f}x" if "contiguous" in result else "")
+
+
+def _family(rows, family, key):
+    """A line of one memory format's table; [(ratio, part, shape)] of what is slow."""
+    cells, measured = [], []
+    for part, target in zip(PARTS, family.targets):
+        results = {row["shape"]: row["parts"].get(part, {}) for row in rows}
+        ratios = [(result[key], part, shape) for shape, result in results.items() if key in result]
+        failed = sum("error" in result for result in results.values())
+        mean = race.geometric_mean([ratio for ratio, _, _ in ratios])
+        cells.append(f"{mean:.2f}x ({target}x)" + (f", {failed} failed" if failed else ""))
+        measured += ratios
+    worst = "{:.2f}x {}, {}".format(*min(measured)) if measured else ""
+    return f"| {family.name} | {' | '.join(cells)} | {worst} |", [each for each in measured if each[0] < SLOW]
+
+
 def summary(rows):
-    """Markdown: a family a line, with geometric means, targets and the worst shape; then what is slow."""
-    lines = ["| family | forward | grad input | grad weight | worst shape |", "|---|---:|---:|---:|---|"]
-    slow = []
-    for family in shapes.FAMILIES:
-        mine = [row for row in rows if row["family"] == family.name]
-        if not mine:
+    """Markdown: for each memory format a family a line, with geometric means, targets and the worst shape; then
+    what is slow."""
+    lines = []
+    for name, key in (("Channels-last", "ratio"), ("Contiguous", "contiguous")):
+        if not any(key in result for row in rows for result in row["parts"].values()):
             continue
-        cells, worst = [], None
-        for part, target in zip(PARTS, family.targets):
-            ratios = {}
-            for row in mine:
-                result = row["parts"].get(part, {})
-                if "ratio" in result:
-                    ratios[row["shape"]] = result["ratio"]
-                    worst = min(worst or (9e9,), (result["ratio"], part, row["shape"]))
-            failed = len(mine) - len(ratios)
-            mean = race.geometric_mean(list(ratios.values()))
-            cells.append(f"{mean:.2f}x ({target}x)" + (f", {failed} failed" if failed else ""))
-            slow += [(ratio, part, shape) for shape, ratio in ratios.items() if ratio < SLOW]
-        lines.append(f"| {family.name} | {' | '.join(cells)} | "
-                     + (f"{worst[0]:.2f}x {worst[1]}, {worst[2]} |" if worst else "|"))  # fmt: skip
-    lines += ["", "Geometric means of the ratio, with the ratio to reach in brackets."]
-    if slow:
-        listed = "; ".join(f"{ratio:.2f}x {part} {shape}" for ratio, part, shape in sorted(slow))
+        lines += [f"{name} arrays; geometric means of the ratio, with the ratio to reach in brackets:", "",
+                  "| family | forward | grad input | grad weight | worst shape |",
+                  "|---|---:|---:|---:|---|"]  # fmt: skip
+        slow = []
+        for family in shapes.FAMILIES:
+            mine = [row for row in rows if row["family"] == family.name]
+            if mine:
+                line, below = _family(mine, family, key)
+                lines.append(line)
+                slow += below
         total = sum(len(row["parts"]) for row in rows)
-        lines += ["", f"{len(slow)} of {total} measurements are below {SLOW}x: {listed}."]
-    else:
-        lines += ["", f"No shape is below {SLOW}x."]
-    return "\n".join(lines)
+        listed = "; ".join(f"{ratio:.2f}x {part} {shape}" for ratio, part, shape in sorted(slow)) or "none"
+        lines += ["", f"{len(slow)} of {total} measurements are below {SLOW}x: {listed}.", ""]
+    return "\n".join(lines).rstrip()
 
 
 def details(rows, machine):
@@ -80,6 +90,6 @@ def details(rows, machine):
             speed = row["gflop"] / result["seconds"]
             best = row["gflop"] / min(result["others"].values())
             percent = 100 * speed / machine["gflops"]
-            cells += [f"{result['ratio']:.2f}x", f"{speed:.0f}, {percent:.0f} %", f"{best:.0f}"]
+            cells += [_cell(result), f"{speed:.0f}, {percent:.0f} %", f"{best:.0f}"]
         lines.append(f"| {row['shape']} | {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -19,7 +19,7 @@ is PyTorch's time over pyconv's, above 1 where pyconv is faster: PyTorch's best 
 channels-last memory (weights prepared in that format), float32, the same threads, each library in a
 process of its own, in turn; the median over the rounds of the ratio within a round. GFLOP/s are those of
 the direct algorithm, whatever algorithm ran, so they may exceed the peak. pyconv's arrays are channels-last,
-as networks have them; where an operator has a second ratio, that is with contiguous arrays.
+as networks have them; where there is a second ratio, that is with contiguous arrays, as NumPy makes them.
 """
 NAMES = {"avx512": "A machine with AVX-512", "avx2": "A machine with AVX2"}
 

@@ -262,14 +262,23 @@ static double winograd_cycles(const struct pyconv_conv2d *g, enum pyconv_conv_pa
 #define PLANES_STORE 3.0  /* of an output */
 #define PLANES_WEIGHT 1.0 /* for a weight that is put where it is used */
 #define DOTS_EFFICIENCY 0.8
-#define DOTS_COPY 4.0
-#define DOTS_SUM 6.0 /* for a weight's gradient, a block of pixels */
+#define DOTS_SUM 4.0 /* for a weight's gradient, a block of pixels */
 #define DOTS_PIXELS 512
 #define CONVERT_BYTES 4.0 /* a cycle, from one memory format to the other, */
 #define NEAR_BYTES 8e6    /* of an array that is so small, and */
 #define FAR_BYTES 3.0     /* what is beyond takes so much longer */
 
+#define DEPTHWISE_TAP 1.3     /* for LANES pixels of a row, */
+#define DEPTHWISE_PLANE 150.0 /* and for what each plane takes besides: as much as 7 x 7 pixels */
+
+static double depthwise_planes_cycles(const struct pyconv_conv2d *g) {
+    double taps = (double)(g->kernel_height * g->kernel_width), planes = (double)(g->batch * g->groups);
+    return planes *
+           ((double)(g->out_height * ceil_div(g->out_width, LANES)) * taps * DEPTHWISE_TAP + DEPTHWISE_PLANE);
+}
+
 static double planes_cycles(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass) {
+    if (is_depthwise(g)) return depthwise_planes_cycles(g);
     const int back = pass == PYCONV_GRAD_INPUT;
     ptrdiff_t from = (back ? g->out_channels : g->in_channels) / g->groups,
               to = (back ? g->in_channels : g->out_channels) / g->groups;
@@ -278,20 +287,20 @@ static double planes_cycles(const struct pyconv_conv2d *g, enum pyconv_conv_pass
     double depth = (double)(taps * from), images = (double)(g->batch * g->groups);
     double vectors = images * (double)ceil_div(area, LANES);
     int plain = taps == 1 && g->stride_height * g->stride_width == 1 && !g->pad_top && !g->pad_left;
+    ptrdiff_t width = back ? g->in_width : g->out_width;
+    ptrdiff_t reach = (g->kernel_width - 1) * g->dilation_width + 1, step = back ? 1 : g->stride_width;
+    const int lines = takes_lines(taps, from, width, to, (g->kernel_height - 1) * g->dilation_height + 1,
+                                  width * step + reach);
+    if (lines) vectors = images * (double)(area / width * ceil_div(width, LANES));
+    double copy = plain || lines ? 0 : PLANES_COPY;
     if (pass == PYCONV_GRAD_WEIGHT) {
         double rows = (double)(ceil_div(to, WIDEST_TILE) * WIDEST_TILE);
-        double copy = plain ? 0 : DOTS_COPY;
         return depth * (vectors * (rows / 2 / DOTS_EFFICIENCY + copy) +
                         DOTS_SUM * images * (double)(ceil_div(area, DOTS_PIXELS) * to));
     }
     double rows = (double)(to / WIDE_TILE * WIDE_TILE + (to % WIDE_TILE ? max_size(to % WIDE_TILE, 3) : 0));
-    ptrdiff_t width = back ? g->in_width : g->out_width;
-    const int lines = takes_lines(taps, width, to);
-    if (lines) vectors = images * (double)(area / width * ceil_div(width, LANES));
     double packed = back ? PLANES_WEIGHT * depth * (double)(to * g->groups) : 0;
-    return vectors * (depth * (rows / 2 / PLANES_EFFICIENCY + (plain || lines ? 0 : PLANES_COPY)) +
-                      PLANES_STORE * (double)to) +
-           packed;
+    return vectors * (depth * (rows / 2 / PLANES_EFFICIENCY + copy) + PLANES_STORE * (double)to) + packed;
 }
 
 static double convert_cycles(ptrdiff_t batch, ptrdiff_t channels, ptrdiff_t pixels) {
@@ -305,9 +314,7 @@ double VARIANT(conv_cycles)(const struct pyconv_conv2d *g, enum pyconv_conv_pass
     switch (algorithm) {
     case PYCONV_CONV_WINOGRAD: return winograd_cycles(g, pass);
     case PYCONV_CONV_SCATTER: return scatter_cycles(g);
-    case PYCONV_CONV_PLANES:
-        if (!is_depthwise(g)) return planes_cycles(g, pass);
-        /* fall through */
+    case PYCONV_CONV_PLANES: return planes_cycles(g, pass);
     case PYCONV_CONV_DEPTHWISE: /* bound by loads, two a cycle */
         return direct_cycles(g, pass) * GATHER_EFFICIENCY / LANES;
     default: return direct_cycles(g, pass);
@@ -336,14 +343,24 @@ static enum pyconv_conv_algorithm cheapest(const struct pyconv_conv2d *g, enum p
     return best;
 }
 
+#define MOST_PLANES_TAPS 1024
+#define MOST_PADDED_ROWS ((ptrdiff_t)1 << 20) /* elements of those that a depthwise kernel spans */
+
+static int fits_planes(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass) {
+    if (!g->batch || !g->in_channels || !g->out_channels || !g->out_height || !g->out_width) return 0;
+    if (g->kernel_height * g->kernel_width > MOST_PLANES_TAPS) return 0;
+    if (!is_depthwise(g)) return pass != PYCONV_GRAD_INPUT || (g->stride_height == 1 && g->stride_width == 1);
+    double rows = (double)(g->kernel_height * g->dilation_height + g->stride_height),
+           columns = (double)(g->out_width * g->stride_width + g->kernel_width * g->dilation_width);
+    return rows * columns < MOST_PADDED_ROWS;
+}
+
 /* Whether planes are read and written as they are, rather than converted. A prepared weight makes no
  * difference, so that it makes none to the bits of the result. */
 static int takes_planes(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass,
                         enum pyconv_conv_algorithm asked) {
-    if (!g->planes || (asked != PYCONV_CONV_PLANES && asked != PYCONV_CONV_AUTO)) return 0;
-    if (!g->batch || !g->in_channels || !g->out_channels || !g->out_height || !g->out_width) return 0;
-    if (is_depthwise(g)) return 1;
-    if (pass == PYCONV_GRAD_INPUT && (g->stride_height > 1 || g->stride_width > 1)) return 0;
+    if (!g->planes || (asked != PYCONV_CONV_PLANES && asked != PYCONV_CONV_AUTO) || !fits_planes(g, pass))
+        return 0;
     if (asked == PYCONV_CONV_PLANES) return 1;
     if (pass == PYCONV_FORWARD_PREPARED) pass = PYCONV_FORWARD;
     double copies = convert_cycles(g->batch, g->in_channels, g->in_height * g->in_width) +

@@ -3,12 +3,17 @@
  *
  *     dst[k][p] = bias[k] + sum over j of weight[k][j] * x[j][p]          j = (c, tap)
  *
- * A register tile is TILE outputs by two vectors of pixels: each step loads two vectors of x and broadcasts a
- * weight for each output, 8 loads to 12 multiply-adds with 16 registers, 14 to 24 with 32. The sums of CHUNK
- * steps wait in dst for those of the next. While the tiles of all outputs take a panel of two vectors in
- * turn, its chunk stays in L1 (128 x 64 bytes with AVX2) and the weights stream from L2, 3 KiB to a tile's
- * 700 cycles; a task's whole x is at most PLANES_BYTES of L2. So planes are read and written once, where a
- * conversion to channels-last memory and back would take two passes more over either.
+ * A register tile is TILE outputs by two vectors of pixels, WIDE_TILE by three or WIDEST_TILE by four: each
+ * step loads its vectors of x and broadcasts a weight for each output, 7 loads to 12 multiply-adds with 16
+ * registers. The sums of CHUNK steps wait in dst for those of the next. While the tiles of all outputs take a
+ * panel of pixels in turn, its chunk stays in L1 (128 x 96 bytes with AVX2) and the weights stream from L2, 2
+ * KiB to a tile's 770 cycles.
+ *
+ * x is the image itself for a 1x1 kernel, whose next panel is fetched (a copy took 1.1 to 1.7 times as long);
+ * lines, where taps share pixels (1.1 to 4.6 times as fast as a copy for each); or a copy for each tap, of
+ * narrow rows. A task's copies are at most PLANES_BYTES of L2 (a third of that: 0.83 to 0.97 of the speed).
+ * So planes are read and written once, where a conversion to channels-last memory and back would take two
+ * passes more over either.
  */
 #include "conv_planes.h"
 #include "parallel.h"
@@ -242,11 +247,11 @@ static void plan(struct planes *s, const struct correlation *c) {
     s->depth = c->taps * c->src_channels;
     s->weight_pitch = s->depth;
     if (!uses_rows(s)) s->weight_pitch = (ceil_div(s->depth, LINE) | 1) * LINE;
-    s->channels = even_chunk(c->src_channels, max_size(CHUNK / c->taps, 1));
+    s->channels = planes_channels(c->src_channels, c->taps);
     ptrdiff_t wanted = ceil_div(TASKS_WANTED, c->batch * c->groups);
     s->lines = (struct plane_lines){0};
     s->plain = is_plain(c);
-    if (takes_lines(c->taps, c->dst_width, c->dst_channels)) {
+    if (has_lines(c)) {
         s->lines = plan_lines(c, s->channels, ceil_div(c->dst_height, wanted));
         s->pixels = s->lines.rows * c->dst_width;
         s->blocks = ceil_div(c->dst_height, s->lines.rows);

@@ -124,11 +124,24 @@ struct plane_lines {
     ptrdiff_t rows; /* of the destination, in a block */
 };
 
+/* Channels whose products are summed in one go: CHUNK of them, or a single channel's */
+INLINE ptrdiff_t planes_channels(ptrdiff_t channels, ptrdiff_t taps) {
+    return even_chunk(channels, max_size(CHUNK / taps, 1));
+}
+
 /* Whether lanes beyond the end of a row cost less than a copy for each tap: 8 cycles a vector, or so many
- * more of TILE outputs' products. */
-INLINE int takes_lines(ptrdiff_t taps, ptrdiff_t width, ptrdiff_t outputs) {
+ * more of TILE outputs' products; and lines stay in L2, of which the kernel spans `height`, of so many
+ * elements. */
+INLINE int takes_lines(ptrdiff_t taps, ptrdiff_t channels, ptrdiff_t width, ptrdiff_t outputs,
+                       ptrdiff_t height, ptrdiff_t elements) {
     ptrdiff_t idle = ceil_div(width, LANES) * LANES - width;
-    return taps > 1 && width > LANES && ceil_div(outputs, TILE) * TILE * idle < 12 * width;
+    return taps > 1 && width > LANES && ceil_div(outputs, TILE) * TILE * idle < 12 * width &&
+           height * elements < 2 * PLANES_BYTES / (ptrdiff_t)sizeof(real) / planes_channels(channels, taps);
+}
+
+INLINE int has_lines(const struct correlation *c) {
+    return takes_lines(c->taps, c->src_channels, c->dst_width, c->dst_channels, c->y_max - c->y_min + 1,
+                       c->dst_width * c->step_width + c->x_max - c->x_min + 1);
 }
 
 INLINE ptrdiff_t line_rows(const struct correlation *c, ptrdiff_t rows) {

@@ -23,35 +23,54 @@ struct planes_weight {
     ptrdiff_t depth;
     ptrdiff_t pixels, blocks, pitch; /* of a block; of an image; of x */
     ptrdiff_t channels;              /* whose rows are made at a time */
+    int plain;                       /* x is the source itself; or */
+    struct plane_lines lines;        /* in lines, of whole rows */
     ptrdiff_t parts;
     real *sums; /* [part][group][k][j] */
     real *grad_weight;
 };
 
-/* sums[m][v] += sum over p < pixels of g[m][p] * x[v][p] */
-INLINE void tile_dots(const int rows, const int columns, const real *g, ptrdiff_t g_pitch, const real *x,
-                      ptrdiff_t x_pitch, ptrdiff_t pixels, real *sums, ptrdiff_t pitch) {
+/* A tile's operands: `lines` lines of `count` pixels each. Rows of g are g_pitch elements apart, rows of x
+ * begin at offset[v]. */
+struct dots {
+    const real *g, *x;
+    ptrdiff_t g_pitch, lines, count;
+    ptrdiff_t g_step, x_step; /* from one line to the next */
+    const ptrdiff_t *offset;
+    real *sums; /* of the tile, [m][v], `pitch` apart from one filter to the next */
+    ptrdiff_t pitch;
+};
+
+/* sums[m][v] += sum over the lines and their pixels of g[m][p] * x[v][p] */
+INLINE void tile_dots(const int rows, const int columns, const struct dots *d) {
     vec sum[WIDEST_TILE][WIDEST];
     UNROLL for (int m = 0; m < rows; m++) UNROLL for (int v = 0; v < columns; v++) sum[m][v] = (vec){0};
-    ptrdiff_t p = 0;
-    for (; p + LANES <= pixels; p += LANES) {
-        vec value[WIDEST];
-        UNROLL for (int v = 0; v < columns; v++) value[v] = load(x + v * x_pitch + p);
-        UNROLL for (int m = 0; m < rows; m++) {
-            vec gradient = in_register(load(g + m * g_pitch + p));
-            UNROLL for (int v = 0; v < columns; v++) sum[m][v] += gradient * value[v];
+    const ptrdiff_t g_pitch = d->g_pitch, count = d->count;
+    const real *g = d->g, *x[WIDEST];
+    UNROLL for (int v = 0; v < columns; v++) x[v] = d->x + d->offset[v];
+    for (ptrdiff_t line = 0; line < d->lines; line++) {
+        ptrdiff_t p = 0;
+        for (; p + LANES <= count; p += LANES) {
+            vec value[WIDEST];
+            UNROLL for (int v = 0; v < columns; v++) value[v] = load(x[v] + p);
+            UNROLL for (int m = 0; m < rows; m++) {
+                vec gradient = in_register(load(g + m * g_pitch + p));
+                UNROLL for (int v = 0; v < columns; v++) sum[m][v] += gradient * value[v];
+            }
         }
-    }
-    if (p < pixels) {
-        vec value[WIDEST];
-        UNROLL for (int v = 0; v < columns; v++) value[v] = load_first(x + v * x_pitch + p, pixels - p);
-        UNROLL for (int m = 0; m < rows; m++) {
-            vec gradient = load_first(g + m * g_pitch + p, pixels - p);
-            UNROLL for (int v = 0; v < columns; v++) sum[m][v] += gradient * value[v];
+        if (p < count) {
+            vec value[WIDEST];
+            UNROLL for (int v = 0; v < columns; v++) value[v] = load_first(x[v] + p, count - p);
+            UNROLL for (int m = 0; m < rows; m++) {
+                vec gradient = load_first(g + m * g_pitch + p, count - p);
+                UNROLL for (int v = 0; v < columns; v++) sum[m][v] += gradient * value[v];
+            }
         }
+        g += d->g_step;
+        UNROLL for (int v = 0; v < columns; v++) x[v] += d->x_step;
     }
-    UNROLL for (int m = 0; m < rows; m++) UNROLL for (int v = 0; v < columns; v++) sums[m * pitch + v] +=
-        sum_lanes(sum[m][v]);
+    UNROLL for (int m = 0; m < rows; m++) UNROLL for (int v = 0; v < columns; v++)
+        d->sums[m * d->pitch + v] += sum_lanes(sum[m][v]);
 }
 
 #if VECTOR_REGISTERS == 32
@@ -59,10 +78,9 @@ INLINE void tile_dots(const int rows, const int columns, const real *g, ptrdiff_
 #else
 #define DISPATCH_DOTS DISPATCH_WIDE
 #endif
-#define DOTS(m, columns) tile_dots(m, columns, g, g_pitch, x, x_pitch, pixels, sums, pitch)
+#define DOTS(m, columns) tile_dots(m, columns, d)
 
-static void dots(ptrdiff_t rows, ptrdiff_t columns, const real *g, ptrdiff_t g_pitch, const real *x,
-                 ptrdiff_t x_pitch, ptrdiff_t pixels, real *sums, ptrdiff_t pitch) {
+static void dots(ptrdiff_t rows, ptrdiff_t columns, const struct dots *d) {
     switch (columns) {
     case 1: DISPATCH_DOTS(rows, DOTS, 1) break;
     case 2: DISPATCH_DOTS(rows, DOTS, 2) break;
@@ -73,25 +91,59 @@ static void dots(ptrdiff_t rows, ptrdiff_t columns, const real *g, ptrdiff_t g_p
     }
 }
 
-/* What the pixels [first, end) of an image add to a group's sums. */
+/* Every filter's products with `depth` rows of x */
+static void add_products(const struct planes_weight *w, struct dots *d, ptrdiff_t depth,
+                         const ptrdiff_t *offset, real *sums) {
+    const real *g = d->g;
+    ptrdiff_t filters = w->c->dst_channels;
+    for (ptrdiff_t k = 0; k < filters; k += WIDEST_TILE)
+        for (ptrdiff_t j = 0; j < depth; j += WIDEST) {
+            d->g = g + k * d->g_pitch;
+            d->offset = offset + j;
+            d->sums = sums + k * w->depth + j;
+            dots(min_size(WIDEST_TILE, filters - k), min_size(WIDEST, depth - j), d);
+        }
+    d->g = g;
+}
+
+/* What the pixels [first, end) of an image add to a group's sums; offset: of x's rows. */
 static void add_block(const struct planes_weight *w, ptrdiff_t image, ptrdiff_t group, ptrdiff_t first,
-                      ptrdiff_t end, struct stretch *stretch, real *rows, real *sums) {
+                      ptrdiff_t end, struct stretch *stretch, const ptrdiff_t *offset, real *rows,
+                      real *sums) {
     const struct correlation *c = w->c;
-    ptrdiff_t area = c->dst_height * c->dst_width, filters = c->dst_channels, count = end - first;
-    const real *g = w->grad_output + (image * c->groups + group) * filters * area + first;
-    for (ptrdiff_t i = 0; i < c->src_channels; i += w->channels) {
-        ptrdiff_t channels = min_size(w->channels, c->src_channels - i), depth = channels * c->taps,
-                  pitch = w->pitch;
-        const real *x = rows;
-        if (is_plain(c))
-            x = c->src + ((image * c->groups + group) * c->src_channels + i) * area + first, pitch = area;
-        else
-            put_rows(c, image, group, i, channels, first, end, stretch, rows, pitch);
-        for (ptrdiff_t k = 0; k < filters; k += WIDEST_TILE)
-            for (ptrdiff_t j = 0; j < depth; j += WIDEST)
-                dots(min_size(WIDEST_TILE, filters - k), min_size(WIDEST, depth - j), g + k * area, area,
-                     x + j * pitch, pitch, count, sums + k * w->depth + i * c->taps + j, w->depth);
+    ptrdiff_t area = c->dst_height * c->dst_width, width = c->dst_width;
+    struct dots d = {.g = w->grad_output + (image * c->groups + group) * c->dst_channels * area + first,
+                     .x = rows,
+                     .g_pitch = area,
+                     .lines = 1,
+                     .count = end - first,
+                     .pitch = w->depth};
+    if (w->lines.pitch) {
+        d.lines = d.count / width, d.count = d.g_step = width;
+        d.x_step = c->step_height * w->lines.row;
     }
+    for (ptrdiff_t i = 0; i < c->src_channels; i += w->channels) {
+        ptrdiff_t channels = min_size(w->channels, c->src_channels - i);
+        if (w->lines.pitch)
+            put_lines(c, &w->lines, image, group, i, channels, first / width, end / width, stretch, rows);
+        else if (w->plain)
+            d.x = c->src + ((image * c->groups + group) * c->src_channels + i) * area + first;
+        else
+            put_rows(c, image, group, i, channels, first, end, stretch, rows, w->pitch);
+        add_products(w, &d, channels * c->taps, offset, sums + i * c->taps);
+    }
+}
+
+static size_t offset_bytes(const struct planes_weight *w) {
+    return ((size_t)(w->channels * w->c->taps) * sizeof(ptrdiff_t) + 63) & ~(size_t)63;
+}
+
+static void list_offsets(const struct planes_weight *w, ptrdiff_t *offset) {
+    const struct correlation *c = w->c;
+    for (ptrdiff_t i = 0; i < w->channels; i++)
+        for (ptrdiff_t t = 0; t < c->taps; t++)
+            *offset++ = w->lines.pitch ? i * w->lines.plane + line_offset(c, &w->lines, t)
+                                       : (i * c->taps + t) * w->pitch;
 }
 
 static void run_weight(const void *context, ptrdiff_t task, void *scratch) {
@@ -100,12 +152,15 @@ static void run_weight(const void *context, ptrdiff_t task, void *scratch) {
     ptrdiff_t part = task / c->groups, group = task % c->groups, all = c->batch * w->blocks;
     ptrdiff_t area = c->dst_height * c->dst_width, elements = c->dst_channels * w->depth;
     struct stretch *stretch = scratch;
-    real *rows = (real *)((char *)scratch + stretch_bytes(c, w->pixels));
+    ptrdiff_t *offset = (ptrdiff_t *)((char *)scratch + stretch_bytes(c, w->pixels));
+    real *rows = (real *)((char *)offset + offset_bytes(w));
+    list_offsets(w, offset);
     real *sums = w->sums + (part * c->groups + group) * elements;
     memset(sums, 0, (size_t)elements * sizeof(real));
     for (ptrdiff_t b = all * part / w->parts; b < all * (part + 1) / w->parts; b++) {
         ptrdiff_t first = b % w->blocks * w->pixels;
-        add_block(w, b / w->blocks, group, first, min_size(first + w->pixels, area), stretch, rows, sums);
+        add_block(w, b / w->blocks, group, first, min_size(first + w->pixels, area), stretch, offset, rows,
+                  sums);
     }
 }
 
@@ -123,12 +178,20 @@ static void plan(struct planes_weight *w, const struct correlation *c) {
     ptrdiff_t area = c->dst_height * c->dst_width;
     w->c = c;
     w->depth = c->taps * c->src_channels;
-    w->channels = max_size(ROWS / c->taps, 1);
-    ptrdiff_t fit = max_size(PLANES_BYTES / (w->channels * c->taps * (ptrdiff_t)sizeof(real)), 8 * LANES);
-    w->blocks = ceil_div(area, min_size(fit, BLOCK_PIXELS));
-    w->pixels = ceil_div(ceil_div(area, w->blocks), LANES) * LANES;
-    w->blocks = ceil_div(area, w->pixels);
-    w->pitch = planes_pitch(w->pixels);
+    w->channels = max_size(min_size(ROWS / c->taps, c->src_channels), 1);
+    w->plain = is_plain(c);
+    w->lines = (struct plane_lines){0};
+    if (has_lines(c)) {
+        w->lines = plan_lines(c, w->channels, ceil_div(BLOCK_PIXELS, c->dst_width));
+        w->pixels = w->lines.rows * c->dst_width;
+        w->blocks = ceil_div(c->dst_height, w->lines.rows);
+    } else {
+        ptrdiff_t fit = max_size(PLANES_BYTES / (w->channels * c->taps * (ptrdiff_t)sizeof(real)), 8 * LANES);
+        w->blocks = ceil_div(area, min_size(fit, BLOCK_PIXELS));
+        w->pixels = ceil_div(ceil_div(area, w->blocks), LANES) * LANES;
+        w->blocks = ceil_div(area, w->pixels);
+    }
+    w->pitch = w->plain ? area : planes_pitch(w->pixels);
     ptrdiff_t bytes = c->groups * c->dst_channels * w->depth * (ptrdiff_t)sizeof(real);
     w->parts = min_size(ceil_div(PARTS_WANTED, c->groups), c->batch * w->blocks);
     w->parts = max_size(min_size(w->parts, PARTS_BYTES / bytes), 1);
@@ -136,10 +199,12 @@ static void plan(struct planes_weight *w, const struct correlation *c) {
 
 static struct workspace space(const struct planes_weight *w) {
     const struct correlation *c = w->c;
-    ptrdiff_t rows = is_plain(c) ? 0 : w->channels * c->taps * w->pitch;
+    ptrdiff_t rows = w->plain         ? 0
+                     : w->lines.pitch ? w->channels * w->lines.plane + LANES
+                                      : w->channels * c->taps * w->pitch;
     return (struct workspace){
         (size_t)(w->parts * c->groups * c->dst_channels * w->depth) * sizeof(real),
-        stretch_bytes(c, w->pixels) + (size_t)rows * sizeof(real),
+        stretch_bytes(c, w->pixels) + offset_bytes(w) + (size_t)rows * sizeof(real),
     };
 }
 

@@ -303,7 +303,9 @@ class Conv2dPlan(NamedTuple):
         )
 
 
-def explain_conv2d(input_shape, weight_shape, stride=1, padding=0, dilation=1, groups=1, dtype=np.float32, channels_last=True):
+def explain_conv2d(
+    input_shape, weight_shape, stride=1, padding=0, dilation=1, groups=1, dtype=np.float32, channels_last=True
+):
     """Which algorithm each pass of a convolution would take on this machine, and what it costs.
 
     Parameters
