@@ -343,13 +343,13 @@ static enum pyconv_conv_algorithm cheapest(const struct pyconv_conv2d *g, enum p
     return best;
 }
 
-#define MOST_PLANES_TAPS 1024
 #define MOST_PADDED_ROWS ((ptrdiff_t)1 << 20) /* elements of those that a depthwise kernel spans */
 
 static int fits_planes(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass) {
     if (!g->batch || !g->in_channels || !g->out_channels || !g->out_height || !g->out_width) return 0;
-    if (g->kernel_height * g->kernel_width > MOST_PLANES_TAPS) return 0;
-    if (!is_depthwise(g)) return pass != PYCONV_GRAD_INPUT || (g->stride_height == 1 && g->stride_width == 1);
+    if (!is_depthwise(g))
+        return g->kernel_height * g->kernel_width <= CHUNK &&
+               (pass != PYCONV_GRAD_INPUT || (g->stride_height == 1 && g->stride_width == 1));
     double rows = (double)(g->kernel_height * g->dilation_height + g->stride_height),
            columns = (double)(g->out_width * g->stride_width + g->kernel_width * g->dilation_width);
     return rows * columns < MOST_PADDED_ROWS;

@@ -26,8 +26,7 @@ struct planes {
     const struct correlation *c;
     const real *weight; /* [group][k][j] */
     ptrdiff_t depth, weight_pitch;
-    ptrdiff_t
-        channels; /* whose rows of x are made, and summed, in one go: CHUNK products or a single channel's */
+    ptrdiff_t channels;       /* whose rows of x are made, and summed, in one go */
     ptrdiff_t pixels, blocks; /* of a task; of an image */
     ptrdiff_t pitch;          /* of x */
     int plain;                /* x is the source itself; or */

@@ -119,12 +119,11 @@ INLINE void put_rows(const struct correlation *c, ptrdiff_t image, ptrdiff_t gro
  * - x_min.
  */
 struct plane_lines {
-    ptrdiff_t pitch, row,
-        plane;      /* elements from one residue, source row and channel to the next; 0: no lines */
-    ptrdiff_t rows; /* of the destination, in a block */
+    ptrdiff_t pitch, row, plane; /* from a residue, source row and channel to the next; 0: no lines */
+    ptrdiff_t rows;              /* of the destination, in a block */
 };
 
-/* Channels whose products are summed in one go: CHUNK of them, or a single channel's */
+/* Channels whose products are summed in one go, CHUNK at most */
 INLINE ptrdiff_t planes_channels(ptrdiff_t channels, ptrdiff_t taps) {
     return even_chunk(channels, max_size(CHUNK / taps, 1));
 }
