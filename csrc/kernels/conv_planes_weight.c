@@ -25,8 +25,8 @@ struct planes_weight {
     ptrdiff_t channels;              /* whose rows are made at a time */
     int plain;                       /* x is the source itself; or */
     struct plane_lines lines;        /* in lines, of whole rows */
-    ptrdiff_t parts;
-    real *sums; /* [part][group][k][j] */
+    ptrdiff_t parts, splits;         /* of the pixels; of a group's filters, where parts are few */
+    real *sums;                      /* [part][group][k][j] */
     real *grad_weight;
 };
 
@@ -91,11 +91,10 @@ static void dots(ptrdiff_t rows, ptrdiff_t columns, const struct dots *d) {
     }
 }
 
-/* Every filter's products with `depth` rows of x */
-static void add_products(const struct planes_weight *w, struct dots *d, ptrdiff_t depth,
+/* The products of `filters` filters with `depth` rows of x */
+static void add_products(const struct planes_weight *w, struct dots *d, ptrdiff_t filters, ptrdiff_t depth,
                          const ptrdiff_t *offset, real *sums) {
     const real *g = d->g;
-    ptrdiff_t filters = w->c->dst_channels;
     for (ptrdiff_t k = 0; k < filters; k += WIDEST_TILE)
         for (ptrdiff_t j = 0; j < depth; j += WIDEST) {
             d->g = g + k * d->g_pitch;
@@ -106,13 +105,19 @@ static void add_products(const struct planes_weight *w, struct dots *d, ptrdiff_
     d->g = g;
 }
 
-/* What the pixels [first, end) of an image add to a group's sums; offset: of x's rows. */
-static void add_block(const struct planes_weight *w, ptrdiff_t image, ptrdiff_t group, ptrdiff_t first,
-                      ptrdiff_t end, struct stretch *stretch, const ptrdiff_t *offset, real *rows,
-                      real *sums) {
+/* Some filters of a group */
+struct share {
+    ptrdiff_t group, first, count;
+};
+
+/* What the pixels [first, end) of an image add to a share's sums; offset: of x's rows. */
+static void add_block(const struct planes_weight *w, ptrdiff_t image, const struct share *share,
+                      ptrdiff_t first, ptrdiff_t end, struct stretch *stretch, const ptrdiff_t *offset,
+                      real *rows, real *sums) {
     const struct correlation *c = w->c;
     ptrdiff_t area = c->dst_height * c->dst_width, width = c->dst_width;
-    struct dots d = {.g = w->grad_output + (image * c->groups + group) * c->dst_channels * area + first,
+    ptrdiff_t group = image * c->groups + share->group, filter = group * c->dst_channels + share->first;
+    struct dots d = {.g = w->grad_output + filter * area + first,
                      .x = rows,
                      .g_pitch = area,
                      .lines = 1,
@@ -125,12 +130,13 @@ static void add_block(const struct planes_weight *w, ptrdiff_t image, ptrdiff_t 
     for (ptrdiff_t i = 0; i < c->src_channels; i += w->channels) {
         ptrdiff_t channels = min_size(w->channels, c->src_channels - i);
         if (w->lines.pitch)
-            put_lines(c, &w->lines, image, group, i, channels, first / width, end / width, stretch, rows);
+            put_lines(c, &w->lines, image, share->group, i, channels, first / width, end / width, stretch,
+                      rows);
         else if (w->plain)
-            d.x = c->src + ((image * c->groups + group) * c->src_channels + i) * area + first;
+            d.x = c->src + (group * c->src_channels + i) * area + first;
         else
-            put_rows(c, image, group, i, channels, first, end, stretch, rows, w->pitch);
-        add_products(w, &d, channels * c->taps, offset, sums + i * c->taps);
+            put_rows(c, image, share->group, i, channels, first, end, stretch, rows, w->pitch);
+        add_products(w, &d, share->count, channels * c->taps, offset, sums + i * c->taps);
     }
 }
 
@@ -149,17 +155,20 @@ static void list_offsets(const struct planes_weight *w, ptrdiff_t *offset) {
 static void run_weight(const void *context, ptrdiff_t task, void *scratch) {
     const struct planes_weight *w = context;
     const struct correlation *c = w->c;
-    ptrdiff_t part = task / c->groups, group = task % c->groups, all = c->batch * w->blocks;
-    ptrdiff_t area = c->dst_height * c->dst_width, elements = c->dst_channels * w->depth;
+    ptrdiff_t split = task % w->splits, group = task / w->splits % c->groups,
+              part = task / w->splits / c->groups, all = c->batch * w->blocks;
+    ptrdiff_t area = c->dst_height * c->dst_width, tiles = ceil_div(c->dst_channels, WIDEST_TILE);
+    struct share share = {.group = group, .first = tiles * split / w->splits * WIDEST_TILE};
+    share.count = min_size(tiles * (split + 1) / w->splits * WIDEST_TILE, c->dst_channels) - share.first;
     struct stretch *stretch = scratch;
     ptrdiff_t *offset = (ptrdiff_t *)((char *)scratch + stretch_bytes(c, w->pixels));
     real *rows = (real *)((char *)offset + offset_bytes(w));
     list_offsets(w, offset);
-    real *sums = w->sums + (part * c->groups + group) * elements;
-    memset(sums, 0, (size_t)elements * sizeof(real));
+    real *sums = w->sums + ((part * c->groups + group) * c->dst_channels + share.first) * w->depth;
+    memset(sums, 0, (size_t)(share.count * w->depth) * sizeof(real));
     for (ptrdiff_t b = all * part / w->parts; b < all * (part + 1) / w->parts; b++) {
         ptrdiff_t first = b % w->blocks * w->pixels;
-        add_block(w, b / w->blocks, group, first, min_size(first + w->pixels, area), stretch, offset, rows,
+        add_block(w, b / w->blocks, &share, first, min_size(first + w->pixels, area), stretch, offset, rows,
                   sums);
     }
 }
@@ -195,6 +204,8 @@ static void plan(struct planes_weight *w, const struct correlation *c) {
     ptrdiff_t bytes = c->groups * c->dst_channels * w->depth * (ptrdiff_t)sizeof(real);
     w->parts = min_size(ceil_div(PARTS_WANTED, c->groups), c->batch * w->blocks);
     w->parts = max_size(min_size(w->parts, PARTS_BYTES / bytes), 1);
+    w->splits = min_size(PARTS_WANTED / (w->parts * c->groups), c->dst_channels / (4 * WIDEST_TILE));
+    w->splits = max_size(w->splits, 1);
 }
 
 static struct workspace space(const struct planes_weight *w) {
@@ -222,8 +233,8 @@ int VARIANT(grad_weight_planes)(const struct correlation *c, const real *grad_ou
     if (!(w.sums = pyconv_alloc(bytes.shared))) return PYCONV_NO_MEMORY;
     ptrdiff_t elements = c->groups * c->dst_channels * w.depth;
     double work = (double)(c->batch * c->dst_height * c->dst_width) * (double)elements;
-    int status =
-        parallel_run(w.parts * c->groups, work / MULTIPLY_ADDS_PER_NANOSECOND, bytes.scratch, run_weight, &w);
+    int status = parallel_run(w.parts * c->groups * w.splits, work / MULTIPLY_ADDS_PER_NANOSECOND,
+                              bytes.scratch, run_weight, &w);
     if (status == PYCONV_OK)
         status =
             parallel_run(ceil_div(elements, TOTAL), (double)(w.parts * elements) / LANES, 0, run_total, &w);
