@@ -49,13 +49,6 @@ static int correlate(const struct correlation *c, enum pyconv_conv_algorithm alg
     }
 }
 
-static const struct pyconv_epilogue no_epilogue = {NULL, NULL, 0};
-
-static struct tap *alloc_taps(const struct pyconv_conv2d *g, size_t *bytes) {
-    *bytes = (size_t)(g->kernel_height * g->kernel_width) * sizeof(struct tap);
-    return pyconv_alloc(*bytes);
-}
-
 int VARIANT(conv_forward)(const struct pyconv_conv2d *g, const void *input, const void *weight,
                           const void *prepared, const struct pyconv_epilogue *epilogue, void *output,
                           enum pyconv_conv_algorithm algorithm) {
@@ -78,7 +71,7 @@ int VARIANT(conv_prepare)(const struct pyconv_conv2d *g, const void *weight, voi
     size_t bytes;
     struct tap *tap = alloc_taps(g, &bytes);
     if (!tap) return PYCONV_NO_MEMORY;
-    struct correlation c = forward_correlation(g, NULL, weight, &no_epilogue, NULL, tap);
+    struct correlation c = forward_correlation(g, NULL, weight, NULL, NULL, tap);
     int status = algorithm == PYCONV_CONV_WINOGRAD ? VARIANT(prepare_winograd)(&c, prepared)
                                                    : VARIANT(prepare_direct)(&c, prepared);
     pyconv_free(tap, bytes);
@@ -199,7 +192,7 @@ int VARIANT(conv_grad_weight)(const struct pyconv_conv2d *g, const void *grad_ou
     size_t bytes;
     struct tap *tap = alloc_taps(g, &bytes);
     if (!tap) return PYCONV_NO_MEMORY;
-    struct correlation c = forward_correlation(g, input, NULL, &no_epilogue, NULL, tap);
+    struct correlation c = forward_correlation(g, input, NULL, NULL, NULL, tap);
     status = lanes == PIXELS ? VARIANT(grad_weight_planar)(&c, grad_output, result)
                              : VARIANT(grad_weight_grouped)(&c, grad_output, result);
     pyconv_free(tap, bytes);
@@ -225,7 +218,7 @@ static struct workspace weight_workspace(const struct pyconv_conv2d *g, enum pyc
     if (algorithm != PYCONV_CONV_DIRECT) return (struct workspace){0, 0}; /* depthwise: parts of the weight */
     enum lanes_of lanes = weight_lanes(g);
     if (lanes == FILTERS) return VARIANT(grad_weight_direct_workspace)(g);
-    struct correlation c = forward_correlation(g, NULL, NULL, &no_epilogue, NULL, tap);
+    struct correlation c = forward_correlation(g, NULL, NULL, NULL, NULL, tap);
     return lanes == PIXELS ? VARIANT(grad_weight_planar_workspace)(&c)
                            : VARIANT(grad_weight_grouped_workspace)(&c);
 }
@@ -245,7 +238,7 @@ int VARIANT(conv_explain)(const struct pyconv_conv2d *g, enum pyconv_conv_pass p
     } else if (algorithm == PYCONV_CONV_SCATTER) {
         bytes = VARIANT(grad_input_scatter_workspace)(g);
     } else if (pass != PYCONV_GRAD_INPUT) {
-        struct correlation c = forward_correlation(g, NULL, NULL, &no_epilogue, NULL, tap);
+        struct correlation c = forward_correlation(g, NULL, NULL, NULL, NULL, tap);
         add_correlation(&c, algorithm, &bytes);
         if (algorithm == PYCONV_CONV_WINOGRAD) prepared = VARIANT(winograd_prepared)(&c);
         if (algorithm == PYCONV_CONV_DIRECT) prepared = VARIANT(direct_prepared)(&c);

@@ -172,10 +172,9 @@ static double travel_cycles(double tiles, double planes, double matrices, ptrdif
 
 /* Whether filters that are not going to change stay transformed, see winograd_prepared. */
 static int keeps_filters(const struct pyconv_conv2d *g) {
-    static const struct pyconv_epilogue none;
     if (!g->batch || !g->in_channels || !g->out_channels || !g->out_height || !g->out_width) return 0;
     struct tap tap[MOST_SQUARE_TAPS];
-    struct correlation c = forward_correlation(g, NULL, NULL, &none, NULL, tap);
+    struct correlation c = forward_correlation(g, NULL, NULL, NULL, NULL, tap);
     return VARIANT(winograd_prepared)(&c) > 0;
 }
 
@@ -262,8 +261,7 @@ static double winograd_cycles(const struct pyconv_conv2d *g, enum pyconv_conv_pa
 #define PLANES_STORE 3.0  /* of an output */
 #define PLANES_WEIGHT 1.0 /* for a weight that is put where it is used */
 #define DOTS_EFFICIENCY 0.8
-#define DOTS_SUM 4.0 /* for a weight's gradient, a block of pixels */
-#define DOTS_PIXELS 512
+#define DOTS_SUM 4.0      /* for a weight's gradient, a block of pixels */
 #define CONVERT_BYTES 4.0 /* a cycle, from one memory format to the other, */
 #define NEAR_BYTES 8e6    /* of an array that is so small, and */
 #define FAR_BYTES 3.0     /* what is beyond takes so much longer */

@@ -76,13 +76,6 @@ static int is_chosen(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass,
     return VARIANT(choose_conv)(g, pass, asked) == PYCONV_CONV_PLANES;
 }
 
-static struct tap *alloc_taps(const struct pyconv_conv2d *g, size_t *bytes) {
-    *bytes = (size_t)(g->kernel_height * g->kernel_width) * sizeof(struct tap);
-    return pyconv_alloc(*bytes);
-}
-
-static const struct pyconv_epilogue no_epilogue = {NULL, NULL, 0};
-
 static int forward_planes(const struct pyconv_conv2d *g, const void *input, const void *weight,
                           const struct pyconv_epilogue *epilogue, void *output) {
     if (is_depthwise(g)) return VARIANT(depthwise_planes)(g, input, weight, epilogue, output);
@@ -115,7 +108,7 @@ static int grad_weight_planes(const struct pyconv_conv2d *g, const void *grad_ou
     size_t bytes;
     struct tap *tap = alloc_taps(g, &bytes);
     if (!tap) return PYCONV_NO_MEMORY;
-    struct correlation c = forward_correlation(g, input, NULL, &no_epilogue, NULL, tap);
+    struct correlation c = forward_correlation(g, input, NULL, NULL, NULL, tap);
     int status = VARIANT(grad_weight_planes)(&c, grad_output, result);
     pyconv_free(tap, bytes);
     return status;
@@ -196,7 +189,7 @@ static int explain_planes(const struct pyconv_conv2d *g, enum pyconv_conv_pass p
         struct correlation c = grad_input_correlation(g, 0, 0, NULL, NULL, NULL, tap);
         bytes = VARIANT(correlate_planes_workspace)(&c);
     } else {
-        struct correlation c = forward_correlation(g, NULL, NULL, &no_epilogue, NULL, tap);
+        struct correlation c = forward_correlation(g, NULL, NULL, NULL, NULL, tap);
         bytes = pass == PYCONV_GRAD_WEIGHT ? VARIANT(grad_weight_planes_workspace)(&c)
                                            : VARIANT(correlate_planes_workspace)(&c);
     }

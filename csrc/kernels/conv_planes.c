@@ -183,18 +183,6 @@ static int reads_beyond(const struct correlation *c, const real *row, ptrdiff_t 
     return row + ceil_div(count, LANES) * LANES > c->src + elements;
 }
 
-static size_t offset_bytes(const struct planes *s) {
-    if (!s->lines.pitch) return 0;
-    return ((size_t)(s->channels * s->c->taps) * sizeof(ptrdiff_t) + 63) & ~(size_t)63;
-}
-
-static void list_offsets(const struct planes *s, ptrdiff_t *offset) {
-    if (!s->lines.pitch) return;
-    for (ptrdiff_t i = 0; i < s->channels; i++)
-        for (ptrdiff_t t = 0; t < s->c->taps; t++)
-            *offset++ = i * s->lines.plane + line_offset(s->c, &s->lines, t);
-}
-
 /* The same step for `pixels` pixels, row by row, from lines */
 static void add_rows(const struct planes *s, struct step step, const ptrdiff_t *offset, const real *x,
                      ptrdiff_t pixels) {
@@ -217,8 +205,8 @@ static void run_planes(const void *context, ptrdiff_t task, void *scratch) {
     step.place = (image * c->groups * c->dst_channels + step.k0) * area + first;
     struct stretch *stretch = scratch;
     ptrdiff_t *offset = (ptrdiff_t *)((char *)scratch + stretch_bytes(c, s->pixels));
-    real *x = (real *)((char *)offset + offset_bytes(s));
-    list_offsets(s, offset);
+    real *x = (real *)((char *)offset + offset_bytes(s->channels * c->taps));
+    if (s->lines.pitch) list_offsets(c, &s->lines, s->channels, offset);
     for (ptrdiff_t i = 0; i < c->src_channels; i += s->channels) {
         ptrdiff_t channels = min_size(s->channels, c->src_channels - i);
         step.j = i * c->taps, step.depth = channels * c->taps;
@@ -269,7 +257,7 @@ static struct workspace space(const struct planes *s) {
     ptrdiff_t x = s->lines.pitch ? s->channels * s->lines.plane + LANES : s->channels * s->c->taps * s->pitch;
     return (struct workspace){
         (size_t)packed_elements(s) * sizeof(real),
-        stretch_bytes(s->c, s->pixels) + offset_bytes(s) + (size_t)x * sizeof(real),
+        stretch_bytes(s->c, s->pixels) + offset_bytes(s->channels * s->c->taps) + (size_t)x * sizeof(real),
     };
 }
 

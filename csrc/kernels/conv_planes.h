@@ -17,6 +17,8 @@
 
 /* Bytes of a block's x, in L2 */
 #define PLANES_BYTES ((ptrdiff_t)192 << 10)
+/* Pixels that a weight's gradient sums in one go */
+#define DOTS_PIXELS ((ptrdiff_t)512)
 
 /* Columns [begin, begin + count) of x from one row of a plane: `left` zeros, `pixels` of the plane from
  * `from` on, then zeros again. */
@@ -163,6 +165,16 @@ INLINE struct plane_lines plan_lines(const struct correlation *c, ptrdiff_t chan
 INLINE ptrdiff_t line_offset(const struct correlation *c, const struct plane_lines *l, ptrdiff_t t) {
     ptrdiff_t o = c->tap[t].x - c->x_min;
     return (c->tap[t].y - c->y_min) * l->row + o % c->step_width * l->pitch + o / c->step_width;
+}
+
+/* Room for where so many rows of x begin, in whole cache lines */
+INLINE size_t offset_bytes(ptrdiff_t rows) { return ((size_t)rows * sizeof(ptrdiff_t) + 63) & ~(size_t)63; }
+
+/* Where the rows of x for `channels` channels begin in their lines */
+INLINE void list_offsets(const struct correlation *c, const struct plane_lines *l, ptrdiff_t channels,
+                         ptrdiff_t *offset) {
+    for (ptrdiff_t i = 0; i < channels; i++)
+        for (ptrdiff_t t = 0; t < c->taps; t++) *offset++ = i * l->plane + line_offset(c, l, t);
 }
 
 /* The lines of destination rows [first, end), of so many channels of an image and group; a stretch for each

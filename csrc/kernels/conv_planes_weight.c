@@ -4,7 +4,7 @@
  *
  * Pixels lie side by side in both, so lanes run over what is summed, and are added up at the end of a block.
  * A register tile is 4 filters by 3 rows of x (with 32 registers 6 by 4): 7 loads to 12 multiply-adds. A
- * block of up to BLOCK_PIXELS pixels keeps a tile's filters in L1 (8 KiB) and ROWS rows of x in L2 (192 KiB),
+ * block of up to DOTS_PIXELS pixels keeps a tile's filters in L1 (8 KiB) and ROWS rows of x in L2 (192 KiB),
  * where these are copies; what a 1x1 kernel reads is the image itself.
  *
  * The blocks of all images are cut into parts, each of which sums into a buffer of its own, [k][j]; these are
@@ -12,8 +12,8 @@
  */
 #include "conv_planes.h"
 #include "parallel.h"
+#include "sum.h"
 
-#define BLOCK_PIXELS ((ptrdiff_t)512)
 #define ROWS ((ptrdiff_t)96) /* of x at a time, a multiple of WIDEST */
 #define PARTS_WANTED ((ptrdiff_t)32)
 
@@ -140,18 +140,6 @@ static void add_block(const struct planes_weight *w, ptrdiff_t image, const stru
     }
 }
 
-static size_t offset_bytes(const struct planes_weight *w) {
-    return ((size_t)(w->channels * w->c->taps) * sizeof(ptrdiff_t) + 63) & ~(size_t)63;
-}
-
-static void list_offsets(const struct planes_weight *w, ptrdiff_t *offset) {
-    const struct correlation *c = w->c;
-    for (ptrdiff_t i = 0; i < w->channels; i++)
-        for (ptrdiff_t t = 0; t < c->taps; t++)
-            *offset++ = w->lines.pitch ? i * w->lines.plane + line_offset(c, &w->lines, t)
-                                       : (i * c->taps + t) * w->pitch;
-}
-
 static void run_weight(const void *context, ptrdiff_t task, void *scratch) {
     const struct planes_weight *w = context;
     const struct correlation *c = w->c;
@@ -162,8 +150,11 @@ static void run_weight(const void *context, ptrdiff_t task, void *scratch) {
     share.count = min_size(tiles * (split + 1) / w->splits * WIDEST_TILE, c->dst_channels) - share.first;
     struct stretch *stretch = scratch;
     ptrdiff_t *offset = (ptrdiff_t *)((char *)scratch + stretch_bytes(c, w->pixels));
-    real *rows = (real *)((char *)offset + offset_bytes(w));
-    list_offsets(w, offset);
+    real *rows = (real *)((char *)offset + offset_bytes(w->channels * c->taps));
+    if (w->lines.pitch)
+        list_offsets(c, &w->lines, w->channels, offset);
+    else
+        for (ptrdiff_t j = 0; j < w->channels * c->taps; j++) offset[j] = j * w->pitch;
     real *sums = w->sums + ((part * c->groups + group) * c->dst_channels + share.first) * w->depth;
     memset(sums, 0, (size_t)(share.count * w->depth) * sizeof(real));
     for (ptrdiff_t b = all * part / w->parts; b < all * (part + 1) / w->parts; b++) {
@@ -191,12 +182,12 @@ static void plan(struct planes_weight *w, const struct correlation *c) {
     w->plain = is_plain(c);
     w->lines = (struct plane_lines){0};
     if (has_lines(c)) {
-        w->lines = plan_lines(c, w->channels, ceil_div(BLOCK_PIXELS, c->dst_width));
+        w->lines = plan_lines(c, w->channels, ceil_div(DOTS_PIXELS, c->dst_width));
         w->pixels = w->lines.rows * c->dst_width;
         w->blocks = ceil_div(c->dst_height, w->lines.rows);
     } else {
         ptrdiff_t fit = max_size(PLANES_BYTES / (w->channels * c->taps * (ptrdiff_t)sizeof(real)), 8 * LANES);
-        w->blocks = ceil_div(area, min_size(fit, BLOCK_PIXELS));
+        w->blocks = ceil_div(area, min_size(fit, DOTS_PIXELS));
         w->pixels = ceil_div(ceil_div(area, w->blocks), LANES) * LANES;
         w->blocks = ceil_div(area, w->pixels);
     }
@@ -215,7 +206,7 @@ static struct workspace space(const struct planes_weight *w) {
                                       : w->channels * c->taps * w->pitch;
     return (struct workspace){
         (size_t)(w->parts * c->groups * c->dst_channels * w->depth) * sizeof(real),
-        stretch_bytes(c, w->pixels) + offset_bytes(w) + (size_t)rows * sizeof(real),
+        stretch_bytes(c, w->pixels) + offset_bytes(w->channels * c->taps) + (size_t)rows * sizeof(real),
     };
 }
 
@@ -250,27 +241,12 @@ struct planes_bias {
     real *grad_bias;
 };
 
-/* So many pixels are summed in one go, and then these sums, which keeps rounding errors low. */
-#define BIAS_PIXELS ((ptrdiff_t)(128 * LANES))
-
-static real sum_pixels(const real *x, ptrdiff_t count) {
-    vec sum[4] = {{0}};
-    ptrdiff_t i = 0;
-    for (; i + 4 * LANES <= count; i += 4 * LANES)
-        UNROLL for (int v = 0; v < 4; v++) sum[v] += load(x + i + v * LANES);
-    for (; i + LANES <= count; i += LANES) sum[0] += load(x + i);
-    if (i < count) sum[1] += load_first(x + i, count - i);
-    return sum_lanes((sum[0] + sum[1]) + (sum[2] + sum[3]));
-}
-
 static void run_bias(const void *context, ptrdiff_t channel, void *scratch) {
     (void)scratch;
     const struct planes_bias *b = context;
     double total = 0;
     for (ptrdiff_t n = 0; n < b->batch; n++)
-        for (ptrdiff_t p = 0; p < b->pixels; p += BIAS_PIXELS)
-            total += (double)sum_pixels(b->grad_output + (n * b->channels + channel) * b->pixels + p,
-                                        min_size(BIAS_PIXELS, b->pixels - p));
+        total += sum_elements(b->grad_output + (n * b->channels + channel) * b->pixels, b->pixels);
     b->grad_bias[channel] = (real)total;
 }
 

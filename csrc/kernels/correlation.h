@@ -104,7 +104,14 @@ INLINE struct bands cut_bands(const struct correlation *c, ptrdiff_t row_bytes, 
     return b;
 }
 
-/* The forward pass as a correlation; `tap` has room for kernel_height * kernel_width. */
+/* Room for the taps of a kernel; pyconv_free gives the bytes back. */
+INLINE struct tap *alloc_taps(const struct pyconv_conv2d *g, size_t *bytes) {
+    *bytes = (size_t)(g->kernel_height * g->kernel_width) * sizeof(struct tap);
+    return pyconv_alloc(*bytes);
+}
+
+/* The forward pass as a correlation; `tap` has room for kernel_height * kernel_width. epilogue: NULL, where
+ * nothing is done. */
 INLINE struct correlation forward_correlation(const struct pyconv_conv2d *g, const void *input,
                                               const void *weight, const struct pyconv_epilogue *epilogue,
                                               void *output, struct tap *tap) {
@@ -142,7 +149,7 @@ INLINE struct correlation forward_correlation(const struct pyconv_conv2d *g, con
         .weight_dst = channels * area,
         .weight_src = area,
         .weight_group = g->out_channels / g->groups * channels * area,
-        .epilogue = *epilogue,
+        .epilogue = epilogue ? *epilogue : (struct pyconv_epilogue){0},
     };
 }
 

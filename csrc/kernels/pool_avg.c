@@ -11,6 +11,7 @@
 #include "parallel.h"
 #include "pool_avg.h"
 #include "pool_line.h"
+#include "sum.h"
 
 #define NANOSECONDS(bytes) ((double)(bytes) / 10.0)
 
@@ -125,27 +126,13 @@ static int run_parts(struct avg_pool *job, double cost) {
 
 /* ---- One channel ---- */
 
-#define BLOCK ((ptrdiff_t)(256 * LANES)) /* whose rounding stays small with 64 additions to each of four */
-
-INLINE real sum_block(const real *x, ptrdiff_t n) {
-    vec sums[4] = {{0}};
-    ptrdiff_t i = 0;
-    for (; i + 4 * LANES <= n; i += 4 * LANES)
-        for (int v = 0; v < 4; v++) sums[v] += load(x + i + v * LANES);
-    for (; i + LANES <= n; i += LANES) sums[0] += load(x + i);
-    if (i < n) sums[1] += load_first(x + i, n - i);
-    return sum_lanes((sums[0] + sums[1]) + (sums[2] + sums[3]));
-}
-
 INLINE real sum_of(const real *x, ptrdiff_t n) {
     if (n < LANES) {
         real sum = 0;
         for (ptrdiff_t i = 0; i < n; i++) sum += x[i];
         return sum;
     }
-    double total = 0;
-    for (ptrdiff_t i = 0; i < n; i += BLOCK) total += (double)sum_block(x + i, min_size(BLOCK, n - i));
-    return (real)total;
+    return (real)sum_elements(x, n);
 }
 
 /* line[w] = the sum of a plane's rows under one window, n rows of `width` */
