@@ -262,6 +262,7 @@ static double winograd_cycles(const struct pyconv_conv2d *g, enum pyconv_conv_pa
 #define PLANES_WEIGHT 1.0 /* for a weight that is put where it is used */
 #define DOTS_EFFICIENCY 0.8
 #define DOTS_SUM 4.0      /* for a weight's gradient, a block of pixels */
+#define WINDOW_BYTES 10.0 /* a cycle, of tiles of planes; and */
 #define CONVERT_BYTES 4.0 /* a cycle, from one memory format to the other, */
 #define NEAR_BYTES 8e6    /* of an array that is so small, and */
 #define FAR_BYTES 3.0     /* what is beyond takes so much longer */
@@ -301,10 +302,23 @@ static double planes_cycles(const struct pyconv_conv2d *g, enum pyconv_conv_pass
     return vectors * (depth * (rows / 2 / PLANES_EFFICIENCY + copy) + PLANES_STORE * (double)to) + packed;
 }
 
+static double image_bytes(ptrdiff_t batch, ptrdiff_t channels, ptrdiff_t pixels) {
+    return (double)(batch * pixels) * (double)channels * sizeof(real);
+}
+
 static double convert_cycles(ptrdiff_t batch, ptrdiff_t channels, ptrdiff_t pixels) {
     if (channels <= 1 || pixels <= 1) return 0;
-    double bytes = (double)(batch * pixels) * (double)channels * sizeof(real);
+    double bytes = image_bytes(batch, channels, pixels);
     return bytes / CONVERT_BYTES + (bytes > NEAR_BYTES ? (bytes - NEAR_BYTES) / FAR_BYTES : 0);
+}
+
+/* Of copies from and to planes, for an algorithm that is not for these. */
+static double copies_cycles(const struct pyconv_conv2d *g, enum pyconv_conv_algorithm algorithm) {
+    const ptrdiff_t in = g->in_height * g->in_width, out = g->out_height * g->out_width;
+    if (algorithm == PYCONV_CONV_WINOGRAD && has_windows(g))
+        return (image_bytes(g->batch, g->in_channels, in) + image_bytes(g->batch, g->out_channels, out)) /
+               WINDOW_BYTES;
+    return convert_cycles(g->batch, g->in_channels, in) + convert_cycles(g->batch, g->out_channels, out);
 }
 
 double VARIANT(conv_cycles)(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass,
@@ -361,9 +375,8 @@ static int takes_planes(const struct pyconv_conv2d *g, enum pyconv_conv_pass pas
         return 0;
     if (asked == PYCONV_CONV_PLANES) return 1;
     if (pass == PYCONV_FORWARD_PREPARED) pass = PYCONV_FORWARD;
-    double copies = convert_cycles(g->batch, g->in_channels, g->in_height * g->in_width) +
-                    convert_cycles(g->batch, g->out_channels, g->out_height * g->out_width);
-    return planes_cycles(g, pass) < VARIANT(conv_cycles)(g, pass, cheapest(g, pass)) + copies;
+    const enum pyconv_conv_algorithm other = cheapest(g, pass);
+    return planes_cycles(g, pass) < VARIANT(conv_cycles)(g, pass, other) + copies_cycles(g, other);
 }
 
 enum pyconv_conv_algorithm VARIANT(choose_conv)(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass,

@@ -63,19 +63,59 @@ static void make_filters(const struct winograd *w, ptrdiff_t block, ptrdiff_t be
                         u + (i - begin) * BLOCK + v);
 }
 
-static void make_group(const struct winograd *w, ptrdiff_t first, ptrdiff_t tiles, real *v) {
-    for (ptrdiff_t t = 0; t < tiles; t++) w->kind->make_tile(w, first + t, v + t * w->pitch);
+static void make_group(const struct winograd *w, ptrdiff_t first, ptrdiff_t tiles, real *v, real *window) {
+    const struct tile_matrix to = {v, w->v_plane, w->pitch};
+    VARIANT(make_tiles)(&w->image, &w->tiling, first, tiles, 0, w->c->src_channels, to, window);
 }
 
 /* ---- M: the products ---- */
 
-/* The places of the outputs of a group's tiles: [tile][residue] */
+/* The places of the outputs of a group's tiles, [tile][residue]: in dst, or if that is planes in the window
+ * of the tile's piece */
 struct places {
     struct output_place at[MOST_TILES * MOST_RESIDUES];
+    struct piece piece[MOST_TILES];
 };
+
+/* Outputs in one direction of a tile, all residues together */
+static ptrdiff_t tile_outputs(const struct winograd *w) {
+    return w->tiling.outputs * (w->c->spread == 2 ? 2 : 1);
+}
+
+/* The same correlation, whose dst is the window of a piece: all outputs of its tiles, of one block,
+ * [row][column][BLOCK]. */
+static struct correlation windowed(const struct winograd *w, const struct piece *piece) {
+    struct correlation c = *w->c;
+    c.dst_row = piece->columns * tile_outputs(w) * BLOCK, c.dst_column = BLOCK, c.dst_image = 0;
+    c.dst_height = w->tiling.rows * tile_outputs(w), c.dst_width = w->tiling.columns * tile_outputs(w);
+    c.epilogue.residual = NULL, c.epilogue.relu = 0;
+    return c;
+}
+
+static void find_window_places(const struct winograd *w, ptrdiff_t first, ptrdiff_t tiles, struct places *p) {
+    struct output_place *place = p->at;
+    struct piece *piece = p->piece;
+    for (ptrdiff_t t = 0; t < tiles; t += piece++->count) {
+        *piece = next_piece(&w->image, &w->tiling, first + t, tiles - t);
+        const struct correlation c = windowed(w, piece);
+        struct winograd window = *w;
+        window.c = &c;
+        const ptrdiff_t scale = tile_outputs(w) / w->tiling.outputs,
+                        base = scale * (piece->at.y * c.dst_row + piece->at.x * c.dst_column);
+        for (ptrdiff_t i = 0; i < piece->count; i++)
+            for (int residue = 0; residue < w->kind->residues; residue++, place++) {
+                *place = w->kind->place_output(&window, first + t + i, residue);
+                place->offset -= base;
+            }
+    }
+}
 
 static void find_places(const struct winograd *w, ptrdiff_t first, ptrdiff_t tiles, struct places *p) {
     const int residues = w->kind->residues;
+    if (w->c->planes) {
+        find_window_places(w, first, tiles, p);
+        return;
+    }
     for (ptrdiff_t t = 0; t < tiles; t++)
         for (int residue = 0; residue < residues; residue++)
             p->at[t * residues + residue] = w->kind->place_output(w, first + t, residue);
@@ -127,7 +167,7 @@ static void multiply(const struct winograd *w, ptrdiff_t tiles, ptrdiff_t block,
     for (int p = begin; p < end; p++) {
         const real *weight = u + w->kind->matrix(p) * w->u_plane, *x = v + p * w->v_plane;
         real *out = m + p * w->m_plane;
-        for (ptrdiff_t t = tiles * p / planes; fetched && t < tiles * (p + 1) / planes; t++)
+        for (ptrdiff_t t = tiles * p / planes; fetched && !w->c->planes && t < tiles * (p + 1) / planes; t++)
             fetch_output(w, fetched->at + t * residues, block);
         for (ptrdiff_t part = 0; part < parts; part++) {
             ptrdiff_t t = tiles * part / parts, size = tiles * (part + 1) / parts - t;
@@ -139,14 +179,48 @@ static void multiply(const struct winograd *w, ptrdiff_t tiles, ptrdiff_t block,
 
 /* ---- The output tiles ---- */
 
+/* Channels [begin, begin + count) of `tiles` tiles, from m on */
+static void put_tiles(const struct winograd *w, const struct output_place *place, ptrdiff_t tiles,
+                      ptrdiff_t begin, ptrdiff_t count, const real *m, vec *check) {
+    for (ptrdiff_t t = 0; t < tiles; t++, place += w->kind->residues, m += BLOCK)
+        for (ptrdiff_t k = 0; k < count; k += LANES)
+            w->kind->put(w, place, begin + k, min_size(LANES, count - k), m + k, check);
+}
+
+/* The same by way of a window to planes */
+static void put_pieces(const struct winograd *w, const struct places *places, ptrdiff_t tiles,
+                       ptrdiff_t begin, ptrdiff_t count, const real *m, real *window, vec *check) {
+    const struct output_place *place = places->at;
+    const struct piece *piece = places->piece;
+    for (ptrdiff_t t = 0; t < tiles; t += piece++->count) {
+        struct correlation c = windowed(w, piece);
+        struct winograd to = *w;
+        to.c = &c;
+        c.dst = window;
+        if (c.epilogue.bias) c.epilogue.bias = (const real *)c.epilogue.bias + begin;
+        put_tiles(&to, place + t * w->kind->residues, piece->count, 0, count, m + t * BLOCK, check);
+        const ptrdiff_t outputs = tile_outputs(w), scale = outputs / w->tiling.outputs;
+        const struct output_window shown = {.pixels = window,
+                                            .pitch = BLOCK,
+                                            .height = piece->rows * outputs,
+                                            .width = piece->columns * outputs,
+                                            .channel = begin,
+                                            .channels = count,
+                                            .image = piece->at.image,
+                                            .y = piece->at.y * scale,
+                                            .x = piece->at.x * scale};
+        VARIANT(put_window)(w->c, &shown);
+    }
+}
+
 static void put_group(const struct winograd *w, const struct places *places, ptrdiff_t tiles, ptrdiff_t block,
-                      const real *m) {
-    ptrdiff_t begin = block * BLOCK, end = min_size(begin + BLOCK, w->c->dst_channels);
+                      const real *m, real *window) {
+    const ptrdiff_t begin = block * BLOCK, count = min_size(BLOCK, w->c->dst_channels - begin);
     vec check = {0};
-    for (ptrdiff_t t = 0; t < tiles; t++)
-        for (ptrdiff_t k = begin; k < end; k += LANES)
-            w->kind->put(w, places->at + t * w->kind->residues, k, min_size(LANES, end - k),
-                         m + t * BLOCK + (k - begin), &check);
+    if (w->c->planes)
+        put_pieces(w, places, tiles, begin, count, m, window, &check);
+    else
+        put_tiles(w, places->at, tiles, begin, count, m, &check);
     note_finite(w->finite, check);
 }
 
@@ -162,10 +236,9 @@ static void share_filters(const void *context, ptrdiff_t task, void *scratch) {
 }
 
 static void share_tiles(const void *context, ptrdiff_t group, void *scratch) {
-    (void)scratch;
     const struct winograd *w = context;
     ptrdiff_t first = group_begin(w, group);
-    make_group(w, first, group_begin(w, group + 1) - first, w->shared + group * w->v_elements);
+    make_group(w, first, group_begin(w, group + 1) - first, w->shared + group * w->v_elements, scratch);
 }
 
 /* Filters outside: one block of them, one share of the groups. */
@@ -174,7 +247,7 @@ static void run_block(const void *context, ptrdiff_t task, void *scratch) {
     ptrdiff_t block = task % w->blocks, share = task / w->blocks, channels = w->c->src_channels;
     ptrdiff_t begin = w->groups * share / w->shares, end = w->groups * (share + 1) / w->shares;
     ptrdiff_t chunks = ceil_div(channels, CHUNK), m_elements = w->kind->planes * w->m_plane;
-    real *u = scratch, *m = u + w->u_elements;
+    real *window = scratch, *u = window + w->window, *m = u + w->u_elements;
     struct places places;
     for (ptrdiff_t chunk = 0; chunk < chunks; chunk++) {
         ptrdiff_t c0 = channels * chunk / chunks, c1 = channels * (chunk + 1) / chunks;
@@ -185,7 +258,7 @@ static void run_block(const void *context, ptrdiff_t task, void *scratch) {
             if (last) find_places(w, first, tiles, &places);
             multiply(w, tiles, block, 0, w->kind->planes, w->shared + group * w->v_elements + c0, u, c1 - c0,
                      m + (group - begin) * m_elements, chunk > 0, last ? &places : NULL);
-            if (last) put_group(w, &places, tiles, block, m + (group - begin) * m_elements);
+            if (last) put_group(w, &places, tiles, block, m + (group - begin) * m_elements, window);
         }
     }
 }
@@ -195,11 +268,11 @@ static void run_group(const void *context, ptrdiff_t task, void *scratch) {
     const struct winograd *w = context;
     ptrdiff_t group = task / w->shares, share = task % w->shares;
     ptrdiff_t first_block = w->blocks * share / w->shares, last_block = w->blocks * (share + 1) / w->shares;
-    real *v = scratch, *m = v + w->v_elements;
+    real *window = scratch, *v = window + w->window, *m = v + w->v_elements;
     ptrdiff_t first = group_begin(w, group), tiles = group_begin(w, group + 1) - first;
     struct places places;
     find_places(w, first, tiles, &places);
-    make_group(w, first, tiles, v);
+    make_group(w, first, tiles, v, window);
     const ptrdiff_t m_elements = w->kind->planes * w->m_plane, channels = w->c->src_channels;
     const int planes = w->kind->planes, each = w->planes_outside ? 1 : planes;
     for (ptrdiff_t begin = first_block; begin < last_block; begin += w->together) {
@@ -209,7 +282,7 @@ static void run_group(const void *context, ptrdiff_t task, void *scratch) {
                 multiply(w, tiles, block, p, p + each, v, w->u + block * w->u_elements, channels,
                          m + (block - begin) * m_elements, 0, &places);
         for (ptrdiff_t block = begin; block < end; block++)
-            put_group(w, &places, tiles, block, m + (block - begin) * m_elements);
+            put_group(w, &places, tiles, block, m + (block - begin) * m_elements, window);
     }
 }
 
@@ -219,6 +292,12 @@ static void plan(struct winograd *w, const struct winograd_kind *kind, const str
     w->c = c;
     w->kind = kind;
     w->tiling = kind->cut(c);
+    w->image = (struct tile_image){.pixels = c->src,
+                                   .planes = c->planes,
+                                   .height = c->src_height,
+                                   .width = c->src_width,
+                                   .channels = c->src_column};
+    kind->read_tiles(c, &w->image);
     w->blocks = ceil_div(c->dst_channels, BLOCK);
     w->filter_shares = ceil_div(FEW_TASKS, max_size(w->blocks * c->groups, 1));
     w->pitch = ceil_div(c->src_channels, LANES) * LANES + LANES;
@@ -260,6 +339,8 @@ static void plan(struct winograd *w, const struct winograd_kind *kind, const str
                         (w->group * tile_bytes + w->u_elements * size) > LEAVES_L2;
     w->together = w->planes_outside ? ceil_div(w->blocks, w->shares) : 1;
     w->v_elements = planes * w->v_plane;
+    ptrdiff_t outputs = w->group * tile_outputs(w) * tile_outputs(w) + LANES;
+    w->window = c->planes ? max_size(window_elements(&w->image), outputs * BLOCK) : 0;
 }
 
 static struct workspace space(const struct winograd *w) {
@@ -269,7 +350,8 @@ static struct workspace space(const struct winograd *w) {
     ptrdiff_t m_elements = w->kind->planes * w->m_plane;
     ptrdiff_t scratch = w->filters_outside ? w->u_elements + ceil_div(w->groups, w->shares) * m_elements
                                            : w->v_elements + w->together * m_elements;
-    return (struct workspace){(size_t)(shared + w->pitch) * sizeof(real), (size_t)scratch * sizeof(real)};
+    return (struct workspace){(size_t)(shared + w->pitch) * sizeof(real),
+                              (size_t)(scratch + w->window) * sizeof(real)};
 }
 
 /* ---- Groups of channels ---- */
@@ -315,6 +397,7 @@ static struct member *make_members(const struct winograd *w, const real *u) {
     for (ptrdiff_t i = 0; each && i < groups; i++) {
         each[i] = (struct member){group_of(w->c, i), *w};
         each[i].w.c = &each[i].c;
+        each[i].w.image.pixels = each[i].c.src;
         each[i].w.u = u ? u + i * w->blocks * w->u_elements : NULL;
     }
     return each;
@@ -329,8 +412,9 @@ static int run(const struct winograd_kind *kind, const struct correlation *c) {
     plan(&w, kind, c, c->prepared != NULL);
     struct workspace bytes = space(&w);
     if (!(w.shared = pyconv_alloc(bytes.shared))) return PYCONV_NO_MEMORY;
-    w.zeros = w.shared + bytes.shared / sizeof(real) - w.pitch;
-    memset((real *)w.zeros, 0, (size_t)w.pitch * sizeof(real));
+    w.image.end = c->src + c->batch * c->src_height * c->src_width * c->src_column;
+    w.image.zeros =
+        memset(w.shared + bytes.shared / sizeof(real) - w.pitch, 0, (size_t)w.pitch * sizeof(real));
     struct finite finite = ALL_FINITE;
     w.finite = &finite;
     struct member *each = make_members(&w, w.filters_outside ? NULL : c->prepared ? c->prepared : w.shared);
@@ -341,7 +425,7 @@ static int run(const struct winograd_kind *kind, const struct correlation *c) {
     int status = each ? PYCONV_OK : PYCONV_NO_MEMORY;
     if (w.filters_outside) { /* V of one group after another */
         for (ptrdiff_t i = 0; i < c->groups && status == PYCONV_OK; i++) {
-            status = parallel_run(w.groups, tiles, 0, share_tiles, &each[i].w);
+            status = parallel_run(w.groups, tiles, (size_t)w.window * sizeof(real), share_tiles, &each[i].w);
             if (status == PYCONV_OK)
                 status = parallel_run(w.blocks * w.shares, products + filters_cost(&w), bytes.scratch,
                                       run_block, &each[i].w);

@@ -15,6 +15,7 @@
 #include "correlation.h"
 #include "tile.h"
 #include "winograd.h"
+#include "winograd_image.h"
 
 #define MOST_TAPS 25
 #define MOST_RESIDUES 4 /* of a stride of 2 in both directions */
@@ -32,11 +33,11 @@ struct winograd_kind {
     ptrdiff_t chunk;          /* the sum over c is cut into, for its rounding error */
     int (*matrix)(int plane); /* ascending with the planes */
     struct tiling (*cut)(const struct correlation *);
-    /* All taps of LANES filters on one channel, to the matrices, `plane` elements apart; one tile of all
-     * channels; `lanes` filters from `channel` on of one tile, from their products to where they belong (a
-     * place for each residue). */
+    /* All taps of LANES filters on one channel, to the matrices, `plane` elements apart; which pixels tiles
+     * are made of (span, step, y, x), and how; `lanes` filters from `channel` on of one tile, from their
+     * products to where they belong (a place for each residue). */
     void (*transform_filter)(const vec *g, real *to, ptrdiff_t plane);
-    void (*make_tile)(const struct winograd *, ptrdiff_t tile, real *v);
+    void (*read_tiles)(const struct correlation *, struct tile_image *);
     struct output_place (*place_output)(const struct winograd *, ptrdiff_t tile, int residue);
     void (*put)(const struct winograd *, const struct output_place *, ptrdiff_t channel, ptrdiff_t lanes,
                 const real *m, vec *check);
@@ -50,6 +51,7 @@ struct winograd {
     const struct correlation *c;
     const struct winograd_kind *kind;
     struct tiling tiling;
+    struct tile_image image;
     ptrdiff_t groups, group;  /* of tiles; the tiles of the largest */
     ptrdiff_t blocks, shares; /* of filters; of the blocks, or with filters outside of the groups */
     ptrdiff_t filter_shares;  /* of the channels of a block, while its filters are made */
@@ -61,7 +63,7 @@ struct winograd {
     ptrdiff_t v_elements, u_elements; /* of one group; of one block */
     real *shared;                     /* V of all groups, or U of all blocks unless it is prepared */
     const real *u;                    /* U of all blocks, or NULL: filters outside */
-    const real *zeros;                /* `pitch` of them: what lies outside of the image */
+    ptrdiff_t window;                 /* elements of each task's, for planes */
     struct finite *finite;
 };
 

@@ -29,19 +29,11 @@ INLINE struct tiling cut(const struct correlation *c, const int points) {
     return square_tiles(&square, points);
 }
 
-/* A tile of all channels: `transform` of one vector of them */
-INLINE void make_tile(const struct winograd *w, ptrdiff_t tile, real *v, const int points,
-                      tile_transform *transform) {
-    const struct correlation *c = w->c;
-    struct tile_place at = place_tile(&w->tiling, tile);
-    const real *from[MOST_AREA];
-    find_pixels(points, &w->tiling, c->src + at.image * c->src_height * c->src_width * c->src_column,
-                c->src_height, c->src_width, c->src_column, at.y + c->y_min, at.x + c->x_min, w->zeros, from);
-    const struct tile_vector t = {.from = from,
-                                  .next = w->tiling.outputs * w->tiling.dilation_width * c->src_column,
-                                  .to = v,
-                                  .plane = w->v_plane};
-    transform_channels(transform, t, c->src_channels, w->pitch);
+INLINE void read_tiles(const struct correlation *c, struct tile_image *image, const int points,
+                       const int taps, tile_transform *transform) {
+    image->span = points, image->step = points + 1 - taps;
+    image->y = c->y_min, image->x = c->x_min;
+    image->transform = transform;
 }
 
 static struct output_place place_output(const struct winograd *w, ptrdiff_t tile, int residue) {
@@ -96,8 +88,8 @@ INLINE void put(const struct winograd *w, const struct output_place *place, ptrd
         transform_filter_tile(points, taps, g, to, plane, BLOCK);                                            \
     }                                                                                                        \
     TILE_TRANSFORM(name##_vector, transform_input_tile(points, taps - 1, t))                                 \
-    static void name##_tile(const struct winograd *w, ptrdiff_t tile, real *v) {                             \
-        make_tile(w, tile, v, points, name##_vector);                                                        \
+    static void name##_read(const struct correlation *c, struct tile_image *image) {                         \
+        read_tiles(c, image, points, taps, name##_vector);                                                   \
     }                                                                                                        \
     static void name##_put(const struct winograd *w, const struct output_place *place, ptrdiff_t channel,    \
                            ptrdiff_t lanes, const real *m, vec *check) {                                     \
@@ -105,7 +97,7 @@ INLINE void put(const struct winograd *w, const struct output_place *place, ptrd
     }                                                                                                        \
     static const struct winograd_kind name = {                                                               \
         1,          points * points, points * points, chunk,        matrix,                                  \
-        name##_cut, name##_filter,   name##_tile,     place_output, name##_put};
+        name##_cut, name##_filter,   name##_read,     place_output, name##_put};
 KIND(six_3x3, 6, 3, SIX_CHUNK)
 KIND(seven_3x3, 7, 3, SEVEN_CHUNK)
 KIND(six_5x5, 6, 5, SIX_CHUNK)

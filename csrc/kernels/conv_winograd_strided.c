@@ -30,15 +30,10 @@ static void filter_planes(const vec *g, real *to, ptrdiff_t plane) {
 
 TILE_TRANSFORM(image_vector, image_planes(t))
 
-static void make_image_tile(const struct winograd *w, ptrdiff_t tile, real *v) {
-    const struct correlation *c = w->c;
-    const struct tile_place at = place_tile(&w->tiling, tile);
-    const ptrdiff_t channels = c->src_channels;
-    const real *from[SPAN * SPAN];
-    find_pixels(SPAN, &w->tiling, c->src + at.image * c->src_height * c->src_width * channels, c->src_height,
-                c->src_width, channels, 2 * at.y + c->y_min, 2 * at.x + c->x_min, w->zeros, from);
-    const struct tile_vector t = {.from = from, .next = 2 * SIDE * channels, .to = v, .plane = w->v_plane};
-    transform_channels(image_vector, t, channels, w->pitch);
+static void read_image(const struct correlation *c, struct tile_image *image) {
+    image->span = SPAN, image->step = 2 * SIDE;
+    image->y = c->y_min, image->x = c->x_min;
+    image->transform = image_vector;
 }
 
 /* What the planes of two taps both ways and of two across have in common is added before it is transformed.
@@ -94,7 +89,7 @@ static struct output_place place_output(const struct winograd *w, ptrdiff_t tile
 
 const struct winograd_kind VARIANT(winograd_strided) = {
     1,   STRIDED_PLANES, STRIDED_MATRICES, SIX_CHUNK,    strided_matrix,
-    cut, filter_planes,  make_image_tile,  place_output, put_image};
+    cut, filter_planes,  read_image,       place_output, put_image};
 
 /* ---- The tiles of a gradient: 5 x 5 pixels to 81 planes, and these to 8 x 8 ----
  *
@@ -130,23 +125,12 @@ TILE_TRANSFORM(planes_01, gradient_planes(t, 0, 1))
 TILE_TRANSFORM(planes_10, gradient_planes(t, 1, 0))
 TILE_TRANSFORM(planes_11, gradient_planes(t, 1, 1))
 
-static void make_gradient_tile(const struct winograd *w, ptrdiff_t tile, real *v) {
-    const struct correlation *c = w->c;
-    const struct tile_place at = place_tile(&w->tiling, tile);
-    const ptrdiff_t odd_y = is_odd(c->y_min), odd_x = is_odd(c->x_min), channels = c->src_channels;
-    const real *from[EVEN_POINTS * EVEN_POINTS];
-    find_pixels(EVEN_POINTS, &w->tiling, c->src + at.image * c->src_height * c->src_width * channels,
-                c->src_height, c->src_width, channels, at.y + (c->y_min + odd_y) / 2,
-                at.x + (c->x_min + odd_x) / 2, w->zeros, from);
-    const struct tile_vector t = {.from = from, .next = SIDE * channels, .to = v, .plane = w->v_plane};
-    if (odd_y && odd_x)
-        transform_channels(planes_00, t, channels, w->pitch);
-    else if (odd_y)
-        transform_channels(planes_01, t, channels, w->pitch);
-    else if (odd_x)
-        transform_channels(planes_10, t, channels, w->pitch);
-    else
-        transform_channels(planes_11, t, channels, w->pitch);
+static void read_gradient(const struct correlation *c, struct tile_image *image) {
+    static tile_transform *const transforms[2][2] = {{planes_11, planes_10}, {planes_01, planes_00}};
+    const ptrdiff_t odd_y = is_odd(c->y_min), odd_x = is_odd(c->x_min);
+    image->span = EVEN_POINTS, image->step = SIDE;
+    image->y = (c->y_min + odd_y) / 2, image->x = (c->x_min + odd_x) / 2;
+    image->transform = transforms[odd_y][odd_x];
 }
 
 INLINE void gradient_outputs(const real *m, ptrdiff_t plane, vec *out) {
@@ -189,5 +173,5 @@ static struct output_place place_gradient(const struct winograd *w, ptrdiff_t ti
 }
 
 const struct winograd_kind VARIANT(winograd_spread) = {
-    MOST_RESIDUES, STRIDED_PLANES, STRIDED_MATRICES,   SIX_CHUNK,      strided_matrix,
-    cut_gradient,  filter_planes,  make_gradient_tile, place_gradient, put_gradient};
+    MOST_RESIDUES, STRIDED_PLANES, STRIDED_MATRICES, SIX_CHUNK,      strided_matrix,
+    cut_gradient,  filter_planes,  read_gradient,    place_gradient, put_gradient};

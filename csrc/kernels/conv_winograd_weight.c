@@ -16,6 +16,7 @@
 #include "parallel.h"
 #include "tile.h"
 #include "winograd.h"
+#include "winograd_image.h"
 #include "winograd_strided.h"
 
 #define CHANNELS ((ptrdiff_t)64)
@@ -27,7 +28,6 @@
  * within 1.5 times that of a plain sum. (With five points there are always fewer.) */
 #define FEW_PIXELS 1200
 #define MOST_MERGED (SIDE * SIDE) /* planes of one matrix */
-#define MOST_SIDE 5               /* of a tile of gradients */
 
 /* The tiles of a kernel. */
 struct weight_kind {
@@ -87,51 +87,17 @@ static const struct weight_kind *kind_of(const struct pyconv_conv2d *g) {
 
 struct winograd_weight {
     const struct pyconv_conv2d *g;
-    const real *grad_output, *input, *zeros; /* zeros: what lies outside of the images */
     struct weight_parts parts;
     const struct weight_kind *kind;
     struct tiling tiling;
+    struct tile_image input, gradient;
     ptrdiff_t together;                                         /* tiles at a time */
     ptrdiff_t channel_blocks, filter_blocks, channels, filters; /* channels, filters: of the largest block */
     ptrdiff_t v_pitch, d_pitch;
     ptrdiff_t v_plane, d_plane, m_plane; /* elements from one plane to the next: odd in cache lines */
+    ptrdiff_t window;                    /* elements of each task's, for planes */
     struct finite *finite;
 };
-
-/* Outputs from a tile to the one on its right */
-static ptrdiff_t to_next(const struct winograd_weight *w) {
-    return w->tiling.outputs * w->tiling.dilation_width;
-}
-
-static void make_input_tile(const struct winograd_weight *w, ptrdiff_t tile, ptrdiff_t begin, ptrdiff_t end,
-                            real *v) {
-    const struct pyconv_conv2d *g = w->g;
-    const int step = w->kind->step;
-    struct tile_place at = place_tile(&w->tiling, tile);
-    const real *from[SPAN * SPAN];
-    find_pixels(w->kind->span, &w->tiling, w->input + at.image * g->in_height * g->in_width * g->in_channels,
-                g->in_height, g->in_width, g->in_channels, at.y * step - g->pad_top,
-                at.x * step - g->pad_left, w->zeros, from);
-    const struct tile_vector t = {.from = from,
-                                  .offset = begin,
-                                  .next = to_next(w) * step * g->in_channels,
-                                  .to = v,
-                                  .plane = w->v_plane};
-    transform_channels(w->kind->transform_input, t, end - begin, w->v_pitch);
-}
-
-static void make_gradient_tile(const struct winograd_weight *w, ptrdiff_t tile, ptrdiff_t begin,
-                               ptrdiff_t end, real *d) {
-    const struct pyconv_conv2d *g = w->g;
-    struct tile_place at = place_tile(&w->tiling, tile);
-    const real *from[MOST_SIDE * MOST_SIDE];
-    find_pixels(w->kind->side, &w->tiling,
-                w->grad_output + at.image * g->out_height * g->out_width * g->out_channels, g->out_height,
-                g->out_width, g->out_channels, at.y, at.x, w->zeros, from);
-    const struct tile_vector t = {
-        .from = from, .offset = begin, .next = to_next(w) * g->out_channels, .to = d, .plane = w->d_plane};
-    transform_channels(w->kind->transform_gradient, t, end - begin, w->d_pitch);
-}
 
 #define OUTER(m, vectors)                                                                                    \
     tile_outer(m, vectors, 0, segment, segments, &x_offset, x_step, g_step, NULL, add, acc)
@@ -199,17 +165,18 @@ static void run_winograd_weight(const void *context, ptrdiff_t task, void *scrat
     ptrdiff_t c0 = channel_block * CHANNELS, channels = min_size(CHANNELS, w->parts.channels - c0);
     ptrdiff_t k0 = filter_block * FILTERS, filters = min_size(FILTERS, w->parts.filters - k0);
     ptrdiff_t channel = group * w->parts.channels + c0, filter = group * w->parts.filters + k0;
-    real *v = scratch, *d = v + w->kind->planes * w->v_plane, *m = d + w->kind->planes * w->d_plane;
+    real *window = scratch, *v = window + w->window, *d = v + w->kind->planes * w->v_plane,
+         *m = d + w->kind->planes * w->d_plane;
 
     ptrdiff_t begin = w->tiling.tiles * part / w->parts.count,
               end = w->tiling.tiles * (part + 1) / w->parts.count;
     for (ptrdiff_t stretches = ceil_div(end - begin, w->together), i = 0; i < stretches; i++) {
         ptrdiff_t first = begin + (end - begin) * i / stretches,
                   last = begin + (end - begin) * (i + 1) / stretches;
-        for (ptrdiff_t t = first; t < last; t++) {
-            make_input_tile(w, t, channel, channel + channels, v + (t - first) * w->v_pitch);
-            make_gradient_tile(w, t, filter, filter + filters, d + (t - first) * w->d_pitch);
-        }
+        VARIANT(make_tiles)(&w->input, &w->tiling, first, last - first, channel, channel + channels,
+                            (struct tile_matrix){v, w->v_plane, w->v_pitch}, window);
+        VARIANT(make_tiles)(&w->gradient, &w->tiling, first, last - first, filter, filter + filters,
+                            (struct tile_matrix){d, w->d_plane, w->d_pitch}, window);
         multiply(w, last - first, channels, filters, v, d, i > 0, m);
     }
     real *sums = w->parts.sums + part * w->parts.part_elements +
@@ -222,6 +189,23 @@ static void plan(struct winograd_weight *w) {
     w->kind = kind_of(g);
     w->tiling = cut_tiles(w->kind->side, g->batch, g->out_height, g->out_width, g->dilation_height,
                           g->dilation_width);
+    w->input = (struct tile_image){.planes = g->planes,
+                                   .height = g->in_height,
+                                   .width = g->in_width,
+                                   .channels = g->in_channels,
+                                   .span = w->kind->span,
+                                   .step = w->kind->side * w->kind->step,
+                                   .y = -g->pad_top,
+                                   .x = -g->pad_left,
+                                   .transform = w->kind->transform_input};
+    w->gradient = (struct tile_image){.planes = g->planes,
+                                      .height = g->out_height,
+                                      .width = g->out_width,
+                                      .channels = g->out_channels,
+                                      .span = w->kind->side,
+                                      .step = w->kind->side,
+                                      .transform = w->kind->transform_gradient};
+    w->window = max_size(window_elements(&w->input), window_elements(&w->gradient));
     w->together = g->batch * g->out_height * g->out_width < FEW_PIXELS ? w->kind->tiles / 2 : w->kind->tiles;
     ptrdiff_t channels = g->in_channels / g->groups, filters = g->out_channels / g->groups;
     w->channel_blocks = ceil_div(channels, CHANNELS);
@@ -245,7 +229,8 @@ static struct workspace space(const struct winograd_weight *w) {
     ptrdiff_t zeros = max_size(w->g->in_channels, w->g->out_channels);
     return (struct workspace){
         (size_t)(w->parts.count * w->parts.part_elements + zeros) * sizeof(real),
-        (size_t)(w->kind->planes * (w->v_plane + w->d_plane) + w->kind->matrices * w->m_plane) * sizeof(real),
+        (size_t)(w->window + w->kind->planes * (w->v_plane + w->d_plane) + w->kind->matrices * w->m_plane) *
+            sizeof(real),
     };
 }
 
@@ -263,12 +248,16 @@ int VARIANT(grad_weight_winograd)(const struct pyconv_conv2d *g, const real *gra
     if (!is_square(g->kernel_height, g->kernel_width))
         return VARIANT(grad_weight_line)(g, grad_output, input, grad_weight);
     struct finite finite = ALL_FINITE;
-    struct winograd_weight w = {.g = g, .grad_output = grad_output, .input = input, .finite = &finite};
+    struct winograd_weight w = {.g = g, .finite = &finite};
     plan(&w);
+    w.input.pixels = input, w.gradient.pixels = grad_output;
+    w.input.end = input + g->batch * g->in_height * g->in_width * g->in_channels;
+    w.gradient.end = grad_output + g->batch * g->out_height * g->out_width * g->out_channels;
     struct workspace bytes = space(&w);
     ptrdiff_t sums = w.parts.count * w.parts.part_elements;
     if (!(w.parts.sums = pyconv_alloc(bytes.shared))) return PYCONV_NO_MEMORY;
-    w.zeros = memset(w.parts.sums + sums, 0, bytes.shared - (size_t)sums * sizeof(real));
+    w.input.zeros = w.gradient.zeros =
+        memset(w.parts.sums + sums, 0, bytes.shared - (size_t)sums * sizeof(real));
 
     ptrdiff_t tasks = g->groups * w.parts.count * w.channel_blocks * w.filter_blocks;
     double work =

@@ -20,6 +20,9 @@ struct tap {
 
 struct correlation {
     ptrdiff_t batch, groups;
+    /* src and dst are [batch][channel][row][column], of a dense correlation, and dst_row, dst_column mean
+     * nothing; or pixels of channels: */
+    int planes;
     const real *src;                               /* [batch][src_height][src_width][groups * src_channels] */
     ptrdiff_t src_height, src_width, src_channels; /* src_channels, dst_channels: of one group */
     ptrdiff_t src_column;                          /* elements from a pixel of src to the next */
@@ -123,6 +126,7 @@ INLINE struct correlation forward_correlation(const struct pyconv_conv2d *g, con
     return (struct correlation){
         .batch = g->batch,
         .groups = g->groups,
+        .planes = g->planes,
         .src = input,
         .src_height = g->in_height,
         .src_width = g->in_width,
@@ -176,7 +180,7 @@ INLINE struct correlation grad_input_correlation(const struct pyconv_conv2d *g, 
             c.x_min = min_size(c.x_min, x), c.x_max = max_size(c.x_max, x);
         }
     }
-    c.batch = g->batch, c.groups = g->groups;
+    c.batch = g->batch, c.groups = g->groups, c.planes = g->planes;
     c.src = grad_output, c.src_height = g->out_height, c.src_width = g->out_width;
     c.src_channels = filters, c.src_column = g->out_channels;
     c.dst = (real *)grad_input + (row * g->in_width + column) * g->in_channels;
@@ -209,13 +213,14 @@ INLINE struct correlation spread_correlation(const struct pyconv_conv2d *g, cons
 INLINE struct correlation group_of(const struct correlation *c, ptrdiff_t group) {
     struct correlation one = *c;
     ptrdiff_t from = group * c->src_channels, to = group * c->dst_channels;
+    ptrdiff_t dst = c->planes ? to * c->dst_height * c->dst_width : to;
     const real *bias = c->epilogue.bias, *residual = c->epilogue.residual;
     one.groups = 1;
-    if (c->src) one.src += from;
-    if (c->dst) one.dst += to;
+    if (c->src) one.src += c->planes ? from * c->src_height * c->src_width : from;
+    if (c->dst) one.dst += dst;
     if (c->weight) one.weight += group * c->weight_group;
     if (bias) one.epilogue.bias = bias + to;
-    if (residual) one.epilogue.residual = residual + to;
+    if (residual) one.epilogue.residual = residual + dst;
     return one;
 }
 

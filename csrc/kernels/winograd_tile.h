@@ -37,6 +37,14 @@ INLINE int is_square(ptrdiff_t kernel_height, ptrdiff_t kernel_width) {
     return kernel_height == kernel_width && (kernel_height == 3 || kernel_height == 5);
 }
 
+/* Of the convolutions that Winograd's tiles are for: those whose tiles are made from planes as well as from
+ * channels-last memory (winograd_image.h). */
+INLINE int has_windows(const struct pyconv_conv2d *g) {
+    return is_square(g->kernel_height, g->kernel_width) && g->dilation_height == 1 &&
+           g->dilation_width == 1 && g->batch && g->in_channels && g->out_channels && g->out_height &&
+           g->out_width;
+}
+
 /* What a square kernel with stride 1 is applied to: outputs of batch x height x width. */
 struct square {
     ptrdiff_t taps; /* in one direction */

@@ -58,12 +58,14 @@ def test_planes_with_everything_that_is_done_before_they_are_stored(geometry, ch
 
 
 def test_contiguous_images_are_converted_only_where_that_is_sooner():
-    pointwise, square = ((8, 64, 56, 56), (256, 64, 1, 1)), ((8, 64, 56, 56), (64, 64, 3, 3), 1, 1)
+    pointwise, square = ((8, 64, 56, 56), (256, 64, 1, 1)), ((8, 64, 56, 56), (64, 64, 3, 3), 1)
     assert {plan.algorithm for plan in pyconv.explain_conv2d(*pointwise, channels_last=False).values()} == {"planes"}
     assert pyconv.explain_conv2d(*pointwise)["forward"].algorithm == "direct"
-    converted, kept = (pyconv.explain_conv2d(*square, channels_last=last)["forward"] for last in (False, True))
-    assert converted.algorithm == kept.algorithm == "winograd"
-    assert converted.workspace == kept.workspace + 2 * 4 * 8 * 64 * 56 * 56
+    for dilation, copies in ((1, 0), (2, 2)):  # tiles are made of planes as they lie, but of a dilated kernel
+        plans = [pyconv.explain_conv2d(*square, dilation, dilation, channels_last=last) for last in (False, True)]
+        planes, last = (plan["forward"] for plan in plans)
+        assert planes.algorithm == last.algorithm == "winograd"
+        assert planes.workspace == last.workspace + copies * 4 * 8 * 64 * 56 * 56
 
 
 @pytest.mark.parametrize("channels", EDGES)
@@ -228,9 +230,9 @@ CASES = [
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("algorithm", ["auto", "direct", "winograd", "planes"])
-def test_nothing_outside_of_the_results_is_written_or_read(case, algorithm, isa, rng):
+@pytest.mark.parametrize("planes", [False, True])
+def test_nothing_outside_of_the_results_is_written_or_read(case, planes, algorithm, isa, rng):
     shape, weight_shape, *options = case
-    planes = algorithm == "planes"
     kernels, output_shape = _plan("test", shape, weight_shape, *options, planes)
     as_images = np.ascontiguousarray if planes else channels_last
     chosen = _kernels.CONV_ALGORITHMS[algorithm]

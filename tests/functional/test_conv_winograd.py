@@ -8,15 +8,28 @@ import pyconv
 import pyconv.functional as F
 from oracle import assert_close, channels_last, conv2d_passes, to_torch
 from pyconv import _kernels
-from pyconv.functional.conv import _convolve
+from pyconv.functional.conv import _convolve, _convolve_backward
+
+
+def of_either_format(x, weight, bias, grad_output, *options):
+    """The output and the gradients, of planes and of channels-last images with the same bits."""
+    results = []
+    for as_images in (np.ascontiguousarray, channels_last):
+        images, grads = as_images(x), as_images(grad_output)
+        with pyconv.options(conv_algorithm="winograd"):
+            output = F.conv2d(images, weight, bias, *options)
+            results.append([output, *F.conv2d_backward(grads, images, weight, *options)])
+    for planes, last in zip(results[0][:3], results[1]):
+        assert planes.tobytes() == last.tobytes()
+    return results[0]
 
 
 def passes(x, weight, bias, grad_output, *options):
     """The output and the gradients, all of them by Winograd's algorithm."""
     with pyconv.options(conv_algorithm="winograd"):
         plans = pyconv.explain_conv2d(x.shape, weight.shape, *options)
-        assert {plan.algorithm for plan in plans.values()} == {"winograd"}
-        return [F.conv2d(x, weight, bias, *options), *F.conv2d_backward(grad_output, x, weight, *options)]
+    assert {plan.algorithm for plan in plans.values()} == {"winograd"}
+    return of_either_format(x, weight, bias, grad_output, *options)
 
 
 def relative_rms(actual, expected):
@@ -35,10 +48,7 @@ def test_winograd_around_tile_edges(kernel, size, channels, filters, isa, rng):
     expected = conv2d_passes(x, weight, bias, grad_output, 1, padding, 1, 1)
     with pyconv.options(conv_algorithm="winograd"):
         assert pyconv.explain_conv2d(x.shape, weight.shape, 1, padding)["forward"].algorithm == "winograd"
-        actual = [
-            F.conv2d(x, weight, bias, 1, padding),
-            *F.conv2d_backward(grad_output, x, weight, 1, padding),
-        ]
+    actual = of_either_format(x, weight, bias, grad_output, 1, padding)
     for name, a, e in zip(("output", "grad_input", "grad_weight", "grad_bias"), actual, expected):
         # relative to the largest value: where a 5x5 kernel sees one pixel, most true gradients are 0
         assert_close(a, e.astype(np.float32), rtol=1e-5, err_msg=name)
@@ -165,10 +175,13 @@ def test_winograd_with_groups(kernel, groups, channels, filters, shape, isa, rng
     actual = passes(x, weight, bias, grad_output, *options)
     for name, a, e in zip(("output", "grad_input", "grad_weight", "grad_bias"), actual, expected):
         assert_close(a, e.astype(np.float32), rtol=1e-5, err_msg=name)
-    x, residual = channels_last(x), channels_last(grad_output)
-    with pyconv.options(conv_algorithm="winograd"):
-        fused = _convolve("conv2d", x, weight, bias, *options, residual, relu=True)
-    assert_close(fused, np.maximum(expected[0] + residual, 0).astype(np.float32), rtol=1e-5)
+    for as_images in (np.ascontiguousarray, channels_last):
+        x, residual = as_images(x), as_images(grad_output)
+        with pyconv.options(conv_algorithm="winograd"):
+            fused = _convolve("conv2d", x, weight, bias, *options, residual, relu=True)
+            added = _convolve_backward(residual, x, weight, *options, (True, False, False), x)[0]
+        assert_close(fused, np.maximum(expected[0] + residual, 0).astype(np.float32), rtol=1e-5)
+        assert_close(added, (expected[1] + x).astype(np.float32), rtol=1e-5)
 
 
 KINDS = [
