@@ -44,6 +44,14 @@ INLINE int is_depthwise(const struct pyconv_conv2d *g) {
     return g->groups == g->in_channels && g->groups == g->out_channels && g->groups > 1;
 }
 
+/* Depthwise kernels for which planes are read as they lie (conv_depthwise_planes.c): squares of taps side by
+ * side, and a stride of 1 or 2 in both directions. */
+INLINE int walks_planes(const struct pyconv_conv2d *g) {
+    ptrdiff_t kernel = g->kernel_height, step = g->stride_height;
+    return (kernel == 3 || kernel == 5) && kernel == g->kernel_width && (step == 1 || step == 2) &&
+           step == g->stride_width && g->dilation_height == 1 && g->dilation_width == 1;
+}
+
 /* 3 x 3 kernels with a stride of 2, see conv_winograd_strided.c */
 INLINE int is_strided(const struct pyconv_conv2d *g) {
     return g->stride_height == 2 && g->stride_width == 2 && g->kernel_height == 3 && g->kernel_width == 3 &&

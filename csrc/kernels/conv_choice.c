@@ -53,6 +53,7 @@ static int fits_scatter(const struct pyconv_conv2d *g) {
  * stores included. */
 #define GATHER_EFFICIENCY 0.9
 #define PRODUCT_EFFICIENCY 0.8 /* and of sums over pixels */
+#define DEPTHWISE_EFFICIENCY 0.6
 #define TRANSFORM_INPUT 130.0  /* cycles for LANES channels of a tile */
 #define TRANSFORM_OUTPUT 110.0 /* for LANES filters of a tile */
 #define TRANSFORM_FILTER 220.0 /* for LANES filters on one channel, the transposition included */
@@ -267,13 +268,21 @@ static double winograd_cycles(const struct pyconv_conv2d *g, enum pyconv_conv_pa
 #define NEAR_BYTES 8e6    /* of an array that is so small, and */
 #define FAR_BYTES 3.0     /* what is beyond takes so much longer */
 
-#define DEPTHWISE_TAP 1.3     /* for LANES pixels of a row, */
-#define DEPTHWISE_PLANE 150.0 /* and for what each plane takes besides: as much as 7 x 7 pixels */
+/* Of a depthwise kernel, each plane takes some cycles besides: as many as 7 x 7 pixels, or more where its
+ * rows are laid out first. */
+#define DEPTHWISE_TAP 1.0    /* for LANES pixels of a row, */
+#define DEPTHWISE_PAIRS 6.0  /* for as many of the source that a stride of 2 takes apart, */
+#define DEPTHWISE_PLANE 75.0 /* and */
+#define LAID_TAP 1.3
+#define LAID_PLANE 300.0
 
 static double depthwise_planes_cycles(const struct pyconv_conv2d *g) {
-    double taps = (double)(g->kernel_height * g->kernel_width), planes = (double)(g->batch * g->groups);
+    const double planes = (double)(g->batch * g->groups), taps = (double)(g->kernel_height * g->kernel_width);
+    const double rows = (double)(g->out_height * ceil_div(g->out_width, LANES)),
+                 step = (double)g->stride_height;
+    if (!walks_planes(g)) return planes * (rows * taps * LAID_TAP + LAID_PLANE);
     return planes *
-           ((double)(g->out_height * ceil_div(g->out_width, LANES)) * taps * DEPTHWISE_TAP + DEPTHWISE_PLANE);
+           (rows * (taps * DEPTHWISE_TAP + (step > 1 ? step * DEPTHWISE_PAIRS : 0)) + DEPTHWISE_PLANE);
 }
 
 static double planes_cycles(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass) {
@@ -327,8 +336,8 @@ double VARIANT(conv_cycles)(const struct pyconv_conv2d *g, enum pyconv_conv_pass
     case PYCONV_CONV_WINOGRAD: return winograd_cycles(g, pass);
     case PYCONV_CONV_SCATTER: return scatter_cycles(g);
     case PYCONV_CONV_PLANES: return planes_cycles(g, pass);
-    case PYCONV_CONV_DEPTHWISE: /* bound by loads, two a cycle */
-        return direct_cycles(g, pass) * GATHER_EFFICIENCY / LANES;
+    case PYCONV_CONV_DEPTHWISE: /* bound by loads, two a cycle, and by memory */
+        return direct_cycles(g, pass) * GATHER_EFFICIENCY / LANES / DEPTHWISE_EFFICIENCY;
     default: return direct_cycles(g, pass);
     }
 }

@@ -2,11 +2,17 @@
  *
  *     dst[n, c, i, j] = bias[c] + sum over taps of src[n, c, i step + y, j step + x] * weight[c][tap]
  *
- * See conv_depthwise_planes.h for how the source is laid out. A tile is up to ROWS rows of one or two
- * vectors, whose sums stay in registers. Of 3 x 3 taps with a step of 1, which read the planes as they lie,
- * four rows of a vector take 18 loads for 36 fused multiply-adds, and 9 weights + 4 sums + 1 source vector =
- * 14 registers. Other forms have a load in each of their products, but 8 sums to hide its latency. (Sharing
- * loads among the rows of 5 x 5 taps, GCC spills what 16 registers hold, at 1.3 to 1.7 times the time.)
+ * Squares of 3 x 3 or 5 x 5 taps read the planes as they lie, and masks clear what is beside their rows. A
+ * tile is a column of one or two vectors that walks down a block of rows: what is loaded of a source row is
+ * added to the sums of all rows that read it. 3 x 3 taps take 3 loads for 9 fused multiply-adds, and 9
+ * weights + 3 sums + 1 source vector = 13 registers; 5 x 5 ones, of two vectors, 10 loads and 25 weights from
+ * L1 for 50, and 10 sums + 2 source vectors + 1 weight. (Against tiles of four rows of laid-out lines: 1 to
+ * 1.2 times as fast, with a step of 2 1.8 to 2.5 times; rows may be as short as a plane of 7 x 7, and are
+ * done one after another without waiting, since each has sums of its own.)
+ *
+ * For all other taps, and the planes that others do not surround, rows are laid out first, see
+ * conv_depthwise_planes.h: a tile is ROWS rows of one or two vectors, with a load in each product, but 8 sums
+ * to hide its latency.
  *
  * The last vector of a row overlaps the one before. Where a row has less than one, what is stored beyond it
  * is overwritten by the next row's, in ascending order; the last rows of a task store what is theirs.
@@ -15,15 +21,18 @@
 #include "conv_depthwise_planes.h"
 #include "parallel.h"
 
-#define ROWS 4
+#include <math.h>
 
-/* Which taps a tile has, and what is known of them when it is compiled. */
-enum taps_form { ANY_TAPS, DENSE_3, DENSE_5, PAIRS_3, PAIRS_5 };
+#define ROWS 4
+#define MOST_KERNEL 5 /* of those that walk */
+
+struct plane_rows;
+typedef void walk_function(const struct plane_rows *, ptrdiff_t count);
 
 struct plane_pass {
     struct plane_line line;
     struct plane_cut cut;
-    enum taps_form form;
+    walk_function *walk;             /* or NULL */
     ptrdiff_t channels, width, step; /* of the destination; between its rows, in the source */
     ptrdiff_t first_row;             /* of the source, that row 0 reads */
     ptrdiff_t taps;
@@ -35,10 +44,11 @@ struct plane_pass {
     int relu;
 };
 
-/* Some rows of one plane: the lines of the first, and where they are stored. */
+/* Some rows of one plane, and where they are stored. */
 struct plane_rows {
     const struct plane_pass *pass;
-    const real *const *row;          /* [lines] that they read */
+    const real *x;                   /* the source's plane; or the lines of the first row */
+    ptrdiff_t first;                 /* of the source's rows that the first one reads */
     const real *weight;              /* in the order of the taps */
     const struct plane_masks *masks; /* NULL: lines with their padding */
     real *to;
@@ -59,42 +69,92 @@ INLINE void store_pixels(const struct plane_pass *p, real *to, vec sum, ptrdiff_
         store_first(to, sum, width);
 }
 
-/* 3 x 3 taps side by side, from column j on. mask: NULL, or which lanes are pixels. Each vector of the source
- * is loaded once for all rows that read it. */
-INLINE void add_square(const struct plane_rows *t, const vec *weight, ptrdiff_t j, const integer *mask,
-                       const int rows, vec (*sum)[2]) {
-    UNROLL for (int y = 0; y < rows + 2; y++) {
-        /* the address hides that the branches with and without masks load the same, which GCC would do
-         * before them, and spill */
-        const real *x = as_pointer(t->row[y] + j);
-        UNROLL for (int s = 0; s < 3; s++) {
-            vec value = load(x + s);
-            if (mask) value = (vec)((ivec)value & load_mask(mask + s * LANES));
-            value = in_register(value);
-            UNROLL for (int r = 0; r < rows; r++) if (y >= r && y - r < 3) sum[r][0] +=
-                value * weight[(y - r) * 3 + s];
+/* ---- Squares of taps side by side, with a step of 1 or 2 in both directions ---- */
+
+/* Down a column of one or two vectors, the tiles from `tile` on: `count` rows. Each row of the source is
+ * added to all sums that read it, of at most three outputs, or five; that whose last row it was is stored.
+ * plain: there is no residual, and nothing lies beyond the end. */
+INLINE void walk_down(const struct plane_rows *t, const vec *weight, ptrdiff_t tile, ptrdiff_t count,
+                      const int vectors, const int kernel, const int step, const int masked,
+                      const int plain) {
+    const int depth = (kernel + step - 1) / step;
+    const struct plane_pass *p = t->pass;
+    const ptrdiff_t width = p->width, height = p->line.height, pitch = p->line.width;
+    const ptrdiff_t last = max_size(width - LANES, 0), j = min_size(tile * LANES, last),
+                    gap = vectors == 2 ? min_size((tile + 1) * LANES, last) - j : 0;
+    const integer *mask = tile_masks(t->masks, tile);
+    const ptrdiff_t next = t->masks->each * LANES;
+    const vec bias = splat(t->bias), least = splat(p->relu ? 0 : (real)-INFINITY);
+    ptrdiff_t y = t->first;
+    const real *x = t->x + y * pitch + j * step - p->line.padding;
+    real *to = t->to + j;
+    vec sum[MOST_KERNEL][2];
+    UNROLL for (int d = 0; d < depth; d++) UNROLL for (int v = 0; v < vectors; v++) sum[d][v] = bias;
+    for (ptrdiff_t i = 1 - depth; i < count; i++) {
+        UNROLL for (int r = 0; r < step; r++, y++, x += pitch) {
+            if (y < 0 || y >= height) continue;
+            UNROLL for (int s = 0; s < kernel; s++) UNROLL for (int v = 0; v < vectors; v++) {
+                const real *from = x + s + v * step * gap;
+                vec value = step == 1 ? load(from) : load_stepped(from);
+                if (masked) value = keep_lanes(value, mask + v * next + s * LANES);
+                value = in_register(value);
+                UNROLL for (int d = 0; d < depth; d++) if (d * step + r < kernel) sum[d][v] +=
+                    value * weight[(d * step + r) * kernel + s];
+            }
+        }
+        if (i >= 0) {
+            UNROLL for (int v = 0; v < vectors; v++) {
+                vec value = sum[depth - 1][v];
+                if (plain)
+                    store(to + v * gap, choose(value < least, least, value));
+                else
+                    store_pixels(p, to + v * gap, value, width, t->end - (to + v * gap) >= LANES);
+            }
+            to += width;
+        }
+        UNROLL for (int v = 0; v < vectors; v++) {
+            UNROLL for (int d = depth - 1; d > 0; d--) sum[d][v] = sum[d - 1][v];
+            sum[0][v] = bias;
         }
     }
 }
 
-/* kernel x kernel taps side by side, a row of them at a time. gap: from the first vector to the second */
-INLINE void add_kernel_rows(const struct plane_rows *t, ptrdiff_t j, ptrdiff_t gap, const int rows,
-                            const int vectors, const int kernel, const int step, vec (*sum)[2]) {
-    const ptrdiff_t elements = t->pass->line.elements, pitch = t->pass->line.pitch;
-    const real *x = t->row[0] + j, *w = t->weight;
-    for (int k = 0; k < kernel; k++, x += elements, w += kernel) UNROLL for (int s = 0; s < kernel; s++) {
-            const real *from = x + s % step * pitch + s / step;
-            vec weight = splat(w[s]);
-            UNROLL for (int r = 0; r < rows; r++, from += step * elements)
-                UNROLL for (int v = 0; v < vectors; v++) sum[r][v] += load(from + v * gap) * weight;
+INLINE void walk_columns(const struct plane_rows *t, ptrdiff_t count, const int vectors, const int kernel,
+                         const int step) {
+    vec weight[MOST_KERNEL * MOST_KERNEL];
+    UNROLL for (int i = 0; i < kernel * kernel; i++) weight[i] = splat(t->weight[i]);
+    const ptrdiff_t width = t->pass->width, tiles = ceil_div(width, LANES);
+    const uint8_t *edge = t->masks->edge;
+    const int plain = !t->pass->residual && t->end - t->to >= (count - 1) * width + max_size(width, LANES);
+    for (ptrdiff_t tile = 0; tile < tiles; tile++) {
+        if (!plain) {
+            walk_down(t, weight, tile, count, 1, kernel, step, 1, 0);
+        } else if (vectors == 2 && tile + 2 <= tiles) {
+            if (edge[tile] || edge[tile + 1])
+                walk_down(t, weight, tile, count, 2, kernel, step, 1, 1);
+            else
+                walk_down(t, weight, tile, count, 2, kernel, step, 0, 1);
+            tile++;
+        } else if (vectors == 2 || edge[tile]) {
+            walk_down(t, weight, tile, count, 1, kernel, step, 1, 1);
+        } else {
+            walk_down(t, weight, tile, count, 1, kernel, step, 0, 1);
         }
+    }
 }
+
+static void walk_3(const struct plane_rows *t, ptrdiff_t count) { walk_columns(t, count, 1, 3, 1); }
+static void walk_5(const struct plane_rows *t, ptrdiff_t count) { walk_columns(t, count, 2, 5, 1); }
+static void walk_3_by_2(const struct plane_rows *t, ptrdiff_t count) { walk_columns(t, count, 1, 3, 2); }
+static void walk_5_by_2(const struct plane_rows *t, ptrdiff_t count) { walk_columns(t, count, 1, 5, 2); }
+
+/* ---- Any taps, of lines ---- */
 
 INLINE void add_taps(const struct plane_rows *t, ptrdiff_t j, ptrdiff_t gap, const int rows,
                      const int vectors, vec (*sum)[2]) {
     const ptrdiff_t row = t->pass->step * t->pass->line.elements;
     const ptrdiff_t *offset = t->pass->offset;
-    const real *x = t->row[0] + j;
+    const real *x = t->x + j;
     for (ptrdiff_t i = 0; i < t->pass->taps; i++) {
         const real *from = x + offset[i];
         vec weight = splat(t->weight[i]);
@@ -103,127 +163,57 @@ INLINE void add_taps(const struct plane_rows *t, ptrdiff_t j, ptrdiff_t gap, con
     }
 }
 
-/* One or two vectors of `rows` rows, from column j on; the second begins `gap` further. plain: there is no
- * residual, and nothing lies beyond the end. */
-INLINE void correlate_tile(const struct plane_rows *t, const vec *weight, ptrdiff_t j, ptrdiff_t gap,
-                           const integer *mask, const int rows, const int vectors, const enum taps_form form,
-                           const int plain) {
+/* One or two vectors of `rows` rows, from column j on; the second begins `gap` further. */
+INLINE void correlate_tile(const struct plane_rows *t, ptrdiff_t j, ptrdiff_t gap, const int rows,
+                           const int vectors) {
     const struct plane_pass *p = t->pass;
     vec sum[ROWS][2], bias = splat(t->bias);
     UNROLL for (int r = 0; r < rows; r++) sum[r][0] = sum[r][1] = bias;
-    if (form == DENSE_3) add_square(t, weight, j, mask, rows, sum);
-    if (form == DENSE_5) add_kernel_rows(t, j, gap, rows, vectors, 5, 1, sum);
-    if (form == PAIRS_3) add_kernel_rows(t, j, gap, rows, vectors, 3, 2, sum);
-    if (form == PAIRS_5) add_kernel_rows(t, j, gap, rows, vectors, 5, 2, sum);
-    if (form == ANY_TAPS) add_taps(t, j, gap, rows, vectors, sum);
+    add_taps(t, j, gap, rows, vectors, sum);
     real *to = t->to + j;
     const ptrdiff_t width = p->width;
-    if (plain && p->relu)
-        UNROLL for (int r = 0; r < rows; r++) UNROLL for (int v = 0; v < vectors; v++) sum[r][v] =
-            choose(sum[r][v] < 0, (vec){0}, sum[r][v]);
-    UNROLL for (int r = 0; r < rows; r++, to += width) UNROLL for (int v = 0; v < vectors; v++) {
-        if (plain)
-            store(to + v * gap, sum[r][v]);
-        else
-            store_pixels(p, to + v * gap, sum[r][v], width, t->end - (to + v * gap) >= LANES);
-    }
+    UNROLL for (int r = 0; r < rows; r++, to += width) UNROLL for (int v = 0; v < vectors; v++)
+        store_pixels(p, to + v * gap, sum[r][v], width, t->end - (to + v * gap) >= LANES);
 }
 
-/* The tile of number `tile`, by masks where it has an edge. */
-INLINE void correlate_pixels(const struct plane_rows *t, const vec *weight, ptrdiff_t tile, const int rows,
-                             const int vectors, const enum taps_form form, const int plain) {
-    ptrdiff_t last = max_size(t->pass->width - LANES, 0), j = min_size(tile * LANES, last),
-              gap = vectors == 2 ? min_size((tile + 1) * LANES, last) - j : 0;
-    const integer *mask = NULL;
-    if (form == DENSE_3 && t->masks) mask = edge_mask(t->masks, tile);
-    if (form == DENSE_3 && mask)
-        correlate_tile(t, weight, j, gap, mask, rows, vectors, form, plain);
-    else
-        correlate_tile(t, weight, j, gap, NULL, rows, vectors, form, plain);
-}
-
-INLINE void correlate_rows(const struct plane_rows *t, const int rows, const int vectors,
-                           const enum taps_form form, const int plain) {
-    const int area = form == DENSE_3 ? 9 : 0;
-    vec weight[9];
-    UNROLL for (int i = 0; i < area; i++) weight[i] = splat(t->weight[i]);
+INLINE void correlate_rows(const struct plane_rows *t, const int rows) {
     ptrdiff_t tiles = ceil_div(t->pass->width, LANES), tile = 0;
-    for (; vectors == 2 && tile + 2 <= tiles; tile += 2)
-        correlate_pixels(t, weight, tile, rows, 2, form, plain);
-    for (; tile < tiles; tile++) correlate_pixels(t, weight, tile, rows, 1, form, plain);
+    const ptrdiff_t last = max_size(t->pass->width - LANES, 0);
+    for (; tile + 2 <= tiles; tile += 2)
+        correlate_tile(t, tile * LANES, min_size((tile + 1) * LANES, last) - tile * LANES, rows, 2);
+    if (tile < tiles) correlate_tile(t, min_size(tile * LANES, last), 0, rows, 1);
 }
 
-/* `count` rows in shares of up to ROWS */
-INLINE void correlate_block(struct plane_rows t, ptrdiff_t count, const int vectors,
-                            const enum taps_form form) {
+static void correlate_block(const struct plane_rows *block, ptrdiff_t count) {
+    struct plane_rows t = *block;
     const struct plane_pass *p = t.pass;
-    for (ptrdiff_t shares = ceil_div(count, ROWS); shares > 0; shares--) {
-        ptrdiff_t rows = ceil_div(count, shares);
-        if (p->residual || t.end - t.to < rows * p->width + LANES) {
-            for (ptrdiff_t r = 0; r < rows; r++, t.row += p->step, t.to += p->width)
-                correlate_rows(&t, 1, 1, form, 0);
-            count -= rows;
-            continue;
-        }
-        switch (rows) {
-        case 1: correlate_rows(&t, 1, vectors, form, 1); break;
-        case 2: correlate_rows(&t, 2, vectors, form, 1); break;
-        case 3: correlate_rows(&t, 3, vectors, form, 1); break;
-        case 4: correlate_rows(&t, 4, vectors, form, 1); break;
-        }
-        count -= rows;
-        t.row += rows * p->step;
+    for (ptrdiff_t rows; count > 0; count -= rows) {
+        rows = count >= ROWS ? ROWS : 1;
+        if (rows == ROWS)
+            correlate_rows(&t, ROWS);
+        else
+            correlate_rows(&t, 1);
+        t.x += rows * p->step * p->line.elements;
         t.to += rows * p->width;
     }
 }
 
-static void any_taps(const struct plane_rows *t, ptrdiff_t n) { correlate_block(*t, n, 2, ANY_TAPS); }
-static void dense_3(const struct plane_rows *t, ptrdiff_t n) { correlate_block(*t, n, 1, DENSE_3); }
-static void dense_5(const struct plane_rows *t, ptrdiff_t n) { correlate_block(*t, n, 2, DENSE_5); }
-static void pairs_3(const struct plane_rows *t, ptrdiff_t n) { correlate_block(*t, n, 2, PAIRS_3); }
-static void pairs_5(const struct plane_rows *t, ptrdiff_t n) { correlate_block(*t, n, 2, PAIRS_5); }
-
-static void (*const correlate_form[])(const struct plane_rows *, ptrdiff_t) = {any_taps, dense_3, dense_5,
-                                                                               pairs_3, pairs_5};
-
-/* Scratch: the weights of a channel, the rows of a plane, a row of zeros, and the lines */
+/* Scratch: the weights of a channel, and the lines */
 struct plane_scratch {
-    real *weight, *zeros, *lines;
-    const real **row;
+    real *weight, *lines;
     size_t bytes;
 };
 
 static struct plane_scratch plane_scratch(const struct plane_pass *p, void *memory) {
     ptrdiff_t weight = ceil_div(p->taps, LINE) * LINE;
-    ptrdiff_t rows = ceil_div(p->cut.lines * (ptrdiff_t)sizeof(real *), 64) * 64 / (ptrdiff_t)sizeof(real);
-    ptrdiff_t lines = p->cut.group * p->cut.lines * p->line.elements;
     struct plane_scratch s = {.weight = memory};
-    s.row = (const real **)(s.weight + weight);
-    s.zeros = s.weight + weight + rows;
-    s.lines = s.zeros + p->line.elements;
-    s.bytes = (size_t)(weight + rows + p->line.elements + lines) * sizeof(real);
+    s.lines = s.weight + weight;
+    s.bytes = (size_t)(weight + p->cut.group * p->cut.lines * p->line.elements) * sizeof(real);
     return s;
 }
 
-/* Where the rows of a plane are found that destination rows from `row` on read: in its lines, or in itself.
- */
-static void find_rows(const struct plane_pass *p, const struct plane_scratch *s, ptrdiff_t row,
-                      ptrdiff_t count, const real *lines, const real *plane) {
-    if (!plane) {
-        for (ptrdiff_t y = 0; y < count; y++) s->row[y] = lines + y * p->line.elements;
-        return;
-    }
-    ptrdiff_t first = row * p->step + p->first_row;
-    const real *x = plane + first * p->line.width - p->line.padding;
-    for (ptrdiff_t y = 0; y < count; y++, x += p->line.width)
-        s->row[y] = first + y >= 0 && first + y < p->line.height ? x : s->zeros;
-}
-
-/* Planes that may be read where they lie, with what is beside their rows: all but the first and last ones. */
-static int is_inner(const struct plane_pass *p, ptrdiff_t plane) {
-    ptrdiff_t pixels = p->line.height * p->line.width;
-    return p->masks && plane * pixels >= p->masks->before &&
-           (p->cut.planes - plane - 1) * pixels >= p->masks->behind;
+static int reads_plane(const struct plane_pass *p, ptrdiff_t plane) {
+    return is_inner(&p->line, p->masks, p->cut.planes, plane);
 }
 
 static void correlate_unit(const struct plane_pass *p, ptrdiff_t unit, const real *end,
@@ -235,23 +225,26 @@ static void correlate_unit(const struct plane_pass *p, ptrdiff_t unit, const rea
     ptrdiff_t count = cut->lines - (cut->rows - rows) * p->step;
     real *to = s->lines;
     for (ptrdiff_t i = plane; i < last; i++, to += lines)
-        if (!is_inner(p, i))
+        if (!reads_plane(p, i))
             lay_plane(&p->line, p->src + i * pixels, row * p->step + p->first_row, count,
                       p->src + cut->planes * pixels, to);
     for (to = s->lines; plane < last; plane++, to += lines) {
         ptrdiff_t channel = plane % p->channels;
-        int inner = is_inner(p, plane);
+        int inner = reads_plane(p, plane);
         const real *weight = p->weight + channel * p->taps;
         for (ptrdiff_t t = 0; p->turned && t < p->taps; t++) s->weight[t] = weight[p->taps - 1 - t];
-        find_rows(p, s, row, count, to, inner ? p->src + plane * pixels : NULL);
         struct plane_rows t = {.pass = p,
-                               .row = s->row,
+                               .x = inner ? p->src + plane * pixels : to,
+                               .first = row * p->step + p->first_row,
                                .weight = p->turned ? s->weight : weight,
                                .masks = inner ? p->masks : NULL,
                                .to = p->dst + (plane * cut->height + row) * p->width,
                                .end = end,
                                .bias = p->bias ? p->bias[channel] : 0};
-        correlate_form[p->form](&t, rows);
+        if (inner)
+            p->walk(&t, rows);
+        else
+            correlate_block(&t, rows);
     }
 }
 
@@ -267,9 +260,8 @@ static void run_planes(const void *context, ptrdiff_t task, void *scratch) {
     const struct plane_pass *p = context;
     struct plane_scratch s = plane_scratch(p, scratch);
     ptrdiff_t unit = task * p->cut.each, last = min_size(unit + p->cut.each, p->cut.units);
-    clear_elements(s.zeros, p->line.elements);
-    if (!is_inner(p, unit / p->cut.blocks * p->cut.group) ||
-        !is_inner(p, min_size(ceil_div(last, p->cut.blocks) * p->cut.group, p->cut.planes) - 1))
+    if (!reads_plane(p, unit / p->cut.blocks * p->cut.group) ||
+        !reads_plane(p, min_size(ceil_div(last, p->cut.blocks) * p->cut.group, p->cut.planes) - 1))
         clear_elements(s.lines, p->cut.group * p->cut.lines * p->line.elements);
     const real *end = unit_begin(p, last);
     for (; unit < last; unit++) correlate_unit(p, unit, end, &s);
@@ -281,13 +273,11 @@ static int correlate_planes(const struct plane_pass *p) {
                         run_planes, p);
 }
 
-static enum taps_form form_of(ptrdiff_t kernel_height, ptrdiff_t kernel_width, ptrdiff_t step_height,
-                              ptrdiff_t step_width, ptrdiff_t dilation_height, ptrdiff_t dilation_width) {
-    if (kernel_height != kernel_width || step_height != step_width) return ANY_TAPS;
-    if (dilation_height != 1 || dilation_width != 1) return ANY_TAPS;
-    if (kernel_height == 3) return step_width == 1 ? DENSE_3 : step_width == 2 ? PAIRS_3 : ANY_TAPS;
-    if (kernel_height == 5) return step_width == 1 ? DENSE_5 : step_width == 2 ? PAIRS_5 : ANY_TAPS;
-    return ANY_TAPS;
+/* Or NULL. pairs: a step of 2 */
+static walk_function *find_walk(const struct pyconv_conv2d *g, int pairs) {
+    if (!walks_planes(g)) return NULL;
+    if (g->kernel_height == 3) return pairs ? walk_3_by_2 : walk_3;
+    return pairs ? walk_5_by_2 : walk_5;
 }
 
 /* A source of height x width with taps in a grid: the forward pass, or, with the taps turned round, the
@@ -312,15 +302,14 @@ static int correlate_grid(const struct pyconv_conv2d *g, const struct plane_grid
     p->cut = cut_planes(&p->line, planes, grid->dst_height, grid->dst_width, grid->step_height, down);
     p->channels = g->in_channels, p->width = grid->dst_width, p->step = grid->step_height;
     p->first_row = -grid->pad_top, p->taps = area, p->offset = offset, p->turned = grid->turned;
-    p->form = form_of(g->kernel_height, g->kernel_width, grid->step_height, grid->step_width,
-                      g->dilation_height, g->dilation_width);
+    p->walk = find_walk(g, grid->step_height == 2);
     for (ptrdiff_t t = 0; t < area; t++)
         offset[t] = t / g->kernel_width * g->dilation_height * p->line.elements +
                     line_offset(&p->line, t % g->kernel_width * g->dilation_width);
     struct plane_masks masks = {0};
     int status = PYCONV_OK;
-    if (p->form == DENSE_3) {
-        status = make_masks(&p->line, p->width, g->kernel_width, 1, &masks);
+    if (p->walk) {
+        status = make_masks(&p->line, p->width, g->kernel_width, 0, &masks);
         p->masks = &masks;
     }
     if (status == PYCONV_OK) status = correlate_planes(p);

@@ -100,13 +100,13 @@ INLINE void lay_plane(const struct plane_line *line, const real *plane, ptrdiff_
 
 /* ---- Planes as they lie ----
  *
- * With a step of 1, vectors may as well be loaded from the plane itself. At its edges they hold pixels of the
- * rows before and after, which masks turn into zeros. */
+ * Vectors may as well be loaded from the plane itself, with a step of 2 every second element of two. At its
+ * edges they hold pixels of the rows before and after, which masks turn into zeros. */
 
 struct plane_masks {
     ptrdiff_t before, behind; /* elements that are read beside a plane */
-    ptrdiff_t tiles, kernel;  /* vectors to a row; taps to a row of the kernel */
-    integer *mask;            /* [tile][tap][LANES], all bits set or none */
+    ptrdiff_t tiles, each;    /* vectors to a row; masks to a vector: one to a tap, and that of its lanes */
+    integer *mask;            /* [tile][each][LANES], all bits set or none */
     uint8_t *edge;            /* [tile] whether any lane is no pixel */
     size_t bytes;
 };
@@ -117,32 +117,43 @@ INLINE ivec load_mask(const integer *p) {
     return v;
 }
 
-/* The masks of a tile, where it needs them, or NULL */
-INLINE const integer *edge_mask(const struct plane_masks *m, ptrdiff_t tile) {
-    return m->edge[tile] ? m->mask + tile * m->kernel * LANES : NULL;
+INLINE vec keep_lanes(vec value, const integer *mask) { return (vec)((ivec)value & load_mask(mask)); }
+
+INLINE const integer *tile_masks(const struct plane_masks *m, ptrdiff_t tile) {
+    return m->mask + tile * m->each * LANES;
 }
 
-/* Of rows of `pixels` pixels, the last tile of which overlaps the one before or has lanes to spare: these are
- * pixels where `spare`, else not. free_masks gives them back. */
-INLINE int make_masks(const struct plane_line *line, ptrdiff_t pixels, ptrdiff_t kernel, int spare,
+/* Of rows of `pixels` pixels, the last tile of which overlaps the one before or has lanes to spare. once:
+ * these lanes are no pixels. free_masks gives them back. */
+INLINE int make_masks(const struct plane_line *line, ptrdiff_t pixels, ptrdiff_t kernel, int once,
                       struct plane_masks *m) {
-    ptrdiff_t tiles = ceil_div(pixels, LANES), last = max_size(pixels - LANES, 0);
-    *m = (struct plane_masks){.before = max_size(line->padding, 0), .tiles = tiles, .kernel = kernel};
-    m->behind = max_size(last + LANES + kernel - 1 - line->padding - line->width, 0);
-    m->bytes = (size_t)(tiles * kernel) * VECTOR_BYTES + (size_t)tiles;
+    ptrdiff_t tiles = ceil_div(pixels, LANES), last = max_size(pixels - LANES, 0), each = kernel + 1;
+    *m = (struct plane_masks){.before = max_size(line->padding, 0), .tiles = tiles, .each = each};
+    m->behind = max_size((last + LANES - 1) * line->step + kernel - line->padding - line->width, 0);
+    m->bytes = (size_t)(tiles * each) * VECTOR_BYTES + (size_t)tiles;
     if (!(m->mask = pyconv_alloc(m->bytes))) return PYCONV_NO_MEMORY;
-    m->edge = (uint8_t *)(m->mask + tiles * kernel * LANES);
+    m->edge = (uint8_t *)(m->mask + tiles * each * LANES);
     for (ptrdiff_t tile = 0; tile < tiles; tile++) {
+        integer *mask = m->mask + tile * each * LANES;
         m->edge[tile] = 0;
-        for (ptrdiff_t i = 0; i < kernel * LANES; i++) {
-            ptrdiff_t lane = i % LANES, j = min_size(tile * LANES, last) + lane;
-            ptrdiff_t x = j + i / LANES - line->padding;
-            int pixel = j < pixels ? x >= 0 && x < line->width : spare;
-            m->mask[tile * kernel * LANES + i] = pixel ? -1 : 0;
-            m->edge[tile] |= !pixel;
+        for (ptrdiff_t i = 0; i < each * LANES; i++) {
+            ptrdiff_t tap = i / LANES, j = min_size(tile * LANES, last) + i % LANES;
+            ptrdiff_t x = j * line->step + tap - line->padding;
+            int counts = !once || (j < pixels && j >= tile * LANES);
+            int pixel = tap == kernel || j >= pixels || (x >= 0 && x < line->width);
+            mask[i] = counts && pixel ? -1 : 0;
+            m->edge[tile] |= !mask[i];
         }
     }
     return PYCONV_OK;
+}
+
+/* Planes that may be read where they lie, with what is beside their rows: all but the first and last ones.
+ * masks: NULL, if none may */
+INLINE int is_inner(const struct plane_line *line, const struct plane_masks *masks, ptrdiff_t planes,
+                    ptrdiff_t plane) {
+    ptrdiff_t pixels = line->height * line->width;
+    return masks && plane * pixels >= masks->before && (planes - plane - 1) * pixels >= masks->behind;
 }
 
 INLINE void free_masks(struct plane_masks *m) {

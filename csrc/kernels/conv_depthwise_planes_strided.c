@@ -7,10 +7,10 @@
  *                                        grad_output[m + y, l + x] * weight[r][s],
  *     y = (a + P_h - r D_h) / S_h,  x = (b + P_w - s D_w) / S_w
  *
- * The rows of grad_output are laid out with their padding (conv_depthwise_planes.h); a tile is ROWS rows of
- * one a, S_h rows apart, by a vector of l. With a horizontal stride of 2 it is a vector for each b, and the
- * two are put together as they are stored: 8 sums. All tails are stored exactly, since rows are not made in
- * order.
+ * With a stride of 2 and the usual padding planes are read as they lie. Otherwise the rows of grad_output are
+ * laid out with theirs (conv_depthwise_planes.h); a tile is ROWS rows of one a, S_h rows apart, by a vector
+ * of l. With a horizontal stride of 2 it is a vector for each b, and the two are put together as they are
+ * stored: 8 sums. All tails are stored exactly, since rows are not made in order.
  */
 #include "conv.h"
 #include "conv_depthwise_planes.h"
@@ -32,6 +32,7 @@ struct strided_pass {
     struct source_tap *tap; /* those of each residue */
     const real *src, *weight, *residual;
     real *dst;
+    const struct plane_masks *masks; /* NULL: all planes are laid out */
 };
 
 /* The first n lanes, or all of them, and the residual */
@@ -93,6 +94,83 @@ INLINE void grad_rows(const struct strided_pass *p, ptrdiff_t a, const real *wei
         }
 }
 
+/* ---- A stride of 2 and square kernels of half their size as padding, 3 x 3 or 5 x 5 ----
+ *
+ * Planes are read as they lie, and masks clear what is beside their rows. With one vector of l and one row m
+ * at a time, all of grad_output that the four residues read is loaded once: 4 vectors for 9 multiply-adds, or
+ * 9 for 25, and 4 sums. (1.3 to 2.5 times as fast as from lines.) */
+
+#define MOST_KERNEL 5
+
+static int is_paired(const struct pyconv_conv2d *g) {
+    const ptrdiff_t padding = g->kernel_height / 2;
+    return walks_planes(g) && g->stride_height == 2 && g->pad_top == padding && g->pad_left == padding &&
+           g->in_height % 2 == 0 && g->in_width % 2 == 0;
+}
+
+struct paired_rows {
+    const struct strided_pass *p;
+    const real *plane;
+    ptrdiff_t m, count;
+    real *to;
+    const real *end; /* nothing is stored from here on */
+};
+
+/* Tap r of residue a reads grad_output's row m + (a + padding - r) / 2, which is m + `distance`. */
+INLINE int reads_row(const int a, const int padding, const int r, const int distance) {
+    return a + padding - r == 2 * distance;
+}
+
+/* A vector of a row, in ascending order: what is beyond the row is stored again by the next one. */
+INLINE void store_pair(const struct paired_rows *t, real *to, vec sum, ptrdiff_t lanes) {
+    const real *residual = t->p->residual;
+    if (t->end - to >= LANES)
+        store(to, residual ? sum + load(residual + (to - t->p->dst)) : sum);
+    else
+        store_gradient(t->p, to, sum, min_size(lanes, t->end - to));
+}
+
+INLINE void paired_tile(const struct paired_rows *t, const vec *weight, ptrdiff_t tile, const int kernel) {
+    const int padding = kernel / 2;
+    const struct pyconv_conv2d *g = t->p->g;
+    const ptrdiff_t width = g->in_width, pixels = width / 2;
+    const ptrdiff_t l = min_size(tile * LANES, max_size(pixels - LANES, 0));
+    const int first = kernel == 3 ? 0 : -1; /* of the distances, and of the columns'; the last is 1 */
+    const integer *mask = tile_masks(t->p->masks, tile);
+    real *to = t->to + 2 * l;
+    for (ptrdiff_t m = t->m; m < t->m + t->count; m++, to += 2 * width) {
+        vec sum[2][2] = {{{0}}};
+        UNROLL for (int down = first; down <= 1; down++) {
+            if (m + down < 0 || m + down >= g->out_height) continue;
+            const real *x = t->plane + (m + down) * g->out_width + l;
+            UNROLL for (int across = first; across <= 1; across++) {
+                vec value = keep_lanes(load(x + across), mask + (across - first) * LANES);
+                value = in_register(value);
+                UNROLL for (int r = 0; r < kernel; r++) UNROLL for (int s = 0; s < kernel; s++)
+                    UNROLL for (int a = 0; a < 2; a++)
+                        UNROLL for (int b = 0; b < 2; b++) if (reads_row(a, padding, r, down) &&
+                                                               reads_row(b, padding, s, across)) sum[a][b] +=
+                    value * weight[r * kernel + s];
+            }
+        }
+        UNROLL for (int a = 0; a < 2; a++) {
+            store_pair(t, to + a * width, zip_low(sum[a][0], sum[a][1]), width);
+            store_pair(t, to + a * width + LANES, zip_high(sum[a][0], sum[a][1]), width - LANES);
+        }
+    }
+}
+
+INLINE void paired_rows(const struct paired_rows *t, const real *weights, const int kernel) {
+    vec weight[MOST_KERNEL * MOST_KERNEL];
+    UNROLL for (int i = 0; i < kernel * kernel; i++) weight[i] = splat(weights[i]);
+    for (ptrdiff_t tile = 0; tile < t->p->masks->tiles; tile++) paired_tile(t, weight, tile, kernel);
+}
+
+static void paired_3(const struct paired_rows *t, const real *weights) { paired_rows(t, weights, 3); }
+static void paired_5(const struct paired_rows *t, const real *weights) { paired_rows(t, weights, 5); }
+
+/* ---- Any ---- */
+
 /* Rows [m, m + count) of each residue of a plane */
 static void grad_block(const struct strided_pass *p, const real *weight, const real *lines, ptrdiff_t m,
                        ptrdiff_t count, real *plane) {
@@ -123,15 +201,28 @@ static void run_strided(const void *context, ptrdiff_t task, void *scratch) {
     const real *end = p->src + cut->planes * pixels;
     ptrdiff_t unit = task * cut->each, last = min_size(unit + cut->each, cut->units);
     clear_elements(scratch, cut->group * lines);
+    const ptrdiff_t next = last / cut->blocks * cut->group; /* the plane that the next task begins with */
+    const real *stop =
+        p->dst + (last < cut->units ? next * each + last % cut->blocks * cut->rows * 2 * g->in_width
+                                    : cut->planes * each);
     for (; unit < last; unit++) {
         ptrdiff_t plane = unit / cut->blocks * cut->group, planes = min_size(cut->group, cut->planes - plane);
         ptrdiff_t m = unit % cut->blocks * cut->rows, rows = min_size(cut->rows, cut->height - m);
         for (ptrdiff_t i = 0; i < planes; i++)
-            lay_plane(&p->line, p->src + (plane + i) * pixels, m + p->first_row,
-                      cut->lines - (cut->rows - rows), end, (real *)scratch + i * lines);
-        for (ptrdiff_t i = 0; i < planes; i++)
-            grad_block(p, p->weight + (plane + i) % g->in_channels * area, (real *)scratch + i * lines, m,
-                       rows, p->dst + (plane + i) * each);
+            if (!is_inner(&p->line, p->masks, cut->planes, plane + i))
+                lay_plane(&p->line, p->src + (plane + i) * pixels, m + p->first_row,
+                          cut->lines - (cut->rows - rows), end, (real *)scratch + i * lines);
+        for (ptrdiff_t i = 0; i < planes; i++) {
+            const real *weight = p->weight + (plane + i) % g->in_channels * area;
+            real *to = p->dst + (plane + i) * each;
+            if (!is_inner(&p->line, p->masks, cut->planes, plane + i)) {
+                grad_block(p, weight, (real *)scratch + i * lines, m, rows, to);
+                continue;
+            }
+            const struct paired_rows t = {p,    p->src + (plane + i) * pixels, m,
+                                          rows, to + 2 * m * g->in_width,      stop};
+            (g->kernel_height == 3 ? paired_3 : paired_5)(&t, weight);
+        }
     }
 }
 
@@ -189,9 +280,17 @@ int VARIANT(grad_input_strided_planes)(const struct pyconv_conv2d *g, const real
     p.begin = (ptrdiff_t *)(p.tap + area);
     list_taps(&p, y_min, x_min);
     double sums = (double)(planes * height * width) * (double)(area + 4 * residues);
-    int status =
-        parallel_run(p.cut.tasks, sums / MULTIPLY_ADDS_PER_NANOSECOND,
-                     (size_t)(p.cut.group * p.cut.lines * p.line.elements) * sizeof(real), run_strided, &p);
+    struct plane_masks masks = {0};
+    int status = PYCONV_OK;
+    if (is_paired(g)) {
+        status = make_masks(&p.line, width, x_max - x_min + 1, 0, &masks);
+        p.masks = &masks;
+    }
+    if (status == PYCONV_OK)
+        status = parallel_run(p.cut.tasks, sums / MULTIPLY_ADDS_PER_NANOSECOND,
+                              (size_t)(p.cut.group * p.cut.lines * p.line.elements) * sizeof(real),
+                              run_strided, &p);
+    free_masks(&masks);
     pyconv_free(p.tap, bytes);
     return status;
 }

@@ -184,7 +184,7 @@ INLINE void tile_gather(const int pixels, const int vectors, const int indexed, 
 /* Rows that lie equally far apart: one pointer, which moves along them, and odd multiples of their pitch,
  * which an address scales by up to 8. So 12 rows take 7 registers; with a pointer each, there are too few of
  * them, and what stands in for them takes the place of a multiply-add. */
-#define MOST_ROWS 12
+#define MOST_ROWS 16
 struct rows {
     const char *at;
     ptrdiff_t odd[MOST_ROWS / 2]; /* 1, 3, 5, ... pitches in bytes */

@@ -7,7 +7,7 @@ import torch
 import pyconv
 import pyconv.functional as F
 from oracle import assert_close, to_torch
-from pyconv.functional.conv import _convolve
+from pyconv.functional.conv import _convolve, _convolve_backward
 
 # (kernel, stride, padding, dilation): the forms of a tile, then what they leave to single taps
 FORMS = {
@@ -62,7 +62,7 @@ def test_equals_torch_at_every_form(form, channels, isa, dtype, rng):
 
 
 @pytest.mark.parametrize("width", [1, 2, 3, 6, 7, 8, 9, 10, 15, 16, 17, 18, 19])
-@pytest.mark.parametrize("form", ["3x3", "5x5", "3x3 stride 2"])
+@pytest.mark.parametrize("form", ["3x3", "5x5", "3x3 stride 2", "5x5 stride 2"])
 def test_equals_torch_at_every_width(form, width, isa, rng):
     kernel, *options = FORMS[form]
     x = integers(rng, (3, 20, 6, width), np.float32)
@@ -71,7 +71,7 @@ def test_equals_torch_at_every_width(form, width, isa, rng):
 
 
 @pytest.mark.parametrize("shape", [(1, 640, 14, 14), (16, 24, 30, 30), (1, 32, 112, 70), (17, 96, 7, 7)])
-@pytest.mark.parametrize("form", ["3x3", "5x5 stride 2"])
+@pytest.mark.parametrize("form", ["3x3", "5x5", "3x3 stride 2", "5x5 stride 2"])
 def test_equals_torch_however_the_work_is_cut(shape, form, rng):
     kernel, *options = FORMS[form]
     channels = shape[1]
@@ -81,11 +81,22 @@ def test_equals_torch_however_the_work_is_cut(shape, form, rng):
 
 @pytest.mark.parametrize("as_images", [np.ascontiguousarray, last_axis_channels])
 @pytest.mark.parametrize("channels", [3, 21, 32])
-def test_residual_and_relu_of_fused_layers(channels, as_images, isa, rng):
-    x, residual = (as_images(integers(rng, (2, channels, 9, 9), np.float32)) for _ in range(2))
-    weight, bias = integers(rng, (channels, 1, 3, 3), np.float32), integers(rng, (channels,), np.float32)
-    actual = _convolve("conv2d", x, weight, bias, 1, 1, 1, channels, residual, relu=True)
-    assert_close(actual, np.maximum(F.conv2d(x, weight, bias, 1, 1, 1, channels) + residual, 0), rtol=0)
+@pytest.mark.parametrize("form", ["3x3", "5x5", "3x3 stride 2", "5x5 stride 2"])
+def test_residuals_and_relu_of_fused_layers(form, channels, as_images, isa, rng):
+    kernel, *options = FORMS[form]
+    options = (*options, channels)
+    x = as_images(integers(rng, (2, channels, 10, 12), np.float32))
+    weight, bias = integers(rng, (channels, 1, kernel, kernel), np.float32), integers(rng, (channels,), np.float32)
+    with pyconv.options(conv_algorithm="planes"):
+        plain = F.conv2d(x, weight, bias, *options)
+        residual = as_images(integers(rng, plain.shape, np.float32))
+        for added, expected in ((None, plain), (residual, plain + residual)):
+            fused = _convolve("conv2d", x, weight, bias, *options, added, relu=True)
+            assert_close(fused, np.maximum(expected, 0), rtol=0)
+        gradients = [
+            _convolve_backward(residual, x, weight, *options, (True, False, False), added)[0] for added in (None, x)
+        ]
+    assert_close(gradients[1], gradients[0] + x, rtol=0)
 
 
 @pytest.mark.parametrize("as_images", [np.ascontiguousarray, last_axis_channels])
