@@ -27,7 +27,7 @@
 #define MOST_KERNEL 5 /* of those that walk */
 
 struct plane_rows;
-typedef void walk_function(const struct plane_rows *, ptrdiff_t count);
+typedef void walk_function(const struct plane_rows *, ptrdiff_t planes, ptrdiff_t count);
 
 struct plane_pass {
     struct plane_line line;
@@ -47,10 +47,10 @@ struct plane_pass {
 /* Some rows of one plane, and where they are stored. */
 struct plane_rows {
     const struct plane_pass *pass;
-    const real *x;                   /* the source's plane; or the lines of the first row */
-    ptrdiff_t first;                 /* of the source's rows that the first one reads */
-    const real *weight;              /* in the order of the taps */
-    const struct plane_masks *masks; /* NULL: lines with their padding */
+    const real *x;   /* the source's plane; or the lines of the first row */
+    ptrdiff_t first; /* of the source's rows that the first one reads */
+    ptrdiff_t channel;
+    const real *weight; /* of lines: in the order of the taps */
     real *to;
     const real *end; /* nothing is stored from here on */
     real bias;
@@ -82,8 +82,8 @@ INLINE void walk_down(const struct plane_rows *t, const vec *weight, ptrdiff_t t
     const ptrdiff_t width = p->width, height = p->line.height, pitch = p->line.width;
     const ptrdiff_t last = max_size(width - LANES, 0), j = min_size(tile * LANES, last),
                     gap = vectors == 2 ? min_size((tile + 1) * LANES, last) - j : 0;
-    const integer *mask = tile_masks(t->masks, tile);
-    const ptrdiff_t next = t->masks->each * LANES;
+    const integer *mask = tile_masks(p->masks, tile);
+    const ptrdiff_t next = p->masks->each * LANES;
     const vec bias = splat(t->bias), least = splat(p->relu ? 0 : (real)-INFINITY);
     ptrdiff_t y = t->first;
     const real *x = t->x + y * pitch + j * step - p->line.padding;
@@ -119,12 +119,10 @@ INLINE void walk_down(const struct plane_rows *t, const vec *weight, ptrdiff_t t
     }
 }
 
-INLINE void walk_columns(const struct plane_rows *t, ptrdiff_t count, const int vectors, const int kernel,
-                         const int step) {
-    vec weight[MOST_KERNEL * MOST_KERNEL];
-    UNROLL for (int i = 0; i < kernel * kernel; i++) weight[i] = splat(t->weight[i]);
-    const ptrdiff_t width = t->pass->width, tiles = ceil_div(width, LANES);
-    const uint8_t *edge = t->masks->edge;
+INLINE void walk_columns(const struct plane_rows *t, const vec *weight, ptrdiff_t count, const int vectors,
+                         const int kernel, const int step) {
+    const ptrdiff_t width = t->pass->width, tiles = t->pass->masks->tiles;
+    const uint8_t *edge = t->pass->masks->edge;
     const int plain = !t->pass->residual && t->end - t->to >= (count - 1) * width + max_size(width, LANES);
     for (ptrdiff_t tile = 0; tile < tiles; tile++) {
         if (!plain) {
@@ -143,10 +141,31 @@ INLINE void walk_columns(const struct plane_rows *t, ptrdiff_t count, const int 
     }
 }
 
-static void walk_3(const struct plane_rows *t, ptrdiff_t count) { walk_columns(t, count, 1, 3, 1); }
-static void walk_5(const struct plane_rows *t, ptrdiff_t count) { walk_columns(t, count, 2, 5, 1); }
-static void walk_3_by_2(const struct plane_rows *t, ptrdiff_t count) { walk_columns(t, count, 1, 3, 2); }
-static void walk_5_by_2(const struct plane_rows *t, ptrdiff_t count) { walk_columns(t, count, 1, 5, 2); }
+/* `count` rows of each of `planes` planes */
+INLINE void walk_planes(struct plane_rows t, ptrdiff_t planes, ptrdiff_t count, const int vectors,
+                        const int kernel, const int step) {
+    const struct plane_pass *p = t.pass;
+    const int area = kernel * kernel;
+    const ptrdiff_t pixels = p->line.height * p->line.width, outputs = p->cut.height * p->width;
+    const ptrdiff_t first = p->turned ? area - 1 : 0, next = p->turned ? -1 : 1;
+    for (; planes > 0; planes--, t.x += pixels, t.to += outputs) {
+        const real *from = p->weight + t.channel * area + first;
+        vec weight[MOST_KERNEL * MOST_KERNEL];
+        UNROLL for (int i = 0; i < area; i++) weight[i] = splat(from[i * next]);
+        t.bias = p->bias ? p->bias[t.channel] : 0;
+        walk_columns(&t, weight, count, vectors, kernel, step);
+        if (++t.channel == p->channels) t.channel = 0;
+    }
+}
+
+#define WALK(name, vectors, kernel, step)                                                                    \
+    static void name(const struct plane_rows *t, ptrdiff_t planes, ptrdiff_t count) {                        \
+        walk_planes(*t, planes, count, vectors, kernel, step);                                               \
+    }
+WALK(walk_3, 1, 3, 1)
+WALK(walk_5, 2, 5, 1)
+WALK(walk_3_by_2, 1, 3, 2)
+WALK(walk_5_by_2, 1, 5, 2)
 
 /* ---- Any taps, of lines ---- */
 
@@ -228,23 +247,24 @@ static void correlate_unit(const struct plane_pass *p, ptrdiff_t unit, const rea
         if (!reads_plane(p, i))
             lay_plane(&p->line, p->src + i * pixels, row * p->step + p->first_row, count,
                       p->src + cut->planes * pixels, to);
-    for (to = s->lines; plane < last; plane++, to += lines) {
-        ptrdiff_t channel = plane % p->channels;
-        int inner = reads_plane(p, plane);
-        const real *weight = p->weight + channel * p->taps;
-        for (ptrdiff_t t = 0; p->turned && t < p->taps; t++) s->weight[t] = weight[p->taps - 1 - t];
+    to = s->lines;
+    for (ptrdiff_t inner; plane < last; plane += max_size(inner, 1), to += max_size(inner, 1) * lines) {
+        for (inner = 0; plane + inner < last && reads_plane(p, plane + inner);) inner++;
         struct plane_rows t = {.pass = p,
                                .x = inner ? p->src + plane * pixels : to,
                                .first = row * p->step + p->first_row,
-                               .weight = p->turned ? s->weight : weight,
-                               .masks = inner ? p->masks : NULL,
+                               .channel = plane % p->channels,
                                .to = p->dst + (plane * cut->height + row) * p->width,
-                               .end = end,
-                               .bias = p->bias ? p->bias[channel] : 0};
-        if (inner)
-            p->walk(&t, rows);
-        else
-            correlate_block(&t, rows);
+                               .end = end};
+        if (inner) {
+            p->walk(&t, inner, rows);
+            continue;
+        }
+        const real *weight = p->weight + t.channel * p->taps;
+        for (ptrdiff_t i = 0; p->turned && i < p->taps; i++) s->weight[i] = weight[p->taps - 1 - i];
+        t.weight = p->turned ? s->weight : weight;
+        t.bias = p->bias ? p->bias[t.channel] : 0;
+        correlate_block(&t, rows);
     }
 }
 
