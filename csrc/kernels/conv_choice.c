@@ -263,8 +263,9 @@ static double winograd_cycles(const struct pyconv_conv2d *g, enum pyconv_conv_pa
 #define PLANES_WEIGHT 1.0 /* for a weight that is put where it is used */
 #define DOTS_EFFICIENCY 0.8
 #define DOTS_SUM 4.0      /* for a weight's gradient, a block of pixels */
-#define WINDOW_BYTES 10.0 /* a cycle, of tiles of planes; and */
-#define CONVERT_BYTES 4.0 /* a cycle, from one memory format to the other, */
+#define SPREAD_BYTES 8.0  /* a cycle, of the gradient of an input of which few pixels are read, */
+#define WINDOW_BYTES 10.0 /* of tiles of planes, */
+#define CONVERT_BYTES 4.0 /* from one memory format to the other, */
 #define NEAR_BYTES 8e6    /* of an array that is so small, and */
 #define FAR_BYTES 3.0     /* what is beyond takes so much longer */
 
@@ -285,8 +286,17 @@ static double depthwise_planes_cycles(const struct pyconv_conv2d *g) {
            (rows * (taps * DEPTHWISE_TAP + (step > 1 ? step * DEPTHWISE_PAIRS : 0)) + DEPTHWISE_PLANE);
 }
 
+static double image_bytes(ptrdiff_t batch, ptrdiff_t channels, ptrdiff_t pixels) {
+    return (double)(batch * pixels) * (double)channels * sizeof(real);
+}
+
 static double planes_cycles(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass) {
     if (is_depthwise(g)) return depthwise_planes_cycles(g);
+    if (pass == PYCONV_GRAD_INPUT && is_sparse(g)) {
+        const struct pyconv_conv2d dense = dense_part(g);
+        return planes_cycles(&dense, pass) +
+               image_bytes(g->batch, g->in_channels, g->in_height * g->in_width) / SPREAD_BYTES;
+    }
     const int back = pass == PYCONV_GRAD_INPUT;
     ptrdiff_t from = (back ? g->out_channels : g->in_channels) / g->groups,
               to = (back ? g->in_channels : g->out_channels) / g->groups;
@@ -309,10 +319,6 @@ static double planes_cycles(const struct pyconv_conv2d *g, enum pyconv_conv_pass
     double rows = (double)(to / WIDE_TILE * WIDE_TILE + (to % WIDE_TILE ? max_size(to % WIDE_TILE, 3) : 0));
     double packed = back ? PLANES_WEIGHT * depth * (double)(to * g->groups) : 0;
     return vectors * (depth * (rows / 2 / PLANES_EFFICIENCY + copy) + PLANES_STORE * (double)to) + packed;
-}
-
-static double image_bytes(ptrdiff_t batch, ptrdiff_t channels, ptrdiff_t pixels) {
-    return (double)(batch * pixels) * (double)channels * sizeof(real);
 }
 
 static double convert_cycles(ptrdiff_t batch, ptrdiff_t channels, ptrdiff_t pixels) {
@@ -370,7 +376,7 @@ static int fits_planes(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass
     if (!g->batch || !g->in_channels || !g->out_channels || !g->out_height || !g->out_width) return 0;
     if (!is_depthwise(g))
         return g->kernel_height * g->kernel_width <= CHUNK &&
-               (pass != PYCONV_GRAD_INPUT || (g->stride_height == 1 && g->stride_width == 1));
+               (pass != PYCONV_GRAD_INPUT || is_sparse(g) || (g->stride_height == 1 && g->stride_width == 1));
     double rows = (double)(g->kernel_height * g->dilation_height + g->stride_height),
            columns = (double)(g->out_width * g->stride_width + g->kernel_width * g->dilation_width);
     return rows * columns < MOST_PADDED_ROWS;

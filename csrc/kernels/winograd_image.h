@@ -44,10 +44,10 @@ INLINE ptrdiff_t window_elements(const struct tile_image *image) {
 void VARIANT(make_tiles)(const struct tile_image *, const struct tiling *, ptrdiff_t first, ptrdiff_t count,
                          ptrdiff_t begin, ptrdiff_t end, struct tile_matrix to, real *window);
 
-/* Tiles of one image from (row, column) on: some of a row, or whole rows. */
+/* Tiles of one image: some of a row, or whole rows. */
 struct piece {
-    ptrdiff_t count, row, column, rows, columns; /* in tiles */
-    struct tile_place at;                        /* the first one's */
+    ptrdiff_t count, rows, columns; /* in tiles */
+    struct tile_place at;           /* the first one's */
 };
 
 /* The next piece of `left` tiles from `tile` on: of evenly many in a row, as many as fit a window. */
@@ -62,7 +62,7 @@ INLINE struct piece next_piece(const struct tile_image *image, const struct tili
         ptrdiff_t fit = (WINDOW_PIXELS / ((columns - 1) * step + span) - span) / step + 1;
         rows = max_size(min_size(min_size(left / columns, t->rows - row), fit), 1);
     }
-    return (struct piece){rows * columns, row, column, rows, columns, place_tile(t, tile)};
+    return (struct piece){rows * columns, rows, columns, place_tile(t, tile)};
 }
 
 /* Outputs of a piece, [row][column][channel], `pitch` elements from a column to the next and `width` columns

@@ -41,7 +41,7 @@ EDGES = [1, 4, 5, 6, 7, 11, 12, 13, 14, 15, 16, 17, 31, 32, 33]
 
 
 @pytest.mark.parametrize("channels", [3, 20, 33])
-@pytest.mark.parametrize("geometry", [(1, 1, 0), (3, 1, 1), (3, 2, 1), (5, 1, 2), (7, 2, 3)])
+@pytest.mark.parametrize("geometry", [(1, 1, 0), (1, 2, 0), (3, 1, 1), (3, 2, 1), (5, 1, 2), (7, 2, 3)])
 def test_planes_with_everything_that_is_done_before_they_are_stored(geometry, channels, isa, dtype, rng):
     kernel, stride, padding = geometry
     x, weight = integers(rng, (2, channels, 15, 26), dtype), integers(rng, (37, channels, kernel, kernel), dtype)
