@@ -268,14 +268,6 @@ static void correlate_unit(const struct plane_pass *p, ptrdiff_t unit, const rea
     }
 }
 
-/* The first destination element of a unit */
-static real *unit_begin(const struct plane_pass *p, ptrdiff_t unit) {
-    const struct plane_cut *cut = &p->cut;
-    if (unit >= cut->units) return p->dst + cut->planes * cut->height * p->width;
-    return p->dst +
-           (unit / cut->blocks * cut->group * cut->height + unit % cut->blocks * cut->rows) * p->width;
-}
-
 static void run_planes(const void *context, ptrdiff_t task, void *scratch) {
     const struct plane_pass *p = context;
     struct plane_scratch s = plane_scratch(p, scratch);
@@ -283,7 +275,7 @@ static void run_planes(const void *context, ptrdiff_t task, void *scratch) {
     if (!reads_plane(p, unit / p->cut.blocks * p->cut.group) ||
         !reads_plane(p, min_size(ceil_div(last, p->cut.blocks) * p->cut.group, p->cut.planes) - 1))
         clear_elements(s.lines, p->cut.group * p->cut.lines * p->line.elements);
-    const real *end = unit_begin(p, last);
+    const real *end = p->dst + rows_before(&p->cut, last) * p->width;
     for (; unit < last; unit++) correlate_unit(p, unit, end, &s);
 }
 

@@ -196,6 +196,12 @@ INLINE struct plane_cut cut_planes(const struct plane_line *line, ptrdiff_t plan
     return cut;
 }
 
+/* Destination rows of all planes before those of a unit; of the one after the last: all. */
+INLINE ptrdiff_t rows_before(const struct plane_cut *cut, ptrdiff_t unit) {
+    if (unit >= cut->units) return cut->planes * cut->height;
+    return unit / cut->blocks * cut->group * cut->height + unit % cut->blocks * cut->rows;
+}
+
 /* conv_depthwise_planes_strided.c: the gradient of the input for any stride */
 int VARIANT(grad_input_strided_planes)(const struct pyconv_conv2d *, const real *grad_output,
                                        const real *weight, const real *residual, real *grad_input);

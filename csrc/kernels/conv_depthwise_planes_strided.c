@@ -201,10 +201,7 @@ static void run_strided(const void *context, ptrdiff_t task, void *scratch) {
     const real *end = p->src + cut->planes * pixels;
     ptrdiff_t unit = task * cut->each, last = min_size(unit + cut->each, cut->units);
     clear_elements(scratch, cut->group * lines);
-    const ptrdiff_t next = last / cut->blocks * cut->group; /* the plane that the next task begins with */
-    const real *stop =
-        p->dst + (last < cut->units ? next * each + last % cut->blocks * cut->rows * 2 * g->in_width
-                                    : cut->planes * each);
+    const real *stop = p->dst + rows_before(cut, last) * g->stride_height * g->in_width;
     for (; unit < last; unit++) {
         ptrdiff_t plane = unit / cut->blocks * cut->group, planes = min_size(cut->group, cut->planes - plane);
         ptrdiff_t m = unit % cut->blocks * cut->rows, rows = min_size(cut->rows, cut->height - m);

@@ -95,7 +95,7 @@ INLINE void add_weight_rows(const struct weight_rows *t, const real *x, const in
 /* ---- Squares of taps side by side, of planes as they lie ---- */
 
 /* sum += those of `rows` rows of taps from row k on, of a tile */
-INLINE void add_tile(const struct weight_rows *t, ptrdiff_t tile, const int k, const int rows, const int taps,
+INLINE void add_tile(const struct weight_rows *t, ptrdiff_t tile, ptrdiff_t k, const int rows, const int taps,
                      const int step, const int masked, vec *sum) {
     const ptrdiff_t pitch = t->line->width, width = t->g->out_width;
     const ptrdiff_t j = min_size(tile * LANES, max_size(width - LANES, 0));
@@ -120,10 +120,9 @@ INLINE void add_tile(const struct weight_rows *t, ptrdiff_t tile, const int k, c
     }
 }
 
-INLINE void add_square_rows(const struct weight_rows *t, const int k, const int rows, const int taps,
+INLINE void add_square_rows(const struct weight_rows *t, ptrdiff_t k, const int rows, const int taps,
                             const int step, real *sums) {
-    vec sum[10];
-    sums += k * taps * LANES;
+    vec sum[25];
     UNROLL for (int i = 0; i < rows * taps; i++) sum[i] = load(sums + i * LANES);
     for (ptrdiff_t tile = 0; tile < t->masks->tiles; tile++)
         if (t->masks->edge[tile])
@@ -133,24 +132,25 @@ INLINE void add_square_rows(const struct weight_rows *t, const int k, const int 
     UNROLL for (int i = 0; i < rows * taps; i++) store(sums + i * LANES, sum[i]);
 }
 
-INLINE void add_square(const struct weight_rows *t, const int taps, const int step, real *sums) {
-    if (taps == 3) {
-        add_square_rows(t, 0, 3, 3, step, sums);
-        return;
-    }
-    add_square_rows(t, 0, 2, 5, step, sums);
-    add_square_rows(t, 2, 2, 5, step, sums);
-    add_square_rows(t, 4, 1, 5, step, sums);
-}
+/* ---- The taps of a kernel ---- */
 
 #define ROWS_OF_5 (VECTOR_REGISTERS == 32 ? 5 : 2)
 
-INLINE void add_weight_5(const struct weight_rows *t, const int step, real *sums) {
-    const ptrdiff_t elements = t->line->elements;
-    int k = 0;
-    for (; k + ROWS_OF_5 <= 5; k += ROWS_OF_5)
-        add_weight_rows(t, t->x + k * elements, ROWS_OF_5, 5, step, sums + k * 5 * LANES);
-    if (k < 5) add_weight_rows(t, t->x + k * elements, 1, 5, step, sums + k * 5 * LANES);
+/* Rows [k, k + rows) of taps x taps taps side by side */
+INLINE void add_rows(const struct weight_rows *t, ptrdiff_t k, const int rows, const int taps, const int step,
+                     real *sums) {
+    sums += k * taps * LANES;
+    if (t->masks)
+        add_square_rows(t, k, rows, taps, step, sums);
+    else
+        add_weight_rows(t, t->x + k * t->line->elements, rows, taps, step, sums);
+}
+
+INLINE void add_square(const struct weight_rows *t, const int taps, const int step, real *sums) {
+    const int most = taps == 3 ? 3 : ROWS_OF_5;
+    ptrdiff_t k = 0;
+    for (; k + most <= taps; k += most) add_rows(t, k, most, taps, step, sums);
+    if (k < taps) add_rows(t, k, 1, taps, step, sums);
 }
 
 static void add_weight_any(const struct weight_rows *t, real *sums) {
@@ -170,25 +170,15 @@ static int takes_masks(const struct pyconv_conv2d *g) {
 
 static void add_block(const struct weight_rows *t, real *sums) {
     const struct pyconv_conv2d *g = t->g;
-    const ptrdiff_t step = t->line->step;
-    const ptrdiff_t kernel = walks_planes(g) ? g->kernel_height : 0;
-    const int three = kernel == 3, five = kernel == 5;
-    if (t->masks && three && step == 1)
+    const ptrdiff_t kernel = walks_planes(g) ? g->kernel_height : 0, step = g->stride_height;
+    if (kernel == 3 && step == 1)
         add_square(t, 3, 1, sums);
-    else if (t->masks && three)
+    else if (kernel == 3)
         add_square(t, 3, 2, sums);
-    else if (t->masks && step == 1)
+    else if (kernel == 5 && step == 1)
         add_square(t, 5, 1, sums);
-    else if (t->masks)
+    else if (kernel == 5)
         add_square(t, 5, 2, sums);
-    else if (three && step == 1)
-        add_weight_rows(t, t->x, 3, 3, 1, sums);
-    else if (three)
-        add_weight_rows(t, t->x, 3, 3, 2, sums);
-    else if (five && step == 1)
-        add_weight_5(t, 1, sums);
-    else if (five)
-        add_weight_5(t, 2, sums);
     else
         add_weight_any(t, sums);
 }

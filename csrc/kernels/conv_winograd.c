@@ -82,11 +82,21 @@ static ptrdiff_t tile_outputs(const struct winograd *w) {
     return w->tiling.outputs * (w->c->spread == 2 ? 2 : 1);
 }
 
-/* The same correlation, whose dst is the window of a piece: all outputs of its tiles, of one block,
- * [row][column][BLOCK]. */
-static struct correlation windowed(const struct winograd *w, const struct piece *piece) {
+/* All outputs of a piece's tiles, of one block: [row][column][BLOCK] */
+static struct output_window window_of(const struct winograd *w, const struct piece *piece) {
+    const ptrdiff_t outputs = tile_outputs(w), scale = outputs / w->tiling.outputs;
+    return (struct output_window){.pitch = BLOCK,
+                                  .height = piece->rows * outputs,
+                                  .width = piece->columns * outputs,
+                                  .image = piece->at.image,
+                                  .y = piece->at.y * scale,
+                                  .x = piece->at.x * scale};
+}
+
+/* The same correlation, whose dst is such a window */
+static struct correlation windowed(const struct winograd *w, const struct output_window *window) {
     struct correlation c = *w->c;
-    c.dst_row = piece->columns * tile_outputs(w) * BLOCK, c.dst_column = BLOCK, c.dst_image = 0;
+    c.dst_row = window->width * BLOCK, c.dst_column = BLOCK, c.dst_image = 0;
     c.dst_height = w->tiling.rows * tile_outputs(w), c.dst_width = w->tiling.columns * tile_outputs(w);
     c.epilogue.residual = NULL, c.epilogue.relu = 0;
     return c;
@@ -97,14 +107,14 @@ static void find_window_places(const struct winograd *w, ptrdiff_t first, ptrdif
     struct piece *piece = p->piece;
     for (ptrdiff_t t = 0; t < tiles; t += piece++->count) {
         *piece = next_piece(&w->image, &w->tiling, first + t, tiles - t);
-        const struct correlation c = windowed(w, piece);
-        struct winograd window = *w;
-        window.c = &c;
-        const ptrdiff_t scale = tile_outputs(w) / w->tiling.outputs,
-                        base = scale * (piece->at.y * c.dst_row + piece->at.x * c.dst_column);
+        const struct output_window window = window_of(w, piece);
+        const struct correlation c = windowed(w, &window);
+        struct winograd to = *w;
+        to.c = &c;
+        const ptrdiff_t base = window.y * c.dst_row + window.x * c.dst_column;
         for (ptrdiff_t i = 0; i < piece->count; i++)
             for (int residue = 0; residue < w->kind->residues; residue++, place++) {
-                *place = w->kind->place_output(&window, first + t + i, residue);
+                *place = w->kind->place_output(&to, first + t + i, residue);
                 place->offset -= base;
             }
     }
@@ -189,27 +199,19 @@ static void put_tiles(const struct winograd *w, const struct output_place *place
 
 /* The same by way of a window to planes */
 static void put_pieces(const struct winograd *w, const struct places *places, ptrdiff_t tiles,
-                       ptrdiff_t begin, ptrdiff_t count, const real *m, real *window, vec *check) {
+                       ptrdiff_t begin, ptrdiff_t count, const real *m, real *pixels, vec *check) {
     const struct output_place *place = places->at;
     const struct piece *piece = places->piece;
     for (ptrdiff_t t = 0; t < tiles; t += piece++->count) {
-        struct correlation c = windowed(w, piece);
+        struct output_window window = window_of(w, piece);
+        window.pixels = pixels, window.channel = begin, window.channels = count;
+        struct correlation c = windowed(w, &window);
         struct winograd to = *w;
         to.c = &c;
-        c.dst = window;
+        c.dst = pixels;
         if (c.epilogue.bias) c.epilogue.bias = (const real *)c.epilogue.bias + begin;
         put_tiles(&to, place + t * w->kind->residues, piece->count, 0, count, m + t * BLOCK, check);
-        const ptrdiff_t outputs = tile_outputs(w), scale = outputs / w->tiling.outputs;
-        const struct output_window shown = {.pixels = window,
-                                            .pitch = BLOCK,
-                                            .height = piece->rows * outputs,
-                                            .width = piece->columns * outputs,
-                                            .channel = begin,
-                                            .channels = count,
-                                            .image = piece->at.image,
-                                            .y = piece->at.y * scale,
-                                            .x = piece->at.x * scale};
-        VARIANT(put_window)(w->c, &shown);
+        VARIANT(put_window)(w->c, &window);
     }
 }
 

@@ -1,5 +1,6 @@
 /* Tiles from an image, and outputs back to it; winograd_image.h has the formats. */
 #include "tile.h"
+#include "transpose.h"
 #include "winograd_image.h"
 
 /* ---- Channels-last: pixels where they are ---- */
@@ -45,12 +46,8 @@ INLINE void split_pixels(const real *from, ptrdiff_t area, ptrdiff_t channels, p
         transpose_lanes(square);
         UNROLL for (int l = 0; l < LANES; l++) store(to + l * WINDOW_CHANNELS, square[l]);
     }
-    for (; p < pixels; p += LANES, to += LANES * WINDOW_CHANNELS) {
-        UNROLL for (int l = 0; l < LANES; l++) square[l] =
-            l < channels ? load_first(from + l * area + p, min_size(pixels - p, LANES)) : (vec){0};
-        transpose_lanes(square);
-        UNROLL for (int l = 0; l < LANES; l++) store(to + l * WINDOW_CHANNELS, square[l]);
-    }
+    for (; p < pixels; p += LANES, to += LANES * WINDOW_CHANNELS)
+        transpose_square(from + p, area, channels, min_size(LANES, pixels - p), to, WINDOW_CHANNELS);
 }
 
 /* `channels` planes from `plane` on. */
