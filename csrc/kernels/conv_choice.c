@@ -76,6 +76,7 @@ static int fits_scatter(const struct pyconv_conv2d *g) {
 #define LONE_VECTORS 1.2   /* tiles of a single vector, which are read line by line */
 #define L2_BYTES 1.9e6
 #define L3_BYTES 16.0 /* a cycle */
+#define FILTER_TIMES 7.0
 
 static double beyond_l2(double bytes) { return bytes > L2_BYTES ? bytes - L2_BYTES : 0; }
 
@@ -156,15 +157,16 @@ static double line_cycles(const struct pyconv_conv2d *g, enum pyconv_conv_pass p
            filter * taps * (double)from * to_vectors;
 }
 
-/* What exceeds L2 comes from L3: transformed filters for every group of tiles, after they were written, and a
- * group's tiles for every block of filters, in streams so short that each byte costs thrice. Or, where each
- * block of filters is made where it is used, all tiles for every block, which square kernels fetch in time.
+/* What exceeds L2 comes from L3: transformed filters for every group of tiles, after they were written, which
+ * takes as long as FILTER_TIMES of these (81 matrices of 512 x 512 fill 85 MB: Zen 3); and a group's tiles
+ * for every block of filters, in streams so short that each byte costs thrice. Or, where each block of
+ * filters is made where it is used, all tiles for every block, which square kernels fetch in time.
  */
 static double travel_cycles(double tiles, double planes, double matrices, ptrdiff_t from, ptrdiff_t to) {
     double filter_bytes = matrices * (double)from * (double)to * sizeof(real), blocks = (double)to / BLOCK;
     double tile_bytes = planes * (double)from * sizeof(real), group = tiles < TILE ? tiles : TILE;
     double again = beyond_l2(tile_bytes * group) > 0 ? 3 * tile_bytes * tiles * blocks : 0;
-    double times = tiles < TILE ? tiles / TILE : tiles / TILE + 2;
+    double times = tiles < TILE ? tiles / TILE : tiles / TILE + FILTER_TIMES;
     double travel = beyond_l2(filter_bytes) * times + again;
     if (planes == matrices && tile_bytes * tiles <= MOST_SHARED && tile_bytes * tiles * blocks < travel)
         travel = tile_bytes * tiles * blocks;

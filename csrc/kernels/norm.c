@@ -7,161 +7,42 @@
  * sums that are taken here. Batch norm is batch = 1 with rows = N H W; instance and group norm are
  * batch = N. norm_planes.c does the same for channels-first memory.
  *
- * All passes are bound by memory. A row of few channels would waste lanes, so wide rows of several rows
- * are formed whose width is a multiple of the vector and about WIDTH elements; parameters are repeated
- * to that width. Rows of more than BLOCK channels are cut into blocks. A task is a piece of at most MAX_ROWS
- * wide rows, or one block of them; its sums are of `real`, those across pieces of double, in order.
+ * All passes are bound by memory; norm_rows.h tells what a task is.
  */
-#include "kernels/norm.h"
-#include "parallel.h"
-#include "pyconv.h"
-#include "simd.h"
+#include "kernels/norm_rows.h"
 
-#define WIDTH ((ptrdiff_t)64)
-#define MAX_WIDTH ((ptrdiff_t)1024)
-#define BLOCK ((ptrdiff_t)2048)
-#define MAX_ROWS ((ptrdiff_t)512)
-#define MIN_ROWS ((ptrdiff_t)64)
-#define CHUNK ((ptrdiff_t)32768) /* elements of a task, between these bounds: stays in L2 */
-#define GROUP 8                  /* wide rows summed before an accumulator is stored */
+#define GROUP 8 /* wide rows summed before an accumulator is stored */
+#define SIDE 4  /* vectors of a row that are summed together: whole cache lines */
 #define SAMPLES 4
 #define MOMENT_SLOTS 5 /* three arrays of `real` and one of double, of a wide row */
-/* A core streams about 10 bytes a nanosecond. */
-#define NANOSECONDS(bytes) ((double)(bytes) / 10.0)
-
-/* How the memory is cut, in elements. */
-struct cut {
-    ptrdiff_t repeat, stride; /* rows to a wide row, and its elements: repeat * channels */
-    ptrdiff_t blocks, width;  /* blocks to a wide row, and the width of one, but perhaps of the last */
-    ptrdiff_t entry, pieces;  /* rows * channels, and into how many pieces it goes */
-    ptrdiff_t piece;          /* wide rows to a piece, times stride */
-    size_t padded;            /* bytes of an array of width elements, whole vectors */
-};
-
-static struct cut cut_norm(const struct pyconv_norm *norm) {
-    struct cut cut = {.repeat = 1, .blocks = 1, .entry = norm->rows * norm->channels};
-    ptrdiff_t channels = max_size(norm->channels, 1), repeat = 1;
-    while (repeat * channels % LANES || repeat * channels < WIDTH) repeat++;
-    if (repeat * channels <= MAX_WIDTH) cut.repeat = repeat; /* else each row ends in a part of a vector */
-    cut.stride = cut.width = cut.repeat * channels;
-    if (channels > BLOCK) {
-        cut.blocks = ceil_div(channels, BLOCK);
-        cut.width = BLOCK;
-    }
-    cut.piece = min_size(max_size(CHUNK / cut.width, MIN_ROWS), MAX_ROWS) * cut.stride;
-    cut.pieces = ceil_div(cut.entry, cut.piece);
-    cut.padded = (size_t)(ceil_div(cut.width, LANES) * LANES) * sizeof(real);
-    return cut;
-}
-
-struct job;
-/* Two passes over each batch entry, and what is made of the first one's sums. */
-struct passes {
-    parallel_task *first, *second;
-    void (*between)(const struct job *job, ptrdiff_t entry);
-};
-
-struct job {
-    const struct pyconv_norm *norm;
-    struct cut cut;
-    const real *x, *g, *other; /* input, gradient of the output, and residual or output */
-    const double *a, *b, *c;
-    real *result, *masked;
-    double *partial; /* [batch entry][piece][2][channels] */
-    struct passes passes;
-    const struct pyconv_group_norm *groups;
-    double *sum, *product, *tilt, *pull; /* of the gradient: [batch entry][channels] */
-};
-
-/* What a task works on: `count` elements from `start`, `width` in each wide row; the last may have fewer. */
-struct range {
-    ptrdiff_t entry, unit; /* the batch entry, and the piece among all entries' */
-    ptrdiff_t first;       /* the first channel of the block */
-    ptrdiff_t start, count, width;
-};
-
-static struct range range_of(const struct job *job, ptrdiff_t task) {
-    const struct cut *cut = &job->cut;
-    struct range range = {
-        .unit = task / cut->blocks, .first = task % cut->blocks * BLOCK, .width = cut->width};
-    ptrdiff_t begin = range.unit % cut->pieces * cut->piece;
-    range.entry = range.unit / cut->pieces;
-    range.start = range.entry * cut->entry + begin + range.first;
-    range.count = min_size(cut->piece, cut->entry - begin);
-    if (cut->blocks > 1) {
-        range.width = min_size(BLOCK, job->norm->channels - range.first);
-        range.count = range.count / cut->stride * range.width;
-    }
-    return range;
-}
-
-/* The n-th array of width elements in a task's scratch. */
-static real *slot(const struct job *job, void *scratch, int n) {
-    return (real *)((char *)scratch + (size_t)n * job->cut.padded);
-}
-
-/* The number of different channels in a range. */
-static ptrdiff_t channels_of(const struct job *job, const struct range *range) {
-    return min_size(range->width, job->norm->channels);
-}
-
-/* Values of the range's channels, repeated to the width of a wide row in slot n. */
-static const real *spread(const struct job *job, void *scratch, int n, const struct range *range,
-                          const double *values) {
-    ptrdiff_t channels = channels_of(job, range);
-    real *wide = slot(job, scratch, n);
-    for (ptrdiff_t i = 0; i < channels; i++) wide[i] = (real)values[i];
-    for (ptrdiff_t i = channels; i < range->width; i++) wide[i] = wide[i - channels];
-    return wide;
-}
-
-/* The same for a parameter of every batch entry and channel, which may be NULL where it is not needed. */
-static const real *parameter(const struct job *job, void *scratch, int n, const struct range *range,
-                             const double *values) {
-    if (!values) return slot(job, scratch, n);
-    return spread(job, scratch, n, range, values + range->entry * job->norm->channels + range->first);
-}
-
-/* The sum over the repeats of each channel, in double. */
-static void fold(const struct job *job, const struct range *range, const real *wide, double *sums) {
-    ptrdiff_t channels = channels_of(job, range);
-    for (ptrdiff_t i = 0; i < channels; i++) sums[i] = (double)wide[i];
-    for (ptrdiff_t r = 1; r < job->cut.repeat; r++)
-        for (ptrdiff_t i = 0; i < channels; i++) sums[i] += (double)wide[r * channels + i];
-}
-
-/* Where a range's partial sums number `which` go. */
-static double *partial_of(const struct job *job, const struct range *range, int which) {
-    return job->partial + (2 * range->unit + which) * job->norm->channels + range->first;
-}
-
-static int run(const struct job *job, parallel_task *task, int slots, ptrdiff_t streams) {
-    ptrdiff_t entries = job->norm->batch, elements = entries * job->cut.entry;
-    if (elements == 0) return PYCONV_OK;
-    double cost = NANOSECONDS((double)streams * (double)elements * (double)sizeof(real));
-    return parallel_run(entries * job->cut.pieces * job->cut.blocks, cost, (size_t)slots * job->cut.padded,
-                        task, job);
-}
-
-/* Two doubles for each channel and piece. */
-static int alloc_partial(struct job *job, size_t *bytes) {
-    size_t units = (size_t)(job->norm->batch * job->cut.pieces), each = 2 * sizeof(double);
-    if (__builtin_mul_overflow(units * each, (size_t)job->norm->channels, bytes)) return PYCONV_NO_MEMORY;
-    job->partial = pyconv_alloc(*bytes);
-    return job->partial ? PYCONV_OK : PYCONV_NO_MEMORY;
-}
-
-/* Sums of a whole batch entry: over its pieces' partial sums number `which`, in order. */
-static void add_partial(const struct job *job, ptrdiff_t entry, int which, double *sums) {
-    ptrdiff_t channels = job->norm->channels;
-    for (ptrdiff_t i = 0; i < channels; i++) sums[i] = 0;
-    for (ptrdiff_t piece = 0; piece < job->cut.pieces; piece++) {
-        const double *partial = job->partial + (2 * (entry * job->cut.pieces + piece) + which) * channels;
-        for (ptrdiff_t i = 0; i < channels; i++) sums[i] += partial[i];
-    }
-}
 
 /* ---- Mean, and sum of squared distances from it ---- */
+
+/* Add to `vectors` vectors of the sums: over GROUP rows of x. */
+INLINE void sum_group(const real *x, ptrdiff_t stride, int vectors, const real *center, real *sum,
+                      real *squares) {
+    vec sums[SIDE] = {{0}}, totals[SIDE] = {{0}};
+    for (int row = 0; row < GROUP; row++, x += stride)
+        UNROLL for (int v = 0; v < vectors; v++)
+            add_distances(load(x + v * LANES) - load(center + v * LANES), sums + v, totals + v);
+    UNROLL for (int v = 0; v < vectors; v++) {
+        store(sum + v * LANES, load(sum + v * LANES) + sums[v]);
+        store(squares + v * LANES, load(squares + v * LANES) + totals[v]);
+    }
+}
+
+/* The same for one vector of `lanes` lanes, where the group need not be whole: of its wide rows, `rest`
+ * elements are there from x on. */
+static void sum_rest(const real *x, ptrdiff_t stride, ptrdiff_t rest, ptrdiff_t width, ptrdiff_t lanes,
+                     const real *center, real *sum, real *squares) {
+    vec sums = {0}, totals = {0};
+    for (int row = 0; row < GROUP && rest > 0; row++, rest -= width, x += stride) {
+        ptrdiff_t n = min_size(lanes, rest);
+        add_distances(first_lanes(load_first(x, n) - load(center), n, (vec){0}), &sums, &totals);
+    }
+    store(sum, load(sum) + sums);
+    store(squares, load(squares) + totals);
+}
 
 /* sum[j] = the sum over the rows of the distance x[row][j] - center[j], squares[j] = that of its square */
 static void sum_rows(const struct job *job, const struct range *range, const real *center, real *sum,
@@ -169,23 +50,18 @@ static void sum_rows(const struct job *job, const struct range *range, const rea
     const real *x = job->x + range->start;
     ptrdiff_t width = range->width, stride = job->cut.stride;
     for (ptrdiff_t j = 0; j < width; j += LANES) store(sum + j, (vec){0}), store(squares + j, (vec){0});
-    for (ptrdiff_t i = 0; i < range->count; i += GROUP * width, x += GROUP * stride)
-        for (ptrdiff_t j = 0; j < width; j += LANES) {
-            vec middle = load(center + j), sums = {0}, total = {0};
-            ptrdiff_t rest = range->count - i - j, lanes = min_size(LANES, width - j);
-            if (lanes == LANES && rest >= (GROUP - 1) * width + LANES) {
-                UNROLL for (int row = 0; row < GROUP; row++)
-                    add_distances(load(x + row * stride + j) - middle, &sums, &total);
-            } else {
-                for (int row = 0; row < GROUP && rest > row * width; row++) {
-                    ptrdiff_t n = min_size(lanes, rest - row * width);
-                    vec distance = load_first(x + row * stride + j, n) - middle;
-                    add_distances(first_lanes(distance, n, (vec){0}), &sums, &total);
-                }
-            }
-            store(sum + j, load(sum + j) + sums);
-            store(squares + j, load(squares + j) + total);
+    for (ptrdiff_t i = 0; i < range->count; i += GROUP * width, x += GROUP * stride) {
+        ptrdiff_t j = 0, rest = range->count - i;
+        if (rest >= GROUP * width) {
+            for (; j + SIDE * LANES <= width; j += SIDE * LANES)
+                sum_group(x + j, stride, SIDE, center + j, sum + j, squares + j);
+            for (; j + LANES <= width; j += LANES)
+                sum_group(x + j, stride, 1, center + j, sum + j, squares + j);
         }
+        for (; j < width; j += LANES)
+            sum_rest(x + j, stride, rest - j, width, min_size(LANES, width - j), center + j, sum + j,
+                     squares + j);
+    }
 }
 
 /* Sums of the distances from each channel's center, and of their squares; in slots 0 to 2. */
@@ -332,7 +208,7 @@ INLINE vec gradient_after(enum mask mask, const struct job *job, const struct wi
     return masked(z, g, wide->ceiling);
 }
 
-/* One vector (n lanes of it) of the sums of g and of g * (x - mean). */
+/* Add one vector (n lanes of it) to the sums of g and of g * (x - mean). */
 INLINE void sum_vector(enum mask mask, const struct job *job, const struct wide *wide, ptrdiff_t at,
                        ptrdiff_t j, ptrdiff_t n, vec *sum, vec *product) {
     vec x = load_some(job->x + at, n);
@@ -347,6 +223,30 @@ INLINE void sum_vector(enum mask mask, const struct job *job, const struct wide 
     *product += g * (x - mean);
 }
 
+/* As sum_group: GROUP rows from element `at` on, which is element j of a wide row. */
+INLINE void gradient_group(enum mask mask, const struct job *job, const struct wide *wide, ptrdiff_t at,
+                           ptrdiff_t j, int vectors, real *sums, real *products) {
+    vec sum[SIDE] = {{0}}, product[SIDE] = {{0}};
+    for (int row = 0; row < GROUP; row++, at += job->cut.stride)
+        UNROLL for (int v = 0; v < vectors; v++)
+            sum_vector(mask, job, wide, at + v * LANES, j + v * LANES, LANES, sum + v, product + v);
+    UNROLL for (int v = 0; v < vectors; v++) {
+        store(sums + j + v * LANES, load(sums + j + v * LANES) + sum[v]);
+        store(products + j + v * LANES, load(products + j + v * LANES) + product[v]);
+    }
+}
+
+/* As sum_rest. */
+INLINE void gradient_rest(enum mask mask, const struct job *job, const struct wide *wide, ptrdiff_t at,
+                          ptrdiff_t j, ptrdiff_t rest, const struct range *range, real *sums,
+                          real *products) {
+    vec sum = {0}, product = {0};
+    for (int row = 0; row < GROUP && rest > 0; row++, rest -= range->width, at += job->cut.stride)
+        sum_vector(mask, job, wide, at, j, min_size(min_size(LANES, range->width - j), rest), &sum, &product);
+    store(sums + j, load(sums + j) + sum);
+    store(products + j, load(products + j) + product);
+}
+
 INLINE void sum_gradients(enum mask mask, const struct job *job, const struct range *range,
                           const struct wide *wide, real *sums, real *products) {
     ptrdiff_t width = range->width, stride = job->cut.stride, at = range->start;
@@ -355,20 +255,15 @@ INLINE void sum_gradients(enum mask mask, const struct job *job, const struct ra
         store(products + j, (vec){0});
     }
     for (ptrdiff_t i = 0; i < range->count; i += GROUP * width, at += GROUP * stride) {
-        for (ptrdiff_t j = 0; j < width; j += LANES) {
-            vec sum = {0}, product = {0};
-            ptrdiff_t rest = range->count - i - j, lanes = min_size(LANES, width - j);
-            if (lanes == LANES && rest >= (GROUP - 1) * width + LANES) {
-                for (int row = 0; row < GROUP; row++)
-                    sum_vector(mask, job, wide, at + row * stride + j, j, LANES, &sum, &product);
-            } else {
-                for (int row = 0; row < GROUP && rest > row * width; row++)
-                    sum_vector(mask, job, wide, at + row * stride + j, j, min_size(lanes, rest - row * width),
-                               &sum, &product);
-            }
-            store(sums + j, load(sums + j) + sum);
-            store(products + j, load(products + j) + product);
+        ptrdiff_t j = 0, rest = range->count - i;
+        if (rest >= GROUP * width) {
+            for (; j + SIDE * LANES <= width; j += SIDE * LANES)
+                gradient_group(mask, job, wide, at + j, j, SIDE, sums, products);
+            for (; j + LANES <= width; j += LANES)
+                gradient_group(mask, job, wide, at + j, j, 1, sums, products);
         }
+        for (; j < width; j += LANES)
+            gradient_rest(mask, job, wide, at + j, j, rest - j, range, sums, products);
     }
 }
 

@@ -18,7 +18,7 @@
 struct passes;
 struct job {
     const struct pyconv_norm *norm;
-    ptrdiff_t planes, pieces, together; /* pieces of a plane, and planes to a task where that is one */
+    ptrdiff_t planes, pieces, together; /* pieces of a plane, and how many make about PIECE elements */
     const real *x, *g, *other;          /* input, gradient of the output, and residual or output */
     const double *a, *b, *c;
     real *result, *masked;
@@ -43,21 +43,26 @@ static struct job new_job(const struct pyconv_norm *norm) {
                         .together = max_size(PIECE / rows, 1)};
 }
 
-INLINE void run_task(const struct job *job, ptrdiff_t task, run_piece *run) {
-    ptrdiff_t rows = job->norm->rows, group = task / job->pieces, piece = task % job->pieces;
-    ptrdiff_t end = min_size((group + 1) * job->together, job->planes);
-    for (ptrdiff_t plane = group * job->together; plane < end; plane++) {
-        ptrdiff_t begin = piece * PIECE, unit = plane * job->pieces + piece;
+/* Run over the pieces from `first` to `end`, counted over all planes. */
+INLINE void run_pieces(const struct job *job, ptrdiff_t first, ptrdiff_t end, run_piece *run) {
+    ptrdiff_t rows = job->norm->rows;
+    for (ptrdiff_t at = first; at < end; at++) {
+        ptrdiff_t plane = at / job->pieces, begin = at % job->pieces * PIECE;
         run(job, (struct piece){plane, plane * rows + begin, min_size(PIECE, rows - begin),
-                                job->partial + 2 * unit});
+                                job->partial + 2 * at});
     }
+}
+
+INLINE void run_task(const struct job *job, ptrdiff_t task, run_piece *run) {
+    ptrdiff_t first = task * job->together, all = job->planes * job->pieces;
+    run_pieces(job, first, min_size(first + job->together, all), run);
 }
 
 static int run_all(const struct job *job, parallel_task *task, ptrdiff_t streams) {
     ptrdiff_t elements = job->planes * job->norm->rows;
     if (elements == 0) return PYCONV_OK;
     double cost = NANOSECONDS((double)streams * (double)elements * (double)sizeof(real));
-    return parallel_run(ceil_div(job->planes, job->together) * job->pieces, cost, 0, task, job);
+    return parallel_run(ceil_div(job->planes * job->pieces, job->together), cost, 0, task, job);
 }
 
 static int alloc_partial(struct job *job, size_t *bytes) {
@@ -348,26 +353,23 @@ static ptrdiff_t units_together(const struct job *job) {
     return max_size(PIECE / (job->norm->rows * unit_planes(job)), 1);
 }
 
-/* Run over a unit's pieces; the second pass goes backwards: what the first has read last is still in L2. */
-static void each_piece(const struct job *job, ptrdiff_t unit, run_piece *run, int backwards) {
-    ptrdiff_t pieces = unit_planes(job) * job->pieces, rows = job->norm->rows;
-    for (ptrdiff_t i = 0; i < pieces; i++) {
-        ptrdiff_t at = unit * pieces + (backwards ? pieces - 1 - i : i);
-        ptrdiff_t plane = at / job->pieces, begin = at % job->pieces * PIECE;
-        run(job, (struct piece){plane, plane * rows + begin, min_size(PIECE, rows - begin),
-                                job->partial + 2 * at});
-    }
+/* Both passes over a unit. The second takes stretches of about PIECE elements from the end: what the first
+ * has read last is still in L2. */
+static void run_unit(const struct job *job, ptrdiff_t unit) {
+    ptrdiff_t pieces = unit_planes(job) * job->pieces, first = unit * pieces;
+    run_pieces(job, first, first + pieces, job->passes->first);
+    job->passes->between(job, unit);
+    if (!job->result) return;
+    for (ptrdiff_t end = first + pieces; end > first; end -= job->together)
+        run_pieces(job, max_size(end - job->together, first), end, job->passes->second);
 }
 
 static void run_units(const void *context, ptrdiff_t task, void *scratch) {
     (void)scratch;
     const struct job *job = context;
     ptrdiff_t units = job->norm->batch * job->groups->groups, together = units_together(job);
-    for (ptrdiff_t unit = task * together; unit < min_size((task + 1) * together, units); unit++) {
-        each_piece(job, unit, job->passes->first, 0);
-        job->passes->between(job, unit);
-        if (job->result) each_piece(job, unit, job->passes->second, 1);
-    }
+    for (ptrdiff_t unit = task * together; unit < min_size((task + 1) * together, units); unit++)
+        run_unit(job, unit);
 }
 
 static int run_passes(struct job *job, const struct passes *passes, ptrdiff_t streams) {

@@ -67,15 +67,16 @@ static void sum_alike(const real *x, ptrdiff_t rows, ptrdiff_t n, struct divisor
         sum_divided(x, rows, n, divisor, sum);
 }
 
-/* sum[j][c] = the sum over the windows of rows that cover h of grad_output / divisor */
-static void sum_rows(const struct avg_pool_backward *job, ptrdiff_t row, const real *divisors, real *sum) {
+/* sum[j][c] = the sum over the windows of rows that cover row h of grad_output / divisor */
+static void sum_rows(const struct avg_pool_backward *job, ptrdiff_t image, ptrdiff_t h, const real *divisors,
+                     real *sum) {
     const struct pyconv_pool *pool = &job->pool;
     const struct window *column = job->axes.column.window;
-    struct cover cover = job->axes.row.cover[row % pool->height];
+    struct cover cover = job->axes.row.cover[h];
     ptrdiff_t channels = pool->channels, elements = pool->out_width * channels,
               rows = cover.last - cover.first;
     const struct window *window = job->axes.row.window + cover.first;
-    const real *from = job->grad_output + (row / pool->height * pool->out_height + cover.first) * elements;
+    const real *from = job->grad_output + (image * pool->out_height + cover.first) * elements;
     if (rows == 0) memset(sum, 0, (size_t)elements * sizeof(real));
     if (job->one_divisor && rows > 1 && alike(window, rows) == rows) {
         sum_alike(from, rows, elements, divide_by(window->divisor, column->divisor), sum);
@@ -110,7 +111,7 @@ INLINE void sum_columns(const real *sum, ptrdiff_t n, ptrdiff_t channels, real *
     }
 }
 
-static void backward_row(const struct avg_pool_backward *job, const real *sum, real *grad_input) {
+static void backward_channels(const struct avg_pool_backward *job, const real *sum, real *grad_input) {
     ptrdiff_t channels = job->pool.channels;
     for (ptrdiff_t w = 0; w < job->pool.width; w++, grad_input += channels) {
         struct cover cover = job->axes.column.cover[w];
@@ -137,6 +138,24 @@ INLINE vec sum_copies(const real *sum, ptrdiff_t copies) {
     return total;
 }
 
+/* A stride of 2: `even` windows cover each even pixel, `odd` each odd one. */
+INLINE void backward_pairs(const struct pyconv_pool *pool, const real *sum, ptrdiff_t even, ptrdiff_t odd,
+                           real *grad_input) {
+    ptrdiff_t padding = pool->padding[1], width = pool->width;
+    for (ptrdiff_t w = 0; w < width; w += 2 * LANES) {
+        vec a = sum_copies(sum + (padding + w) / 2, even);
+        vec b = sum_copies(sum + (padding + w + 1) / 2, odd);
+        vec zipped[2] = {zip_low(a, b), zip_high(a, b)};
+        for (int i = 0; i < 2; i++) {
+            ptrdiff_t at = w + i * LANES;
+            if (at + LANES <= width)
+                store(grad_input + at, zipped[i]);
+            else if (at < width)
+                store_first(grad_input + at, zipped[i], width - at);
+        }
+    }
+}
+
 /* One channel: the pixels w = m S + a - P of phase a are covered by the windows m, m - 1, ... with the taps
  * a, a + S, ...; so a phase is a sum of shifted copies of `sum`, which has zeros on either side. */
 static void backward_line(const struct avg_pool_backward *job, const real *sum, real *grad_input) {
@@ -152,20 +171,11 @@ static void backward_line(const struct avg_pool_backward *job, const real *sum, 
                 store_first(grad_input + w, total, width - w);
         }
     } else if (stride == 2) {
-        /* the phases of the even and of the odd pixels */
         ptrdiff_t even = (kernel - padding % 2 + 1) / 2, odd = (kernel - (padding + 1) % 2 + 1) / 2;
-        for (ptrdiff_t w = 0; w < width; w += 2 * LANES) {
-            vec a = sum_copies(sum + (padding + w) / 2, even),
-                b = sum_copies(sum + (padding + w + 1) / 2, odd);
-            vec zipped[2] = {zip_low(a, b), zip_high(a, b)};
-            for (int i = 0; i < 2; i++) {
-                ptrdiff_t at = w + i * LANES;
-                if (at + LANES <= width)
-                    store(grad_input + at, zipped[i]);
-                else if (at < width)
-                    store_first(grad_input + at, zipped[i], width - at);
-            }
-        }
+        if (even == 1 && odd == 1)
+            backward_pairs(pool, sum, 1, 1, grad_input);
+        else
+            backward_pairs(pool, sum, even, odd, grad_input);
     } else {
         for (ptrdiff_t w = 0; w < width; w++) {
             ptrdiff_t m = (w + padding) / stride, a = (w + padding) % stride;
@@ -188,38 +198,46 @@ static void backward_runs(const struct avg_pool_backward *job, const real *sum, 
     }
 }
 
-/* Whether a row sees the same windows as the one above. */
-INLINE int repeats(const struct avg_pool_backward *job, ptrdiff_t row) {
-    ptrdiff_t h = row % job->pool.height;
-    const struct cover *now = job->axes.row.cover + h;
-    return h > 0 && now->first == now[-1].first && now->last == now[-1].last;
+static void backward_row(const struct avg_pool_backward *job, const real *sum, real *grad_input) {
+    if (job->ordinary)
+        backward_line(job, sum, grad_input);
+    else if (job->runs.size)
+        backward_runs(job, sum, grad_input);
+    else
+        backward_channels(job, sum, grad_input);
 }
 
-/* Blocks of rows, as in the forward pass: first what each is made of, then the rows themselves. */
+/* How many of `rows` rows of the input, from h on, see the same windows. */
+INLINE ptrdiff_t same_rows(const struct avg_pool_backward *job, ptrdiff_t h, ptrdiff_t rows) {
+    const struct cover *cover = job->axes.row.cover + h;
+    ptrdiff_t n = 1;
+    while (n < rows && cover[n].first == cover->first && cover[n].last == cover->last) n++;
+    return n;
+}
+
+/* Blocks of rows that differ, as in the forward pass: first what each is made of, then the rows themselves.
+ */
 static void run_backward(const void *context, ptrdiff_t task, void *scratch) {
     const struct avg_pool_backward *job = context;
     const struct pyconv_pool *pool = &job->pool;
     struct pool_part part = task_part(&job->cut, task);
     ptrdiff_t margin = job->ordinary ? left_margin(pool) : 0, elements = pool->width * pool->channels;
     real *sums = (real *)scratch + margin, *divisors = (real *)scratch + job->block * job->sum_elements;
+    real *grad_input = job->grad_input + part.row * elements;
     if (job->ordinary) memset(scratch, 0, (size_t)(job->block * job->sum_elements) * sizeof(real));
-    for (ptrdiff_t j = 0; j < pool->out_width; j++) divisors[j] = (real)job->axes.column.window[j].divisor;
-    for (ptrdiff_t row = part.row, rows; row < part.row_end; row += rows) {
-        rows = min_size(job->block, part.row_end - row);
-        for (ptrdiff_t k = 0; k < rows; k++)
-            if (row + k == part.row || !repeats(job, row + k))
-                sum_rows(job, row + k, divisors, sums + k * job->sum_elements);
-        for (ptrdiff_t k = 0; k < rows; k++) {
-            const real *sum = sums + k * job->sum_elements;
-            real *grad_input = job->grad_input + (row + k) * elements;
-            if (row + k > part.row && repeats(job, row + k))
+    for (ptrdiff_t j = 0; j < pool->out_width && !job->one_divisor; j++)
+        divisors[j] = (real)job->axes.column.window[j].divisor;
+    for (ptrdiff_t row = part.row; row < part.row_end;) {
+        ptrdiff_t same[MOST_ROWS], count = 0;
+        for (; count < job->block && row < part.row_end; row += same[count++]) {
+            ptrdiff_t image = row / pool->height, h = row % pool->height;
+            same[count] = same_rows(job, h, min_size(part.row_end - row, pool->height - h));
+            sum_rows(job, image, h, divisors, sums + count * job->sum_elements);
+        }
+        for (ptrdiff_t k = 0; k < count; k++) {
+            backward_row(job, sums + k * job->sum_elements, grad_input);
+            for (grad_input += elements; --same[k] > 0; grad_input += elements)
                 memcpy(grad_input, grad_input - elements, (size_t)elements * sizeof(real));
-            else if (job->ordinary)
-                backward_line(job, sum, grad_input);
-            else if (job->runs.size)
-                backward_runs(job, sum, grad_input);
-            else
-                backward_row(job, sum, grad_input);
         }
     }
 }

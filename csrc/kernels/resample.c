@@ -23,6 +23,8 @@
 struct job {
     struct pyconv_resample sizes;
     ptrdiff_t rows_per_task;
+    int squares, pairs;      /* takes_squares, takes_pairs */
+    const int32_t *bordered; /* bordered_run */
     const real *input;
     real *output;
 };
@@ -222,32 +224,34 @@ static void across_steps(const struct pyconv_taps *column, enum pyconv_step step
 #undef ACROSS
 }
 
-/* The tables' addresses are held in variables: what is stored could be theirs otherwise, as far as the
- * compiler knows. */
-static void across_plane(const struct pyconv_taps *column, real value, const real *line, real *output) {
-    const int32_t *count = column->count, *place = column->place, *stretch = column->stretch;
-    const int32_t *last = stretch + 2 * column->stretches;
-    const real *weight = column->weight;
-    ptrdiff_t size = column->size;
+/* One pixel of a plane's line. */
+INLINE real pixel_of(const struct pyconv_taps *column, ptrdiff_t j, const real *line, real value) {
+    ptrdiff_t taps = column->count[j];
+    if (taps == 0) return value;
+    real sum = line[place_of(column, j, 0)] * weight_of(column, j, 0);
+    for (ptrdiff_t t = 1; t < taps; t++) sum += line[place_of(column, j, t)] * weight_of(column, j, t);
+    return sum;
+}
+
+/* The table is a copy, and its addresses are in variables: what is stored could be theirs otherwise, as far
+ * as the compiler knows. */
+static void across_plane(const struct pyconv_taps *table, real value, const real *line, real *output) {
+    const struct pyconv_taps column = *table;
+    const int32_t *stretch = column.stretch, *last = stretch + 2 * column.stretches;
     for (ptrdiff_t j = 0, end; stretch < last; stretch += 2, j = end) {
         end = stretch[0];
         enum pyconv_step step = (enum pyconv_step)stretch[1];
-        if (step == PYCONV_STEP_1 && count[j] == 1 && !weight) {
-            copy_elements(line + place[j], end - j, output + j);
+        if (step == PYCONV_STEP_1 && column.count[j] == 1 && !column.weight) {
+            copy_elements(line + column.place[j], end - j, output + j);
             continue;
         }
-        if (step != PYCONV_IRREGULAR && count[j] &&
+        if (step != PYCONV_IRREGULAR && column.count[j] &&
             end - j >= (step == PYCONV_ALTERNATING ? 2 * LANES : LANES)) {
-            across_steps(column, step, j, end, line, output);
+            across_steps(table, step, j, end, line, output);
             continue;
         }
-        if (end - j >= LANES) j = across_irregular(column, j, end, line, output);
-        for (; j < end; j++) {
-            real sum = count[j] ? line[place[j]] * (weight ? weight[j] : 1) : value;
-            for (ptrdiff_t t = 1; t < count[j]; t++)
-                sum += line[place[t * size + j]] * (weight ? weight[t * size + j] : 1);
-            output[j] = sum;
-        }
+        if (end - j >= LANES) j = across_irregular(table, j, end, line, output);
+        for (; j < end; j++) output[j] = pixel_of(&column, j, line, value);
     }
 }
 
@@ -280,64 +284,77 @@ static void add_squares(const struct job *job, ptrdiff_t i, const real *image, r
     }
 }
 
-/* Whether every pixel of a plane's line is the sum of two neighbours, as where images get half as large. */
+/* Whether every pixel of a plane is the sum of two neighbours in two rows, as where images get half as large.
+ */
 static int takes_pairs(const struct pyconv_resample *sizes) {
-    const struct pyconv_taps *column = &sizes->column;
+    const struct pyconv_taps *row = &sizes->row, *column = &sizes->column;
+    for (ptrdiff_t i = 0; i < row->size; i++)
+        if (row->count[i] != 2) return 0;
     return sizes->channels == 1 && column->size >= LANES && column->count[0] == 2 && column->stretches == 1 &&
            column->stretch[1] == PYCONV_STEP_2 && place_of(column, 0, 1) == place_of(column, 0, 0) + 1;
 }
 
-static void add_pairs(const struct job *job, ptrdiff_t i, const real *image, real *output) {
-    const struct pyconv_taps *row = &job->sizes.row, *column = &job->sizes.column;
-    const real *above = image + place_of(row, i, 0) * job->sizes.width;
-    const real *below = image + place_of(row, i, 1) * job->sizes.width;
-    vec a = splat(weight_of(row, i, 0)), b = splat(weight_of(row, i, 1));
-    for (ptrdiff_t step = 0; step < column->size; step += LANES) {
-        ptrdiff_t j = min_size(step, column->size - LANES), x = place_of(column, j, 0);
-        __builtin_prefetch(above + x + AHEAD);
-        __builtin_prefetch(below + x + AHEAD);
-        vec front = a * load_front(above + x) + b * load_front(below + x);
-        vec back = a * load_back(above + x) + b * load_back(below + x);
-        store(output + j, weighted(column, j, 0, even_places(front, back)) +
-                              weighted(column, j, 1, odd_places(front, back)));
+/* Rows from i on, over the ends of images. */
+static void add_pairs(const struct job *job, ptrdiff_t i, ptrdiff_t rows, const real *image, real *output) {
+    const struct pyconv_taps row = job->sizes.row, column = job->sizes.column;
+    ptrdiff_t width = job->sizes.width, height = job->sizes.height, first = column.place[0];
+    for (; rows > 0; rows--, output += column.size) {
+        const real *above = image + place_of(&row, i, 0) * width + first;
+        const real *below = image + place_of(&row, i, 1) * width + first;
+        vec a = splat(weight_of(&row, i, 0)), b = splat(weight_of(&row, i, 1));
+        for (ptrdiff_t step = 0; step < column.size; step += LANES) {
+            ptrdiff_t j = min_size(step, column.size - LANES);
+            __builtin_prefetch(above + 2 * j + AHEAD);
+            __builtin_prefetch(below + 2 * j + AHEAD);
+            vec front = a * load_front(above + 2 * j) + b * load_front(below + 2 * j);
+            vec back = a * load_back(above + 2 * j) + b * load_back(below + 2 * j);
+            store(output + j, weighted(&column, j, 0, even_places(front, back)) +
+                                  weighted(&column, j, 1, odd_places(front, back)));
+        }
+        if (++i == row.size) i = 0, image += height * width;
     }
 }
 
-/* ---- Padding and cutting of planes: a run of pixels and its borders ---- */
+/* ---- Padding and cutting of planes, and their gradients: a run of pixels and its borders ---- */
 
 /* The run of single pixels, LANES or more, that all of a line is but for borders: its stretch, or NULL. */
 static const int32_t *bordered_run(const struct pyconv_resample *sizes) {
-    const struct pyconv_taps *row = &sizes->row, *column = &sizes->column;
-    if (sizes->channels > 1 || row->most > 1 || column->most > 1 || row->weight || column->weight)
-        return NULL;
+    const struct pyconv_taps *column = &sizes->column;
+    if (sizes->channels > 1 || sizes->row.weight || column->weight) return NULL;
     for (ptrdiff_t k = 0, begin = 0; k < column->stretches; begin = column->stretch[2 * k++]) {
         const int32_t *stretch = column->stretch + 2 * k;
-        if (stretch[1] != PYCONV_STEP_1 || !column->count[begin]) continue;
+        if (stretch[1] != PYCONV_STEP_1 || column->count[begin] != 1) continue;
         return column->size - (stretch[0] - begin) < LANES && stretch[0] - begin >= LANES ? stretch : NULL;
     }
     return NULL;
 }
 
-/* Rows [i, i + rows) of the output, over the ends of images. */
-static void add_borders(const struct pyconv_resample *sizes, const int32_t *run, ptrdiff_t i, ptrdiff_t rows,
-                        const real *image, real *output) {
-    const int32_t *count = sizes->column.count, *place = sizes->column.place, *row_count = sizes->row.count,
-                  *row_place = sizes->row.place;
-    ptrdiff_t size = sizes->column.size, height = sizes->row.size, width = sizes->width;
-    ptrdiff_t begin = run > sizes->column.stretch ? run[-2] : 0, end = run[0], from = place[begin];
-    real value = (real)sizes->value;
+INLINE real border_pixel(const struct pyconv_taps *column, ptrdiff_t j, int single, const real *line,
+                         real value) {
+    if (single) return column->count[j] ? line[column->place[j]] : value;
+    return pixel_of(column, j, line, value);
+}
+
+/* Rows from i on, over the ends of images; with `single`, no pixel has more than one tap. */
+INLINE void add_borders(const struct job *job, ptrdiff_t i, ptrdiff_t rows, int single, const real *image,
+                        real *output, real *scratch) {
+    const struct pyconv_taps row = job->sizes.row, column = job->sizes.column;
+    const int32_t *run = job->bordered;
+    ptrdiff_t size = column.size, width = job->sizes.width, height = job->sizes.height;
+    ptrdiff_t begin = run > column.stretch ? run[-2] : 0, end = run[0], from = column.place[begin] - begin;
+    real value = (real)job->sizes.value;
     for (; rows > 0; rows--, output += size) {
-        if (row_count[i]) {
-            const real *line = image + row_place[i] * width;
-            for (ptrdiff_t j = 0; j < begin; j++) output[j] = count[j] ? line[place[j]] : value;
-            for (ptrdiff_t j = begin; j + LANES <= end; j += LANES)
-                store(output + j, load(line + from - begin + j));
-            store(output + end - LANES, load(line + from - begin + end - LANES));
-            for (ptrdiff_t j = end; j < size; j++) output[j] = count[j] ? line[place[j]] : value;
+        if (row.count[i]) {
+            const real *line = image + row.place[i] * width;
+            if (!single && row.count[i] > 1) add_taps(&row, i, image, width, AHEAD, scratch), line = scratch;
+            for (ptrdiff_t j = 0; j < begin; j++) output[j] = border_pixel(&column, j, single, line, value);
+            for (ptrdiff_t j = begin; j + LANES <= end; j += LANES) store(output + j, load(line + from + j));
+            store(output + end - LANES, load(line + from + end - LANES));
+            for (ptrdiff_t j = end; j < size; j++) output[j] = border_pixel(&column, j, single, line, value);
         } else {
             fill(output, size, value);
         }
-        if (++i == height) i = 0, image += sizes->height * width;
+        if (++i == row.size) i = 0, image += height * width;
     }
 }
 
@@ -349,14 +366,19 @@ static void run_rows(const void *context, ptrdiff_t task, void *scratch) {
     const struct pyconv_taps *down = &sizes->row;
     ptrdiff_t channels = sizes->channels, out_elements = sizes->column.size * channels;
     ptrdiff_t begin = task * job->rows_per_task;
-    const int32_t *run = bordered_run(sizes);
-    int squares = takes_squares(sizes), pairs = takes_pairs(sizes);
     ptrdiff_t end = min_size(begin + job->rows_per_task, sizes->images * down->size);
     ptrdiff_t i = begin % down->size, width = sizes->width * channels, elements = sizes->height * width;
     const real *image = job->input + begin / down->size * elements;
     real *output = job->output + begin * out_elements;
-    if (run) {
-        add_borders(sizes, run, i, end - begin, image, output);
+    ptrdiff_t rows = end - begin;
+    if (job->bordered && down->most == 1 && sizes->column.most == 1) {
+        add_borders(job, i, rows, 1, image, output, scratch);
+        return;
+    } else if (job->bordered) {
+        add_borders(job, i, rows, 0, image, output, scratch);
+        return;
+    } else if (job->pairs) {
+        add_pairs(job, i, rows, image, output);
         return;
     }
     for (ptrdiff_t row = begin; row < end; row++, output += out_elements) {
@@ -364,10 +386,8 @@ static void run_rows(const void *context, ptrdiff_t task, void *scratch) {
             fill(output, out_elements, (real)sizes->value);
         } else if (row > begin && i > 0 && repeats(down, i)) {
             copy_elements(output - out_elements, out_elements, output);
-        } else if (squares && down->count[i] == 2) {
+        } else if (job->squares && down->count[i] == 2) {
             add_squares(job, i, image, output);
-        } else if (pairs && down->count[i] == 2) {
-            add_pairs(job, i, image, output);
         } else {
             const real *line = image + place_of(down, i, 0) * width;
             if (down->count[i] > 1 || down->weight) {
@@ -384,7 +404,12 @@ static void run_rows(const void *context, ptrdiff_t task, void *scratch) {
 }
 
 static int resample(const struct pyconv_resample *sizes, const void *input, void *output) {
-    struct job job = {.sizes = *sizes, .input = input, .output = output};
+    struct job job = {.sizes = *sizes,
+                      .squares = takes_squares(sizes),
+                      .pairs = takes_pairs(sizes),
+                      .bordered = bordered_run(sizes),
+                      .input = input,
+                      .output = output};
     ptrdiff_t elements = sizes->column.size * sizes->channels, rows = sizes->images * sizes->row.size;
     ptrdiff_t read = sizes->images * sizes->height * sizes->width * sizes->channels;
     job.rows_per_task = max_size(TASK_ELEMENTS / max_size(elements, 1), 1);

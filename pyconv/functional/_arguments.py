@@ -31,10 +31,15 @@ def is_one_of(value, choices):
     return isinstance(value, str) and value in choices
 
 
+def shown(value):
+    """A value as an error names it: of an array that would fill the screen, its shape."""
+    return f"an array of shape {value.shape}" if isinstance(value, np.ndarray) and value.size > 8 else repr(value)
+
+
 def flag(op, name, value):
     """`value`, which must be a bool, as Python's own."""
     if not isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{op}: {name} must be a bool; got {value!r}")
+        raise TypeError(f"{op}: {name} must be a bool; got {shown(value)}")
     return bool(value)
 
 
@@ -46,7 +51,7 @@ def layer_flag(op, name, value):
 def integer(op, name, value):
     """`value`, which must be an int, as Python's own."""
     if not is_int(value):
-        raise TypeError(f"{op}: {name} must be an int; got {value!r}")
+        raise TypeError(f"{op}: {name} must be an int; got {shown(value)}")
     return int(value)
 
 
@@ -60,7 +65,7 @@ def count(op, name, value, least):
 def check_limit(op, name, values, got):
     """Raise unless these sizes, of `got`, are such that the kernels can count them."""
     if max(map(int, values), default=0) >= LIMIT:
-        raise ValueError(f"{op}: {name} must be below 2**31; got {got!r}")
+        raise ValueError(f"{op}: {name} must be below 2**31; got {shown(got)}")
 
 
 def positive(op, name, value):
@@ -95,10 +100,10 @@ def pair(op, name, value, least):
     if len(values) == 1:
         values = (values[0], values[0])
     if len(values) != 2 or not all(map(is_int, values)):
-        raise TypeError(f"{op}: {name} must be an int or a pair of ints; got {value!r}")
+        raise TypeError(f"{op}: {name} must be an int or a pair of ints; got {shown(value)}")
     if any(int(v) < least for v in values):
         rule = {0: "non-negative", 1: "positive"}[least]
-        raise ValueError(f"{op}: {name} must be {rule}; got {value!r}")
+        raise ValueError(f"{op}: {name} must be {rule}; got {shown(value)}")
     check_limit(op, name, values, value)
     return int(values[0]), int(values[1])
 
@@ -106,16 +111,16 @@ def pair(op, name, value, least):
 def ints(op, name, value):
     """`value`, a sequence of non-negative ints such as a shape, as a tuple."""
     if not is_sequence(value) or not all(map(is_int, value)):
-        raise TypeError(f"{op}: {name} must be a sequence of ints; got {value!r}")
+        raise TypeError(f"{op}: {name} must be a sequence of ints; got {shown(value)}")
     if any(int(v) < 0 for v in value):
-        raise ValueError(f"{op}: {name} must be non-negative ints; got {value!r}")
+        raise ValueError(f"{op}: {name} must be non-negative ints; got {shown(value)}")
     return tuple(map(int, value))
 
 
 def needed(op, needs, names=("input", "weight", "bias")):
     """`needs`, which says of each of these whether its gradient is to be computed, as a tuple of bools."""
     if not isinstance(needs, (tuple, list)) or len(needs) != len(names):
-        raise ValueError(f"{op}: needs must have {len(names)} entries ({', '.join(names)}); got {needs!r}")
+        raise ValueError(f"{op}: needs must have {len(names)} entries ({', '.join(names)}); got {shown(needs)}")
     return tuple(map(bool, needs))
 
 

@@ -7,7 +7,7 @@ which the kernels have a path of their own, so nothing is converted on the way i
 import numpy as np
 
 from pyconv import _kernels
-from pyconv.functional._arguments import as_key, check_limit, flag, ints, is_int, is_sequence, pair, remembered
+from pyconv.functional._arguments import as_key, check_limit, flag, ints, is_int, is_sequence, pair, remembered, shown
 from pyconv.functional._arrays import channels_last, check_array, contiguous, is_array, wants_channels_last
 
 # ---- Images at the door ----------------------------------------------------------------------------
@@ -140,11 +140,11 @@ def adaptive_windows(op, batch, output_size):
     """The windows of adaptive pooling; ordinary ones where the sizes divide evenly."""
     values = output_size if is_sequence(output_size) else (output_size, output_size)
     if len(values) != 2 or not all(v is None or is_int(v) for v in values):
-        raise TypeError(f"{op}: output_size must be an int, None or a pair of these; got {output_size!r}")
+        raise TypeError(f"{op}: output_size must be an int, None or a pair of these; got {shown(output_size)}")
     extents = batch.height, batch.width
     output = tuple(extent if v is None else int(v) for v, extent in zip(values, extents))
     if any(v < 0 for v in output):
-        raise ValueError(f"{op}: output_size must be non-negative; got {output_size!r}")
+        raise ValueError(f"{op}: output_size must be non-negative; got {shown(output_size)}")
     check_limit(op, "output_size", output, output_size)
     batch.check_not_empty(op, "input")
     windows = {"input": batch.sizes, "output": output}

@@ -9,7 +9,7 @@ need no exponential where they are given the output.
 import math
 
 from pyconv import _kernels
-from pyconv.functional._arguments import is_one_of, needed, number
+from pyconv.functional._arguments import is_one_of, needed, number, shown
 from pyconv.functional._arrays import check_array, check_gradient, contiguous, dense, empty_like, is_channels_last, like
 
 
@@ -286,7 +286,7 @@ def softplus_backward(grad_output, input, beta=1.0, threshold=20.0):
 
 def _gelu_kernel(op, approximate):
     if not is_one_of(approximate, ("none", "tanh")):
-        raise ValueError(f"{op}: approximate must be 'none' or 'tanh'; got {approximate!r}")
+        raise ValueError(f"{op}: approximate must be 'none' or 'tanh'; got {shown(approximate)}")
     return "gelu" if approximate == "none" else "gelu_tanh"
 
 

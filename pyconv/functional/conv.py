@@ -7,7 +7,7 @@ import numpy as np
 
 from pyconv import _kernels
 from pyconv.config import current_options
-from pyconv.functional._arguments import as_key, ints, needed, pair, positive, remembered
+from pyconv.functional._arguments import as_key, ints, needed, pair, positive, remembered, shown
 from pyconv.functional._arrays import FLOAT_DTYPES, channels_last, check_array, contiguous, wants_channels_last
 from pyconv.functional.padding import pad as _pad
 
@@ -18,7 +18,7 @@ def _padding(op, padding, stride, dilation, kernel):
     """Zeros before and after, per direction: ((top, bottom), (left, right))."""
     if isinstance(padding, str):
         if padding not in ("same", "valid"):
-            raise ValueError(f"{op}: padding must be an int, a pair of ints, 'same' or 'valid'; got {padding!r}")
+            raise ValueError(f"{op}: padding must be an int, a pair of ints, 'same' or 'valid'; got {shown(padding)}")
         if padding == "valid":
             return (0, 0), (0, 0)
         if stride != (1, 1):
@@ -323,7 +323,7 @@ def explain_conv2d(
     -------
     dict of str to Conv2dPlan
         For 'forward', 'grad_input' and 'grad_weight': the algorithm; the multiply-adds of the convolution's
-        definition; the cycles that one core needs by the cost model of ``csrc/kernels/conv.c``, were
+        definition; the cycles that one core needs by the cost model of ``csrc/kernels/conv_choice.c``, were
         arithmetic all (a core does two vectors of `lanes` multiply-adds a cycle, so an algorithm with less
         arithmetic than the definition may do more operations a cycle than the core can); and the bytes of
         workspace, for the call and for each thread.
@@ -339,7 +339,7 @@ def explain_conv2d(
     """
     op = "explain_conv2d"
     if isinstance(dtype, np.ndarray) or dtype not in FLOAT_DTYPES:
-        raise TypeError(f"{op}: dtype must be float32 or float64; got {dtype!r}")
+        raise TypeError(f"{op}: dtype must be float32 or float64; got {shown(dtype)}")
     shapes = ints(op, "input_shape", input_shape), ints(op, "weight_shape", weight_shape)
     if any(len(shape) != 4 for shape in shapes):
         raise ValueError(f"{op}: input_shape and weight_shape must be four sizes each; got {shapes[0]}, {shapes[1]}")

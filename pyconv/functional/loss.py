@@ -10,7 +10,7 @@ import warnings
 import numpy as np
 
 from pyconv import _kernels
-from pyconv.functional._arguments import flag, integer, is_one_of, number, scalar
+from pyconv.functional._arguments import flag, integer, is_one_of, number, scalar, shown
 from pyconv.functional._arrays import (
     channels_last,
     check_array,
@@ -33,7 +33,7 @@ def _reduction(op, reduction, size_average=None, reduce=None):
         reduction = ("mean" if averages else "sum") if reduces else "none"
         warnings.warn(f"{op}: size_average and reduce are deprecated, use reduction={reduction!r}", stacklevel=3)
     if not is_one_of(reduction, ("mean", "sum", "none")):
-        raise ValueError(f"{op}: reduction must be 'mean', 'sum' or 'none'; got {reduction!r}")
+        raise ValueError(f"{op}: reduction must be 'mean', 'sum' or 'none'; got {shown(reduction)}")
     return reduction
 
 

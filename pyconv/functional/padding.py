@@ -5,7 +5,7 @@ from functools import lru_cache
 import numpy as np
 
 from pyconv import _kernels
-from pyconv.functional._arguments import check_limit, ints, is_int, is_one_of, is_sequence, number
+from pyconv.functional._arguments import check_limit, ints, is_int, is_one_of, is_sequence, number, shown
 from pyconv.functional._arrays import check_array, wants_channels_last
 from pyconv.functional._taps import Axis, apply
 
@@ -15,10 +15,10 @@ MODES = ("constant", "reflect", "replicate", "circular")
 def _margins(op, shape, pad, mode):
     """(axis, before, after) of each padded dimension, the last dimension first."""
     if not is_sequence(pad) or not all(map(is_int, pad)):
-        raise TypeError(f"{op}: pad must be a sequence of ints; got {pad!r}")
+        raise TypeError(f"{op}: pad must be a sequence of ints; got {shown(pad)}")
     check_limit(op, "pad", pad, pad)
     if not is_one_of(mode, MODES):
-        raise ValueError(f"{op}: mode must be one of {', '.join(MODES)}; got {mode!r}")
+        raise ValueError(f"{op}: mode must be one of {', '.join(MODES)}; got {shown(mode)}")
     count = len(pad) // 2
     if len(pad) % 2 or count > len(shape):
         raise ValueError(
@@ -111,7 +111,7 @@ def pad(input, pad, mode="constant", value=None):
     margins = _margins("pad", input.shape, pad, mode)
     value = 0.0 if value is None else number("pad", "value", value)
     if mode != "constant" and value != 0:
-        raise ValueError(f"pad: value must be left out in mode {mode}; got {value!r}")
+        raise ValueError(f"pad: value must be left out in mode {mode}; got {shown(value)}")
     return _pad(input, input.shape, margins, mode, value, False)
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from pyconv import _kernels
-from pyconv.functional._arguments import LIMIT, check_limit, flag, integer, ints, pair
+from pyconv.functional._arguments import LIMIT, check_limit, flag, integer, ints, pair, shown
 from pyconv.functional._arrays import check_array, wants_channels_last
 from pyconv.functional._windows import (
     Batch,
@@ -407,7 +407,7 @@ def _unpool_size(op, input, kernel_size, stride, padding, output_size):
     else:
         sizes = ints(op, "output_size", output_size)
         if len(sizes) not in (2, 4):
-            raise ValueError(f"{op}: output_size must have 2 or 4 ints; got {output_size!r}")
+            raise ValueError(f"{op}: output_size must have 2 or 4 ints; got {shown(output_size)}")
         size = sizes[-2:]
         if any(abs(v - d) >= s for v, d, s in zip(size, default, stride)):
             raise ValueError(f"{op}: output_size must differ by less than stride={stride} from {default}; got {size}")

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from pyconv.functional._arguments import LIMIT, check_limit, flag, ints, is_int, is_one_of, is_sequence, number
+from pyconv.functional._arguments import LIMIT, check_limit, flag, ints, is_int, is_one_of, is_sequence, number, shown
 from pyconv.functional._arrays import check_array
 from pyconv.functional._taps import Axis, apply
 from pyconv.functional.pooling import adaptive_avg_pool2d, adaptive_avg_pool2d_backward
@@ -20,7 +20,7 @@ FEW_ROWS_AND_COLUMNS = 128  # of an output, together, for which PyTorch has a ke
 
 def _check_mode(op, shape, mode, align_corners):
     if not is_one_of(mode, MODES):
-        raise ValueError(f"{op}: mode must be one of {', '.join(MODES)}; got {mode!r}")
+        raise ValueError(f"{op}: mode must be one of {', '.join(MODES)}; got {shown(mode)}")
     if len(shape) not in (3, 4, 5) or SMOOTH.get(mode, len(shape)) != len(shape):
         raise ValueError(f"{op}: input must have the dimensions that mode {mode} takes; got shape {shape}")
     if align_corners is not None:
@@ -43,10 +43,10 @@ def _scales(op, extents, scale_factor):
     scales = tuple(number(op, "scale_factor", scale) for scale in scales)
     for extent, scale in zip(extents, scales):
         if not scale > 0:
-            raise ValueError(f"{op}: scale_factor must be positive; got {scale_factor!r}")
+            raise ValueError(f"{op}: scale_factor must be positive; got {shown(scale_factor)}")
         if max(extent, 1) * scale >= LIMIT:
             raise ValueError(
-                f"{op}: the size times scale_factor must be below 2**31; got {scale_factor!r} for size {extents}"
+                f"{op}: the size times scale_factor must be below 2**31; got {shown(scale_factor)} for size {extents}"
             )
     return scales
 
@@ -64,7 +64,7 @@ def _sizes(op, shape, size, scale_factor, mode, align_corners, recompute_scale_f
     if size is not None:
         sizes = _per_axis(op, "size", size, len(extents))
         if not all(map(is_int, sizes)):
-            raise TypeError(f"{op}: size must be an int or ints; got {size!r}")
+            raise TypeError(f"{op}: size must be an int or ints; got {shown(size)}")
         sizes = tuple(map(int, sizes))
         check_limit(op, "size", sizes, size)
     else:

@@ -6,7 +6,7 @@ import numpy as np
 
 from pyconv import functional as F
 from pyconv import random
-from pyconv.functional._arguments import count, is_sequence, layer_flag
+from pyconv.functional._arguments import count, is_sequence, layer_flag, shown
 from pyconv.functional.conv import _convolve, _convolve_backward
 from pyconv.nn.module import Module
 from pyconv.nn.parameter import Parameter
@@ -17,7 +17,7 @@ PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 def _pair(op, name, value, least):
     values = tuple(value) if is_sequence(value) else (value, value)
     if len(values) != 2:
-        raise ValueError(f"{op}: {name} must be an int or a pair; got {value!r}")
+        raise ValueError(f"{op}: {name} must be an int or a pair; got {shown(value)}")
     return tuple(count(op, name, item, least) for item in values)
 
 
@@ -37,14 +37,14 @@ class _ConvNd(Module):
         self.dilation = _pair(op, "dilation", dilation, 1)
         if isinstance(padding, str):
             if padding not in ("same", "valid"):
-                raise ValueError(f"{op}: padding must be an int, a pair, 'same' or 'valid'; got {padding!r}")
+                raise ValueError(f"{op}: padding must be an int, a pair, 'same' or 'valid'; got {shown(padding)}")
             if padding == "same" and self.stride != (1, 1):
                 raise ValueError(f"{op}: padding='same' needs stride 1; got stride={stride}")
             self.padding = padding
         else:
             self.padding = _pair(op, "padding", padding, 0)
         if padding_mode not in PADDING_MODES:
-            raise ValueError(f"{op}: padding_mode must be one of {', '.join(PADDING_MODES)}; got {padding_mode!r}")
+            raise ValueError(f"{op}: padding_mode must be one of {', '.join(PADDING_MODES)}; got {shown(padding_mode)}")
         self.padding_mode = padding_mode
 
     def _set_parameters(self, weight_shape, bias, dtype):
@@ -214,7 +214,7 @@ class ConvTranspose2d(_ConvNd):
         if padding_mode != "zeros" or isinstance(padding, str):
             raise ValueError(
                 "ConvTranspose2d: padding must be an int or a pair and padding_mode 'zeros'; "
-                f"got padding={padding!r}, padding_mode={padding_mode!r}"
+                f"got padding={shown(padding)}, padding_mode={shown(padding_mode)}"
             )
         self._setup(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode)
         self.output_padding = _pair("ConvTranspose2d", "output_padding", output_padding, 0)
