@@ -46,7 +46,7 @@ static void pack(const void *context, ptrdiff_t k, void *scratch) {
 }
 
 #define PRODUCT(m, vectors)                                                                                  \
-    tile_product(m, vectors, 0, x, depth, NULL, depth, CHUNK, weight, BLOCK, out, pitch, 0)
+    tile_product(m, vectors, NONE_AFAR, x, depth, NULL, 0, depth, CHUNK, weight, BLOCK, out, pitch, 0)
 
 static void product_2(ptrdiff_t size, const real *x, ptrdiff_t depth, const real *weight, real *out,
                       ptrdiff_t pitch) {

@@ -55,9 +55,10 @@ struct winograd {
     ptrdiff_t groups, group;  /* of tiles; the tiles of the largest */
     ptrdiff_t blocks, shares; /* of filters; of the blocks, or with filters outside of the groups */
     ptrdiff_t filter_shares;  /* of the channels of a block, while its filters are made */
-    int filters_outside, planes_outside;
-    ptrdiff_t together; /* blocks whose M is kept at once */
-    ptrdiff_t pitch;    /* elements from one tile of V[p] to the next, and */
+    int filters_outside, planes_outside, filters_afar;
+    ptrdiff_t together;     /* blocks whose M is kept at once */
+    ptrdiff_t chunk, piece; /* channels that are summed in one go, and, with filters outside, made */
+    ptrdiff_t pitch;        /* elements from one tile of V[p] to the next, and */
     ptrdiff_t v_plane, u_plane,
         m_plane; /* from one plane to the next: all odd in cache lines, against L1's sets */
     ptrdiff_t v_elements, u_elements; /* of one group; of one block */

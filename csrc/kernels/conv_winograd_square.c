@@ -1,11 +1,11 @@
-/* Winograd's tiles of dense kernels with a stride of 1: 3x3 as F(4x4, 3x3) or F(5x5, 3x3), 5x5 as F(2x2, 5x5)
- * or F(3x3, 5x5).
+/* Winograd's tiles of dense kernels with a stride of 1: 3x3 as F(4x4, 3x3), F(5x5, 3x3) or, of few pixels,
+ * F(2x2, 3x3); 5x5 as F(2x2, 5x5) or F(3x3, 5x5).
  *
- *     V = B^T d B of 6 x 6 or 7 x 7 inputs d,   U = G g G^T,   outputs = A^T M A
+ *     V = B^T d B of 4 x 4 to 7 x 7 inputs d,   U = G g G^T,   outputs = A^T M A
  *
- *     outputs a tile, multiplications for each      six points    seven points    directly
- *     3x3                                           16   2.25     25   1.96        9
- *     5x5                                            4   9         9   5.44       25
+ *     outputs a tile, multiplications for each      four points   six points    seven points    directly
+ *     3x3                                           4   4         16   2.25     25   1.96        9
+ *     5x5                                                          4   9         9   5.44       25
  *
  * conv_choice.c says which fit an image better. Each plane has its own matrix.
  */
@@ -98,13 +98,17 @@ INLINE void put(const struct winograd *w, const struct output_place *place, ptrd
     static const struct winograd_kind name = {                                                               \
         1,          points * points, points * points, chunk,        matrix,                                  \
         name##_cut, name##_filter,   name##_read,     place_output, name##_put};
-KIND(six_3x3, 6, 3, SIX_CHUNK)
+KIND(four_3x3, 4, 3, CHUNK)
+KIND(six_3x3, 6, 3, CHUNK)
 KIND(seven_3x3, 7, 3, SEVEN_CHUNK)
-KIND(six_5x5, 6, 5, SIX_CHUNK)
+KIND(six_5x5, 6, 5, CHUNK)
 KIND(seven_5x5, 7, 5, SEVEN_CHUNK)
 
 const struct winograd_kind *VARIANT(winograd_square)(const struct correlation *c) {
     struct square square = correlation_square(c);
-    int seven = VARIANT(square_points)(&square, PYCONV_FORWARD) == 7;
-    return square.taps == 3 ? seven ? &seven_3x3 : &six_3x3 : seven ? &seven_5x5 : &six_5x5;
+    switch (VARIANT(square_points)(&square, PYCONV_FORWARD)) {
+    case 4: return &four_3x3;
+    case 6: return square.taps == 3 ? &six_3x3 : &six_5x5;
+    default: return square.taps == 3 ? &seven_3x3 : &seven_5x5;
+    }
 }

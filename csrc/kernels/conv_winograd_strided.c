@@ -88,7 +88,7 @@ static struct output_place place_output(const struct winograd *w, ptrdiff_t tile
 }
 
 const struct winograd_kind VARIANT(winograd_strided) = {
-    1,   STRIDED_PLANES, STRIDED_MATRICES, SIX_CHUNK,    strided_matrix,
+    1,   STRIDED_PLANES, STRIDED_MATRICES, CHUNK,        strided_matrix,
     cut, filter_planes,  read_image,       place_output, put_image};
 
 /* ---- The tiles of a gradient: 5 x 5 pixels to 81 planes, and these to 8 x 8 ----
@@ -173,5 +173,5 @@ static struct output_place place_gradient(const struct winograd *w, ptrdiff_t ti
 }
 
 const struct winograd_kind VARIANT(winograd_spread) = {
-    MOST_RESIDUES, STRIDED_PLANES, STRIDED_MATRICES, SIX_CHUNK,      strided_matrix,
+    MOST_RESIDUES, STRIDED_PLANES, STRIDED_MATRICES, CHUNK,          strided_matrix,
     cut_gradient,  filter_planes,  read_gradient,    place_gradient, put_gradient};

@@ -240,12 +240,15 @@ INLINE void tile_even(const int pixels, const int vectors, const real *src, ptrd
     finish_tile(pixels, vectors, sum, to, at);
 }
 
+/* What comes from afar, and is fetched from `next` on: x, with every cache line of its rows one of each of
+ * the next rows; or w, with every product a line `step` elements beyond the one before. */
+enum afar { NONE_AFAR, X_AFAR, W_AFAR };
+
 /* out[m * out_pitch + v] (+)= sum over j of x[m * pitch + j] * w[j * w_pitch + v], `chunk` products (see
- * even_chunk) at a time; += where `add`. `stream`: x comes from L3, so with every cache line of its rows one
- * of the rows from `next` on is fetched. */
-INLINE void tile_product(const int rows, const int vectors, const int stream, const real *x, ptrdiff_t pitch,
-                         const real *next, ptrdiff_t depth, ptrdiff_t chunk, const real *w,
-                         const ptrdiff_t w_pitch, real *out, ptrdiff_t out_pitch, int add) {
+ * even_chunk) at a time; += where `add`. */
+INLINE void tile_product(const int rows, const int vectors, const enum afar afar, const real *x,
+                         ptrdiff_t pitch, const real *next, ptrdiff_t step, ptrdiff_t depth, ptrdiff_t chunk,
+                         const real *w, const ptrdiff_t w_pitch, real *out, ptrdiff_t out_pitch, int add) {
     struct rows from = begin_rows(x, pitch);
     for (const real *end = x + depth; x < end; add = 1) {
         vec sum[TILE][WIDEST];
@@ -253,9 +256,9 @@ INLINE void tile_product(const int rows, const int vectors, const int stream, co
         ptrdiff_t count = min_size(chunk, end - x);
         x += count;
         do {
-            ptrdiff_t steps = stream ? min_size(count, LINE) : count;
+            ptrdiff_t steps = afar == X_AFAR ? min_size(count, LINE) : count;
             count -= steps;
-            if (stream) {
+            if (afar == X_AFAR) {
                 UNROLL for (int m = 0; m < rows; m++) __builtin_prefetch(next + m * pitch);
                 next += steps;
             }
@@ -263,13 +266,16 @@ INLINE void tile_product(const int rows, const int vectors, const int stream, co
                 vec weight[WIDEST];
                 keep_scaling(&from, rows);
                 UNROLL for (int v = 0; v < vectors; v++) weight[v] = load(w + v * LANES);
-                UNROLL for (int v = 0; v < vectors; v += 2) __builtin_prefetch(w + AHEAD + v * LANES);
+                if (afar == W_AFAR)
+                    __builtin_prefetch(next, 0, 2), next += step;
+                else
+                    UNROLL for (int v = 0; v < vectors; v += 2) __builtin_prefetch(w + AHEAD + v * LANES);
                 UNROLL for (int m = 0; m < rows; m++) {
                     vec value = splat(*row_at(&from, m));
                     UNROLL for (int v = 0; v < vectors; v++) sum[m][v] += value * weight[v];
                 }
             }
-        } while (stream && count > 0);
+        } while (afar == X_AFAR && count > 0);
         if (add)
             UNROLL for (int m = 0; m < rows; m++) UNROLL for (int v = 0; v < vectors; v++) sum[m][v] +=
                 load(out + m * out_pitch + v * LANES);

@@ -1,12 +1,12 @@
-/* Winograd's minimal filtering with five to seven points, in one dimension; two dimensions apply it twice.
+/* Winograd's minimal filtering with four to seven points, in one dimension; two dimensions apply it twice.
  *
  * A correlation of `taps` filter taps g over m + taps - 1 = `points` inputs d has m outputs
  *
  *     y = A^T [(G g) . (B^T d)]
  *
  * with `points` multiplications where the direct sum needs m * taps. (Lavin & Gray, arXiv:1509.09308; the
- * matrices are Toom and Cook's.) With the finite points x_j in {a, -a, b, -b}, {0, a, -a, b, -b} or
- * {a, -a, b, -b, c, -c}, and infinity:
+ * matrices are Toom and Cook's.) With the finite points x_j in {0, 1, -1}, {a, -a, b, -b},
+ * {0, a, -a, b, -b} or {a, -a, b, -b, c, -c}, and infinity:
  *
  *     B^T[j] = coefficients of the product over l != j of (x - x_l); at infinity, over all l
  *     G[j]   = (1, x_j, x_j^2, ...) / N_j, N_j = product over l != j of (x_j - x_l); at infinity (0..0 1)
@@ -21,6 +21,7 @@
  * from the sums over the channels: these are cut into chunks of SEVEN_CHUNK, and 1.2e-6 are left (1.4e-6 of
  * 512 channels). With a zero among the seven points, or with eight, it would be 1.4 and 2 times as much.
  * Five, a = 1/2 and b = 5/4, have 2e-7 beside what the sums add: they are for weight gradients of few pixels.
+ * Four make the least of few pixels, whose filters are most of the work.
  */
 #ifndef PYCONV_WINOGRAD_H
 #define PYCONV_WINOGRAD_H
@@ -31,7 +32,6 @@
 
 #define MOST_POINTS 7
 #define MOST_AREA (MOST_POINTS * MOST_POINTS)
-#define SIX_CHUNK 192
 #define SEVEN_CHUNK 32 /* 16 and 48 channels: 1.1e-6 and 1.35e-6 instead of 1.2e-6 */
 
 #define FIVE_A ((real)0.5)
@@ -52,6 +52,14 @@
 #define SEVEN_C2 (SEVEN_C * SEVEN_C)
 
 /* ---- In one direction; steps: vectors between neighbours of the operand and of out ---- */
+
+INLINE void input_of_four(const vec *d, int d_step, vec *out, int out_step) {
+    vec d1 = d[d_step], d2 = d[2 * d_step];
+    out[0] = d[0] - d2;
+    out[out_step] = d2 + d1;
+    out[2 * out_step] = d2 - d1;
+    out[3 * out_step] = d[3 * d_step] - d1;
+}
 
 INLINE void input_of_five(const vec *d, int d_step, vec *out, int out_step) {
     vec even_a = d[2 * d_step] - FIVE_B2 * d[0], odd_a = d[3 * d_step] - FIVE_B2 * d[d_step];
@@ -95,7 +103,9 @@ INLINE void input_of_seven(const vec *d, int d_step, vec *out, int out_step) {
 
 /* out = B^T d */
 INLINE void transform_input(const int points, const vec *d, int d_step, vec *out, int out_step) {
-    if (points == 5)
+    if (points == 4)
+        input_of_four(d, d_step, out, out_step);
+    else if (points == 5)
         input_of_five(d, d_step, out, out_step);
     else if (points == 6)
         input_of_six(d, d_step, out, out_step);
@@ -121,7 +131,10 @@ INLINE void filter_of_pair(const int taps, const vec *g, int g_step, real x, rea
 /* out = G g for a filter of `taps` */
 INLINE void transform_filter(const int points, const int taps, const vec *g, int g_step, vec *out,
                              int out_step) {
-    if (points == 5) {
+    if (points == 4) {
+        out[0] = g[0];
+        filter_of_pair(taps, g, g_step, 1, (real)0.5, out + out_step, out_step);
+    } else if (points == 5) {
         filter_of_pair(taps, g, g_step, FIVE_A, 1 / (2 * FIVE_A * (FIVE_A2 - FIVE_B2)), out, out_step);
         filter_of_pair(taps, g, g_step, FIVE_B, 1 / (2 * FIVE_B * (FIVE_B2 - FIVE_A2)), out + 2 * out_step,
                        out_step);
@@ -161,7 +174,10 @@ INLINE void outputs_of_pair(const int outputs, const int first, vec plus, vec mi
 INLINE void transform_output(const int points, const int outputs, const vec *y, int y_step, vec *out,
                              int out_step) {
     vec sum[MOST_POINTS];
-    if (points == 5) {
+    if (points == 4) {
+        outputs_of_pair(outputs, 1, y[y_step], y[2 * y_step], 1, sum);
+        sum[0] += y[0];
+    } else if (points == 5) {
         outputs_of_pair(outputs, 1, y[0], y[y_step], FIVE_A, sum);
         outputs_of_pair(outputs, 0, y[2 * y_step], y[3 * y_step], FIVE_B, sum);
     } else if (points == 6) {

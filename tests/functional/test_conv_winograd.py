@@ -37,7 +37,7 @@ def relative_rms(actual, expected):
 
 
 @pytest.mark.parametrize("kernel", [3, 5])
-@pytest.mark.parametrize("size", [(1, 1), (2, 5), (4, 4), (7, 7), (9, 13), (10, 6)])
+@pytest.mark.parametrize("size", [(1, 1), (2, 5), (3, 3), (4, 4), (7, 7), (8, 12), (9, 13), (10, 6)])
 @pytest.mark.parametrize("channels, filters", [(1, 1), (15, 17), (16, 33), (33, 31), (65, 64), (130, 70)])
 def test_winograd_around_tile_edges(kernel, size, channels, filters, isa, rng):
     padding = kernel // 2
@@ -66,6 +66,19 @@ def test_winograd_gradients_of_3x3_weights(pixels, error, size, channels, filter
     expected = conv2d_passes(x, weight, np.zeros(filters), grad_output, 1, 1, 1, 1)[2]
     actual = passes(x, weight, None, grad_output, 1, 1)[2]
     assert relative_rms(actual, expected) < error
+
+
+@pytest.mark.parametrize("size", [(1, 2), (2, 2), (3, 4), (5, 6), (6, 5)])
+@pytest.mark.parametrize("channels, filters", [(512, 128), (260, 250)])
+def test_winograd_with_four_points(size, channels, filters, isa, rng):
+    """Of few pixels; six points would have 8e-7 and more."""
+    x = rng.standard_normal((1, channels, *size)).astype(np.float32)
+    weight = rng.standard_normal((filters, channels, 3, 3)).astype(np.float32)
+    grad_output = rng.standard_normal((1, filters, *size)).astype(np.float32)
+    expected = conv2d_passes(x, weight, np.zeros(filters), grad_output, 1, 1, 1, 1)
+    actual = of_either_format(x, weight, None, grad_output, 1, 1)
+    for a, e in zip(actual[:2], expected):
+        assert relative_rms(a, e) < 6e-7
 
 
 @pytest.mark.parametrize("kernel", [3, 5])
@@ -187,6 +200,7 @@ def test_winograd_with_groups(kernel, groups, channels, filters, shape, isa, rng
 KINDS = [
     ((2, 17, 12, 13), (19, 17, 3, 3), 1, 1, 1, 1),
     ((1, 300, 9, 9), (300, 300, 3, 3), 1, 1, 1, 1),
+    ((1, 140, 5, 6), (130, 140, 3, 3), 1, 1, 1, 1),
     ((4, 33, 30, 30), (35, 33, 3, 3), 1, 1, 1, 1),
     ((2, 17, 9, 14), (18, 17, 5, 5), 1, 2, 1, 1),
     ((2, 18, 17, 13), (33, 18, 3, 3), 2, 1, 1, 1),
