@@ -164,6 +164,14 @@ INLINE void store_first(real *p, vec v, ptrdiff_t n) {
     for (ptrdiff_t i = 0; i < n; i++) p[i] = v[i];
 }
 #endif
+/* The same of n > 0 lanes, or all where n is more. */
+INLINE vec load_some(const real *p, ptrdiff_t n) { return n >= LANES ? load(p) : load_first(p, n); }
+INLINE void store_some(real *p, vec v, ptrdiff_t n) {
+    if (n >= LANES)
+        store(p, v);
+    else
+        store_first(p, v, n);
+}
 
 /* LANES bytes as integers. The compiler's own conversion of byte vectors goes lane by lane. */
 #if defined(__AVX512F__) && REAL_IS_FLOAT

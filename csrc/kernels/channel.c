@@ -11,6 +11,7 @@
 #include "simd.h"
 
 #define CHUNK ((ptrdiff_t)16384)
+#define SIDE 4 /* vectors of channels that are summed together */
 #define NANOSECONDS_PER_ELEMENT 0.6
 
 enum operation { SCALE, PRELU, PRELU_BACKWARD };
@@ -26,14 +27,6 @@ struct channel {
     double *sums; /* [outer / rows][channels] where inner is 1, otherwise [outer][channels][pieces] */
 };
 
-INLINE vec load_some(const real *x, ptrdiff_t n) { return n >= LANES ? load(x) : load_first(x, n); }
-INLINE void store_some(real *y, vec v, ptrdiff_t n) {
-    if (n >= LANES)
-        store(y, v);
-    else
-        store_first(y, v, n);
-}
-
 /* One vector at `offset`, of which n lanes exist; returns its part of dL/dw. */
 INLINE vec apply(const struct channel *job, enum operation operation, ptrdiff_t offset, vec factor,
                  ptrdiff_t n) {
@@ -44,38 +37,46 @@ INLINE vec apply(const struct channel *job, enum operation operation, ptrdiff_t 
         store_some(job->result + offset, choose(x > 0, x, x * factor), n);
     } else {
         vec g = load_some(job->grad_output + offset, n);
-        if (job->result) store_some(job->result + offset, choose(x > 0, g, g * factor), n);
         part = choose(x > 0, part, x * g);
+        if (job->result) store_some(job->result + offset, choose(x > 0, g, g * factor), n);
     }
     return part;
 }
 
+/* The gradients of rows [begin, end), for `vectors` vectors of channels from c on, of whose last n lanes
+ * exist: side by side they are whole cache lines, which one by one a core would touch again and again. */
+INLINE void prelu_columns(const struct channel *job, ptrdiff_t begin, ptrdiff_t end, ptrdiff_t c,
+                          const int vectors, ptrdiff_t n, double *sums) {
+    vec factor[SIDE];
+    double total[SIDE * LANES] = {0};
+    UNROLL for (int v = 0; v < vectors; v++) factor[v] = load_some(job->factor + c + v * LANES, n);
+    for (ptrdiff_t block = begin; block < end; block += 64) { /* a lane sums up 64 numbers at most */
+        vec sum[SIDE] = {{0}};
+        for (ptrdiff_t row = block; row < min_size(block + 64, end); row++)
+            UNROLL for (int v = 0; v < vectors; v++) sum[v] +=
+                apply(job, PRELU_BACKWARD, row * job->channels + c + v * LANES, factor[v], n);
+        UNROLL for (int v = 0; v < vectors; v++) for (int i = 0; i < LANES; i++) total[v * LANES + i] +=
+            (double)sum[v][i];
+    }
+    if (sums) memcpy(sums + c, total, (size_t)((vectors - 1) * LANES + n) * sizeof(double));
+}
+
 INLINE void channel_rows(const struct channel *job, enum operation operation, ptrdiff_t task) {
-    ptrdiff_t begin = task * job->rows, end = min_size(begin + job->rows, job->outer);
-    if (operation != PRELU_BACKWARD) { /* in the order of memory */
-        for (ptrdiff_t row = begin; row < end; row++) {
-            const real *factor = job->factor + row / job->period * job->channels;
-            for (ptrdiff_t c = 0; c < job->channels; c += LANES) {
-                ptrdiff_t n = job->channels - c;
-                apply(job, operation, row * job->channels + c, load_some(factor + c, n), n);
-            }
-        }
+    ptrdiff_t begin = task * job->rows, end = min_size(begin + job->rows, job->outer), c = 0;
+    if (operation == PRELU_BACKWARD) {
+        double *sums = job->sums ? job->sums + task * job->channels : NULL;
+        for (; c + SIDE * LANES <= job->channels; c += SIDE * LANES)
+            prelu_columns(job, begin, end, c, SIDE, LANES, sums);
+        for (; c < job->channels; c += LANES)
+            prelu_columns(job, begin, end, c, 1, min_size(LANES, job->channels - c), sums);
         return;
     }
-    for (ptrdiff_t c = 0; c < job->channels; c += LANES) {
-        ptrdiff_t n = job->channels - c;
-        double sums[LANES] = {0};
-        for (ptrdiff_t block = begin; block < end; block += 64) { /* a lane sums up 64 numbers at most */
-            vec sum = {0};
-            for (ptrdiff_t row = block; row < min_size(block + 64, end); row++) {
-                vec factor = load_some(job->factor + row / job->period * job->channels + c, n);
-                sum += apply(job, operation, row * job->channels + c, factor, n);
-            }
-            for (int i = 0; i < LANES; i++) sums[i] += (double)sum[i];
+    for (ptrdiff_t row = begin; row < end; row++) {
+        const real *factor = job->factor + row / job->period * job->channels;
+        for (c = 0; c < job->channels; c += LANES) {
+            ptrdiff_t n = job->channels - c;
+            apply(job, operation, row * job->channels + c, load_some(factor + c, n), n);
         }
-        if (job->sums)
-            for (ptrdiff_t i = 0; i < min_size(n, LANES); i++)
-                job->sums[task * job->channels + c + i] = sums[i];
     }
 }
 

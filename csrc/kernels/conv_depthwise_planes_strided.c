@@ -40,12 +40,9 @@ INLINE void store_gradient(const struct strided_pass *p, real *to, vec sum, ptrd
     if (n <= 0) return;
     if (p->residual) {
         const real *residual = p->residual + (to - p->dst);
-        sum += n >= LANES ? load(residual) : load_first(residual, n);
+        sum += load_some(residual, n);
     }
-    if (n >= LANES)
-        store(to, sum);
-    else
-        store_first(to, sum, n);
+    store_some(to, sum, n);
 }
 
 INLINE void add_residue(const struct strided_pass *p, ptrdiff_t residue, const real *weight, const real *x,

@@ -228,10 +228,7 @@ static void sum_block(const void *context, ptrdiff_t task, void *scratch) {
             transpose_lanes(row);
             for (ptrdiff_t k = 0; k < min_size(LANES, filters - v); k++) {
                 real *to = grad_weight + (v + k) * elements + e;
-                if (count == LANES)
-                    store(to, row[k]);
-                else
-                    store_first(to, row[k], count);
+                store_some(to, row[k], count);
             }
         }
 }

@@ -110,7 +110,7 @@ INLINE void add_vector(const int pixels, const int outputs, const struct rows *f
     UNROLL for (int k = 0; k < outputs; k++) w[k] = load(weight + k * LANES);
     UNROLL for (int m = 0; m < pixels; m++) {
         const real *at = row_at(from, m);
-        vec x = lanes == LANES ? load(at) : load_first(at, lanes);
+        vec x = load_some(at, lanes);
         if (outputs > 1) x = in_register(x);
         UNROLL for (int k = 0; k < outputs; k++) sum[m][k] += x * w[k];
     }

@@ -58,7 +58,7 @@ INLINE void copy_bundle(const real *x, ptrdiff_t channels, ptrdiff_t pixels, ptr
                         real *to) {
     for (ptrdiff_t p = 0; p < pixels; p++, x += pitch, to += LANES) {
         if (fetch) __builtin_prefetch(x + PAIR_OF_LINES, 0, 2);
-        store(to, channels == LANES ? load(x) : load_first(x, channels));
+        store(to, load_some(x, channels));
     }
 }
 

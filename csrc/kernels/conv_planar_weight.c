@@ -46,7 +46,7 @@ INLINE void add_elements(const int filters, const struct planar_weight *w, const
             vec value[PLANAR_VECTORS];
             UNROLL for (int e = 0; e < PLANAR_VECTORS; e++) {
                 const real *from = x + offset[e] + j; /* beyond the row's end there may be infinities */
-                value[e] = in_register(lanes >= LANES ? load(from) : load_first(from, lanes));
+                value[e] = in_register(load_some(from, lanes));
             }
             UNROLL for (int k = 0; k < filters; k++) {
                 vec gradient = in_register(load(g + k * w->grad_plane + j));

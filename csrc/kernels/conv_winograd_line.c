@@ -84,7 +84,7 @@ INLINE void put_line(const struct correlation *c, const real *m, ptrdiff_t m_pla
     vec y[LINE_POINTS], out[LINE_OUTPUTS], add = bias ? load_first(bias + channel, lanes) : (vec){0};
     UNROLL for (int p = 0; p < LINE_POINTS; p++) {
         const real *from = m + p * m_plane + channel;
-        y[p] = lanes == LANES ? load(from) : load_first(from, lanes);
+        y[p] = load_some(from, lanes);
     }
     transform_output(LINE_POINTS, LINE_OUTPUTS, y, 1, out, 1);
     for (ptrdiff_t o = 0; o < count; o++, at += step) {

@@ -231,10 +231,7 @@ INLINE void store_output(const struct correlation *c, real *to, ptrdiff_t lanes,
     const real *residual = c->epilogue.residual;
     if (residual) value += load_first(residual + (to - c->dst), lanes);
     if (c->epilogue.relu) value = choose(value < 0, (vec){0}, value);
-    if (lanes == LANES)
-        store(to, value);
-    else
-        store_first(to, value, lanes);
+    store_some(to, value, lanes);
 }
 
 #endif

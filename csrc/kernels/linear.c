@@ -113,15 +113,12 @@ INLINE void grad_weight_vector(const struct linear *l, ptrdiff_t k, ptrdiff_t ke
     vec sum[TILE_OUT] = {{0}};
     for (ptrdiff_t n = 0; n < l->rows; n++) {
         const real *x = l->input + n * l->in + c, *g = l->grad_output + n * l->out + k;
-        vec a = count == LANES ? load(x) : load_first(x, count);
+        vec a = load_some(x, count);
         UNROLL for (int j = 0; j < TILE_OUT; j++) sum[j] += a * splat(g[min_size(j, kept - 1)]);
     }
     for (ptrdiff_t j = 0; j < kept; j++) {
         real *y = l->grad_weight + (k + j) * l->in + c;
-        if (count == LANES)
-            store(y, sum[j]);
-        else
-            store_first(y, sum[j], count);
+        store_some(y, sum[j], count);
     }
 }
 

@@ -38,13 +38,6 @@ struct cross_entropy {
     real *loss, *grad_input;
 };
 
-INLINE vec load_row(const real *x, ptrdiff_t n) { return n >= LANES ? load(x) : load_first(x, n); }
-INLINE void store_row(real *y, vec v, ptrdiff_t n) {
-    if (n >= LANES)
-        store(y, v);
-    else
-        store_first(y, v, n);
-}
 /* v, of a row with n more elements; `rest` behind its end */
 INLINE vec or_rest(vec v, ptrdiff_t n, vec rest) { return n >= LANES ? v : first_lanes(v, n, rest); }
 
@@ -52,8 +45,8 @@ INLINE vec or_rest(vec v, ptrdiff_t n, vec rest) { return n >= LANES ? v : first
 static real smooth_sum(ptrdiff_t n, const real *x, real m, const real *weight) {
     vec sum = {0};
     for (ptrdiff_t i = 0; i < n; i += LANES) {
-        vec v = m - load_row(x + i, n - i);
-        if (weight) v *= load_row(weight + i, n - i);
+        vec v = m - load_some(x + i, n - i);
+        if (weight) v *= load_some(weight + i, n - i);
         sum += first_lanes(v, n - i, (vec){0});
     }
     return sum_lanes(sum);
@@ -65,9 +58,9 @@ static void gradient_row(const struct cross_entropy *job, ptrdiff_t y, real scal
     real of_all = scale * job->smoothing / (real)n;
     vec factor = splat((of_class + of_all * job->weight_sum) / sum);
     for (ptrdiff_t i = 0; i < n; i += LANES) {
-        vec g = load_row(grad + i, n - i) * factor;
-        if (of_all != 0) g -= job->weight ? load_row(job->weight + i, n - i) * of_all : splat(of_all);
-        store_row(grad + i, g, n - i);
+        vec g = load_some(grad + i, n - i) * factor;
+        if (of_all != 0) g -= job->weight ? load_some(job->weight + i, n - i) * of_all : splat(of_all);
+        store_some(grad + i, g, n - i);
     }
     grad[y] -= of_class;
 }
@@ -83,12 +76,12 @@ static void cross_entropy_row(const struct cross_entropy *job, ptrdiff_t row) {
     }
     vec lowest = splat((real)-__builtin_inf()), peak = lowest, sum = {0};
     for (ptrdiff_t i = 0; i < n; i += LANES)
-        peak = larger(or_rest(load_row(x + i, n - i), n - i, lowest), peak);
+        peak = larger(or_rest(load_some(x + i, n - i), n - i, lowest), peak);
     real m = largest_lane(peak);
     for (ptrdiff_t i = 0; i < n; i += LANES) {
-        vec e = vec_exp(or_rest(load_row(x + i, n - i) - m, n - i, (vec){0})); /* e^-infinity takes 100 ns */
+        vec e = vec_exp(or_rest(load_some(x + i, n - i) - m, n - i, (vec){0})); /* e^-infinity takes 100 ns */
         sum += or_rest(e, n - i, (vec){0});
-        if (grad) store_row(grad + i, e, n - i);
+        if (grad) store_some(grad + i, e, n - i);
     }
     real total = sum_lanes(sum);
     if (job->loss) {
@@ -146,24 +139,24 @@ static void cross_entropy_columns(const struct cross_entropy *job, ptrdiff_t row
     real of_all = job->smoothing / (real)n;
     struct lanes lanes = load_targets(job, row, x, stride, width);
     vec m = splat((real)-__builtin_inf()), sum = {0}, smooth = {0};
-    for (ptrdiff_t c = 0; c < n; c++) m = larger(load_row(x + c * stride, width), m);
+    for (ptrdiff_t c = 0; c < n; c++) m = larger(load_some(x + c * stride, width), m);
     for (ptrdiff_t c = 0; c < n; c++) {
-        vec v = load_row(x + c * stride, width) - m, e = vec_exp(v);
+        vec v = load_some(x + c * stride, width) - m, e = vec_exp(v);
         sum += e;
-        if (grad) store_row(grad + c * stride, e, width);
+        if (grad) store_some(grad + c * stride, e, width);
         if (of_all != 0) smooth -= job->weight ? v * job->weight[c] : v;
     }
     if (job->loss) {
         vec log_sum = vec_log(sum), loss = lanes.of_class * (m - lanes.picked + log_sum);
         if (of_all != 0) loss += of_all * (smooth + job->weight_sum * log_sum);
-        store_row(job->loss + row, choose(lanes.kept, loss, (vec){0}), width);
+        store_some(job->loss + row, choose(lanes.kept, loss, (vec){0}), width);
     }
     if (!grad) return;
     vec factor = lanes.scale * (lanes.of_class + of_all * job->weight_sum) / sum;
     for (ptrdiff_t c = 0; c < n; c++) {
-        vec g = load_row(grad + c * stride, width) * factor;
+        vec g = load_some(grad + c * stride, width) * factor;
         if (of_all != 0) g -= lanes.scale * (of_all * (job->weight ? job->weight[c] : 1));
-        store_row(grad + c * stride, choose(lanes.kept, g, (vec){0}), width);
+        store_some(grad + c * stride, choose(lanes.kept, g, (vec){0}), width);
     }
     for (ptrdiff_t i = 0; i < min_size(width, LANES); i++)
         if (lanes.kept[i]) grad[lanes.y[i] * stride + i] -= lanes.scale[i] * lanes.of_class[i];
@@ -195,7 +188,7 @@ static void transpose_few(const real *from, ptrdiff_t rows, ptrdiff_t columns, r
     for (ptrdiff_t j = 0; j < columns; j += LANES) {
         vec square[LANES] = {{0}};
         UNROLL for (int i = 0; i < LANES; i++) if (i < rows) square[i] =
-            load_row(from + i * columns + j, columns - j);
+            load_some(from + i * columns + j, columns - j);
         transpose_lanes(square);
         UNROLL for (int i = 0; i < LANES; i++) store(to + (j + i) * LANES, square[i]);
     }
@@ -208,7 +201,7 @@ static void transpose_back(const real *from, ptrdiff_t rows, ptrdiff_t columns, 
         UNROLL for (int i = 0; i < LANES; i++) square[i] = load(from + (j + i) * LANES);
         transpose_lanes(square);
         UNROLL for (int i = 0; i < LANES; i++) if (i < rows)
-            store_row(to + i * columns + j, square[i], columns - j);
+            store_some(to + i * columns + j, square[i], columns - j);
     }
 }
 
@@ -313,8 +306,8 @@ INLINE void loss_chunk(const struct pointwise *job, enum pyconv_pointwise_loss o
         vec sum = {0};
         for (ptrdiff_t i = block; i < block_end; i += LANES) {
             ptrdiff_t n = block_end - i;
-            vec v = pointwise_loss_of(op, load_row(job->input + i, n), load_row(job->target + i, n), a);
-            if (job->result) store_row(job->result + i, v, n);
+            vec v = pointwise_loss_of(op, load_some(job->input + i, n), load_some(job->target + i, n), a);
+            if (job->result) store_some(job->result + i, v, n);
             sum += n < LANES ? first_lanes(v, n, (vec){0}) : v;
         }
         *total += (double)sum_lanes(sum);
@@ -326,8 +319,8 @@ INLINE void gradient_chunk(const struct pointwise *job, enum pyconv_pointwise_lo
     vec a = splat(job->a), scale = splat(job->scale);
     for (ptrdiff_t i = begin; i < end; i += LANES) {
         ptrdiff_t n = end - i;
-        vec v = pointwise_slope(op, load_row(job->input + i, n), load_row(job->target + i, n), a) * scale;
-        store_row(job->result + i, job->grad_output ? v * load_row(job->grad_output + i, n) : v, n);
+        vec v = pointwise_slope(op, load_some(job->input + i, n), load_some(job->target + i, n), a) * scale;
+        store_some(job->result + i, job->grad_output ? v * load_some(job->grad_output + i, n) : v, n);
     }
 }
 

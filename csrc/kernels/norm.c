@@ -197,8 +197,6 @@ struct wide {
     vec ceiling;
 };
 
-INLINE vec load_some(const real *p, ptrdiff_t n) { return n == LANES ? load(p) : load_first(p, n); }
-
 /* g after the ReLU's mask, at element `at`, which is element j of a wide row */
 INLINE vec gradient_after(enum mask mask, const struct job *job, const struct wide *wide, vec g, vec x,
                           ptrdiff_t at, ptrdiff_t j, ptrdiff_t n) {
@@ -215,10 +213,7 @@ INLINE void sum_vector(enum mask mask, const struct job *job, const struct wide 
     vec g = load_some(job->g + at, n);
     vec mean = load_some(wide->mean + j, n);
     g = gradient_after(mask, job, wide, g, x, at, j, n);
-    if (job->masked && n == LANES)
-        store(job->masked + at, g);
-    else if (job->masked)
-        store_first(job->masked + at, g, n);
+    if (job->masked) store_some(job->masked + at, g, n);
     *sum += g;
     *product += g * (x - mean);
 }

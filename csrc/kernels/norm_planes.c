@@ -72,8 +72,6 @@ static int alloc_partial(struct job *job, size_t *bytes) {
     return job->partial ? PYCONV_OK : PYCONV_NO_MEMORY;
 }
 
-INLINE vec load_some(const real *p, ptrdiff_t n) { return n == LANES ? load(p) : load_first(p, n); }
-
 /* A plane's parameters, in every lane, and those of its elements. */
 struct splats {
     vec mean, scale, bias, ceiling, a, b, c;
@@ -248,10 +246,7 @@ INLINE vec gradient_after(enum mask mask, const struct job *job, const struct sp
 INLINE void sum_vector(enum mask mask, const struct job *job, const struct splats *splats, ptrdiff_t i,
                        ptrdiff_t n, vec *sum, vec *product) {
     vec x = load_some(job->x + i, n), g = gradient_after(mask, job, splats, x, i, n);
-    if (job->masked && n == LANES)
-        store(job->masked + i, g);
-    else if (job->masked)
-        store_first(job->masked + i, g, n);
+    if (job->masked) store_some(job->masked + i, g, n);
     *sum += g;
     *product += g * (x - splats->mean);
 }

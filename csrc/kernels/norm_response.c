@@ -62,14 +62,6 @@ static real *between_zeros(const struct strip *strip, real *array, ptrdiff_t fro
     return inside;
 }
 
-INLINE vec load_some(const real *p, ptrdiff_t n) { return n == LANES ? load(p) : load_first(p, n); }
-INLINE void store_some(real *p, vec v, ptrdiff_t n) {
-    if (n == LANES)
-        store(p, v);
-    else
-        store_first(p, v, n);
-}
-
 /* The sum over `window` channels for the n elements from p. */
 INLINE vec window_sum(const real *p, ptrdiff_t window, ptrdiff_t width, ptrdiff_t n) {
     vec sum = load_some(p, n);

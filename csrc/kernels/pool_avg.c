@@ -145,12 +145,9 @@ static void add_down(const real *x, ptrdiff_t n, ptrdiff_t width, real *line) {
         for (ptrdiff_t r = 0; r < n; r++) {
             const real *at = x + r * width + w;
             __builtin_prefetch(at + n * width); /* the next windows' row */
-            sum += rest >= LANES ? load(at) : load_first(at, rest);
+            sum += load_some(at, rest);
         }
-        if (rest >= LANES)
-            store(line + w, sum);
-        else
-            store_first(line + w, sum, rest);
+        store_some(line + w, sum, rest);
     }
 }
 
@@ -191,10 +188,7 @@ INLINE void pool_sums(const struct avg_pool *job, const real *sums, const struct
                 total = divide(total, whole);
             else
                 total /= load(line->divisor + j) * (real)window->divisor;
-            if (n == LANES)
-                store(output + j, total);
-            else
-                store_first(output + j, total, n);
+            store_some(output + j, total, n);
         }
 }
 

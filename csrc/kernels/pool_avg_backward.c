@@ -51,10 +51,7 @@ static void add_ratios(real *sum, const real *x, ptrdiff_t n, const real *diviso
 INLINE void sum_divided(const real *x, ptrdiff_t rows, ptrdiff_t n, struct divisor divisor, real *sum) {
     for (ptrdiff_t i = 0; i < n; i += LANES) {
         vec y = divide(look_down(DOWN_SUM, x + i, rows, n, n - i), divisor);
-        if (i + LANES <= n)
-            store(sum + i, y);
-        else
-            store_first(sum + i, y, n - i);
+        store_some(sum + i, y, n - i);
     }
 }
 
@@ -165,10 +162,7 @@ static void backward_line(const struct avg_pool_backward *job, const real *sum, 
     if (stride == 1) {
         for (ptrdiff_t w = 0; w < width; w += LANES) {
             vec total = sum_copies(sum + padding + w, kernel);
-            if (w + LANES <= width)
-                store(grad_input + w, total);
-            else
-                store_first(grad_input + w, total, width - w);
+            store_some(grad_input + w, total, width - w);
         }
     } else if (stride == 2) {
         ptrdiff_t even = (kernel - padding % 2 + 1) / 2, odd = (kernel - (padding + 1) % 2 + 1) / 2;
@@ -191,10 +185,7 @@ static void backward_runs(const struct avg_pool_backward *job, const real *sum, 
     for (ptrdiff_t w = 0; w < job->runs.size; w += LANES) {
         vec total = {0};
         for (ptrdiff_t t = 0; t < job->runs.most; t++) total += run_elements(&job->runs, sum, w, t, 0);
-        if (w + LANES <= job->runs.size)
-            store(grad_input + w, total);
-        else
-            store_first(grad_input + w, total, job->runs.size - w);
+        store_some(grad_input + w, total, job->runs.size - w);
     }
 }
 

@@ -108,11 +108,11 @@ enum down { DOWN_SUM, DOWN_MAXIMUM };
 
 /* Elements [0, n) of `rows` rows that lie `pitch` apart; other lanes are anything. */
 INLINE vec look_down(enum down down, const real *x, ptrdiff_t rows, ptrdiff_t pitch, ptrdiff_t n) {
-    vec all = n >= LANES ? load(x) : load_first(x, n);
+    vec all = load_some(x, n);
     __builtin_prefetch(x + AHEAD);
     for (ptrdiff_t r = 1; r < rows; r++) {
         __builtin_prefetch(x + r * pitch + AHEAD);
-        vec y = n >= LANES ? load(x + r * pitch) : load_first(x + r * pitch, n);
+        vec y = load_some(x + r * pitch, n);
         all = down == DOWN_SUM ? all + y : choose((y > all) | (y != y), y, all);
     }
     return all;

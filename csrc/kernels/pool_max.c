@@ -183,7 +183,7 @@ INLINE vec gradient_of(const struct max_pool_backward *job, ptrdiff_t at, intege
         bytes = some;
     }
     ivec hit = load_bytes(bytes) == tap - (ivec){0};
-    vec gradient = n == LANES ? load(job->grad_output + at) : load_first(job->grad_output + at, n);
+    vec gradient = load_some(job->grad_output + at, n);
     return (vec)(hit & (ivec)gradient);
 }
 

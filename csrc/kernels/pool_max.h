@@ -32,7 +32,7 @@ INLINE struct best better(struct best best, vec x, integer at) {
 }
 
 /* Store the first n < LANES bytes. */
-INLINE void store_some(uint8_t *p, byte_vec bytes, ptrdiff_t n) {
+INLINE void store_first_bytes(uint8_t *p, byte_vec bytes, ptrdiff_t n) {
     const uint8_t *from = (const uint8_t *)&bytes;
     for (ptrdiff_t size = LANES / 2, at = 0; size; size /= 2) /* unrolled: copies of known sizes */
         if (n & size) {
@@ -55,7 +55,7 @@ INLINE void store_index(enum pyconv_pool_index form, void *indices, ptrdiff_t i,
         if (n == LANES)
             memcpy((uint8_t *)indices + i, &bytes, LANES);
         else
-            store_some((uint8_t *)indices + i, bytes, n);
+            store_first_bytes((uint8_t *)indices + i, bytes, n);
     }
 }
 

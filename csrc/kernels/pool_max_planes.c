@@ -108,10 +108,7 @@ INLINE void pool_adaptive(const struct plane_pool *job, const struct columns *be
         ivec down = (ivec)load_at((const real *)best->at + s, job->runs.begin + j);
         all = better_lanes(all, x, down + (integer)s * taps.column_index);
     }
-    if (n == LANES)
-        store(job->max.output + at, all.value);
-    else
-        store_first(job->max.output + at, all.value, n);
+    store_some(job->max.output + at, all.value, n);
     store_index(form, job->max.indices, at, taps.base, all.at + load_integers(job->runs.first + j), n);
 }
 
@@ -173,10 +170,7 @@ INLINE void pool_rows(const struct plane_pool *job, const real *first, ptrdiff_t
                 for (ptrdiff_t s = 0; s < columns; s++)
                     best = better(best, load(first + r * pitch + line->offset[s] + j),
                                   (integer)r * taps.row_index + (integer)s * taps.column_index);
-            if (n == LANES)
-                store(job->max.output + at + j, best.value);
-            else
-                store_first(job->max.output + at + j, best.value, n);
+            store_some(job->max.output + at + j, best.value, n);
             store_index(form, job->max.indices, at + j, taps.base + (in_plane ? j * line->stride : 0),
                         best.at + lane, n);
         }

@@ -36,14 +36,6 @@ INLINE real weight_of(const struct pyconv_taps *taps, ptrdiff_t i, ptrdiff_t tap
     return taps->weight ? ((const real *)taps->weight)[tap * taps->size + i] : 1;
 }
 
-INLINE vec load_some(const real *p, ptrdiff_t n) { return n >= LANES ? load(p) : load_first(p, n); }
-INLINE void store_some(real *p, vec v, ptrdiff_t n) {
-    if (n >= LANES)
-        store(p, v);
-    else
-        store_first(p, v, n);
-}
-
 static void fill(real *output, ptrdiff_t count, real value) {
     for (ptrdiff_t i = 0; i < count; i++) output[i] = value;
 }

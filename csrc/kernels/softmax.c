@@ -48,14 +48,6 @@ INLINE vec behind(vec m) { return choose(absolute(m) < (real)1e6, m - 80, lowest
         }                                                                                                    \
     } while (0)
 
-INLINE void store_row(real *y, vec v, ptrdiff_t n) {
-    if (n >= LANES)
-        store(y, v);
-    else
-        store_first(y, v, n);
-}
-INLINE vec load_row(const real *x, ptrdiff_t n) { return n >= LANES ? load(x) : load_first(x, n); }
-
 static void softmax_row(ptrdiff_t n, const real *x, int log, real *y) {
     vec peak = lowest(), sum = {0};
     FOR_ROW(v, x, lowest(), peak = larger(v, peak));
@@ -63,11 +55,11 @@ static void softmax_row(ptrdiff_t n, const real *x, int log, real *y) {
     if (log) {
         FOR_ROW(v, x, rest, sum += vec_exp(v - m));
         vec shift = vec_log(splat(sum_lanes(sum)));
-        FOR_ROW(v, x, lowest(), store_row(y + i, v - m - shift, n - i));
+        FOR_ROW(v, x, lowest(), store_some(y + i, v - m - shift, n - i));
     } else {
-        FOR_ROW(v, x, rest, vec e = vec_exp(v - m); sum += e; store_row(y + i, e, n - i));
+        FOR_ROW(v, x, rest, vec e = vec_exp(v - m); sum += e; store_some(y + i, e, n - i));
         vec factor = 1 / splat(sum_lanes(sum));
-        FOR_ROW(v, y, lowest(), store_row(y + i, v * factor, n - i));
+        FOR_ROW(v, y, lowest(), store_some(y + i, v * factor, n - i));
     }
 }
 
@@ -76,11 +68,11 @@ static void softmax_row_backward(ptrdiff_t n, const real *g, const real *y, int 
     if (log) {
         FOR_ROW(v, g, (vec){0}, sum += v);
         vec s = splat(sum_lanes(sum));
-        FOR_ROW(v, y, (vec){0}, store_row(grad + i, load_row(g + i, n - i) - vec_exp(v) * s, n - i));
+        FOR_ROW(v, y, (vec){0}, store_some(grad + i, load_some(g + i, n - i) - vec_exp(v) * s, n - i));
     } else {
-        FOR_ROW(v, y, (vec){0}, sum += v * load_row(g + i, n - i));
+        FOR_ROW(v, y, (vec){0}, sum += v * load_some(g + i, n - i));
         vec s = splat(sum_lanes(sum));
-        FOR_ROW(v, y, (vec){0}, store_row(grad + i, v * (load_row(g + i, n - i) - s), n - i));
+        FOR_ROW(v, y, (vec){0}, store_some(grad + i, v * (load_some(g + i, n - i) - s), n - i));
     }
 }
 
@@ -108,21 +100,21 @@ INLINE void softmax_columns(ptrdiff_t n, ptrdiff_t stride, int vectors, ptrdiff_
     for (ptrdiff_t j = 0; j < n; j++)
         for (int v = 0; v < vectors; v++) {
             ptrdiff_t at = j * stride + v * LANES;
-            m[v] = larger(load_row(x + at, width - v * LANES), m[v]);
+            m[v] = larger(load_some(x + at, width - v * LANES), m[v]);
         }
     for (ptrdiff_t j = 0; j < n; j++)
         for (int v = 0; v < vectors; v++) {
             ptrdiff_t at = j * stride + v * LANES;
-            vec e = vec_exp(load_row(x + at, width - v * LANES) - m[v]);
+            vec e = vec_exp(load_some(x + at, width - v * LANES) - m[v]);
             sum[v] += e;
-            if (!log) store_row(y + at, e, width - v * LANES);
+            if (!log) store_some(y + at, e, width - v * LANES);
         }
     for (int v = 0; v < vectors; v++) shift[v] = log ? vec_log(sum[v]) : 1 / sum[v];
     for (ptrdiff_t j = 0; j < n; j++)
         for (int v = 0; v < vectors; v++) {
             ptrdiff_t at = j * stride + v * LANES;
-            vec u = load_row((log ? x : y) + at, width - v * LANES);
-            store_row(y + at, log ? u - m[v] - shift[v] : u * shift[v], width - v * LANES);
+            vec u = load_some((log ? x : y) + at, width - v * LANES);
+            store_some(y + at, log ? u - m[v] - shift[v] : u * shift[v], width - v * LANES);
         }
 }
 
@@ -133,14 +125,14 @@ INLINE void softmax_columns_backward(ptrdiff_t n, ptrdiff_t stride, int vectors,
     for (ptrdiff_t j = 0; j < n; j++)
         for (int v = 0; v < vectors; v++) {
             ptrdiff_t at = j * stride + v * LANES;
-            vec u = load_row(g + at, width - v * LANES);
-            sum[v] += log ? u : u * load_row(y + at, width - v * LANES);
+            vec u = load_some(g + at, width - v * LANES);
+            sum[v] += log ? u : u * load_some(y + at, width - v * LANES);
         }
     for (ptrdiff_t j = 0; j < n; j++)
         for (int v = 0; v < vectors; v++) {
             ptrdiff_t at = j * stride + v * LANES;
-            vec u = load_row(g + at, width - v * LANES), w = load_row(y + at, width - v * LANES);
-            store_row(grad + at, log ? u - vec_exp(w) * sum[v] : w * (u - sum[v]), width - v * LANES);
+            vec u = load_some(g + at, width - v * LANES), w = load_some(y + at, width - v * LANES);
+            store_some(grad + at, log ? u - vec_exp(w) * sum[v] : w * (u - sum[v]), width - v * LANES);
         }
 }
 

@@ -86,18 +86,14 @@ INLINE void transform_line_row(const struct lines *l, const struct plane *from, 
         for (ptrdiff_t c = 0; c < channels; c += LANES) {
             ptrdiff_t lanes = min_size(LANES, channels - c);
             vec d[LINE_POINTS], out[LINE_POINTS];
-            UNROLL for (int j = 0; j < count; j++) d[j] =
-                lanes == LANES ? load(pixel[j] + c) : load_first(pixel[j] + c, lanes);
+            UNROLL for (int j = 0; j < count; j++) d[j] = load_some(pixel[j] + c, lanes);
             if (count == LINE_POINTS)
                 transform_input(LINE_POINTS, d, 1, out, 1);
             else
                 transform_filter(LINE_POINTS, LINE_OUTPUTS, d, 1, out, 1);
             UNROLL for (int p = 0; p < LINE_POINTS; p++) {
                 real *at = to + p * plane + c;
-                if (lanes == LANES)
-                    store(at, out[p]);
-                else
-                    store_first(at, out[p], lanes);
+                store_some(at, out[p], lanes);
             }
         }
     }

@@ -120,7 +120,7 @@ INLINE void store_and_fetch(real *at, vec value, ptrdiff_t ahead) {
 INLINE vec read_pixel(const struct tile_vector *t, int pixel, const int fetch) {
     const real *at = t->from[pixel] + t->offset;
     if (fetch && t->next) __builtin_prefetch(at + t->next);
-    return t->lanes == LANES ? load(at) : load_first(at, t->lanes);
+    return load_some(at, t->lanes);
 }
 
 INLINE void write_plane(const struct tile_vector *t, int plane, vec value) {
