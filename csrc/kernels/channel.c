@@ -37,7 +37,7 @@ INLINE vec apply(const struct channel *job, enum operation operation, ptrdiff_t 
         store_some(job->result + offset, choose(x > 0, x, x * factor), n);
     } else {
         vec g = load_some(job->grad_output + offset, n);
-        part = choose(x > 0, part, x * g); /* before the store: the other way, GCC 12 fails on SSE2's doubles */
+        part = choose(x > 0, part, x * g); /* first: else GCC 12 fails on SSE2's doubles */
         if (job->result) store_some(job->result + offset, choose(x > 0, g, g * factor), n);
     }
     return part;
