@@ -18,7 +18,7 @@ def _padding(op, padding, stride, dilation, kernel):
     """Zeros before and after, per direction: ((top, bottom), (left, right))."""
     if isinstance(padding, str):
         if padding not in ("same", "valid"):
-            raise ValueError(f"{op}: padding must be an int, a pair of ints, 'same' or 'valid'; got {shown(padding)}")
+            raise ValueError(f"{op}: padding must be an int, a pair of ints, 'same' or 'valid'; got {padding!r}")
         if padding == "valid":
             return (0, 0), (0, 0)
         if stride != (1, 1):

@@ -111,7 +111,7 @@ def pad(input, pad, mode="constant", value=None):
     margins = _margins("pad", input.shape, pad, mode)
     value = 0.0 if value is None else number("pad", "value", value)
     if mode != "constant" and value != 0:
-        raise ValueError(f"pad: value must be left out in mode {mode}; got {shown(value)}")
+        raise ValueError(f"pad: value must be left out in mode {mode}; got {value!r}")
     return _pad(input, input.shape, margins, mode, value, False)
 
 

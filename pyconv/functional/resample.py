@@ -43,10 +43,10 @@ def _scales(op, extents, scale_factor):
     scales = tuple(number(op, "scale_factor", scale) for scale in scales)
     for extent, scale in zip(extents, scales):
         if not scale > 0:
-            raise ValueError(f"{op}: scale_factor must be positive; got {shown(scale_factor)}")
+            raise ValueError(f"{op}: scale_factor must be positive; got {scale_factor!r}")
         if max(extent, 1) * scale >= LIMIT:
             raise ValueError(
-                f"{op}: the size times scale_factor must be below 2**31; got {shown(scale_factor)} for size {extents}"
+                f"{op}: the size times scale_factor must be below 2**31; got {scale_factor!r} for size {extents}"
             )
     return scales
 

@@ -37,7 +37,7 @@ class _ConvNd(Module):
         self.dilation = _pair(op, "dilation", dilation, 1)
         if isinstance(padding, str):
             if padding not in ("same", "valid"):
-                raise ValueError(f"{op}: padding must be an int, a pair, 'same' or 'valid'; got {shown(padding)}")
+                raise ValueError(f"{op}: padding must be an int, a pair, 'same' or 'valid'; got {padding!r}")
             if padding == "same" and self.stride != (1, 1):
                 raise ValueError(f"{op}: padding='same' needs stride 1; got stride={stride}")
             self.padding = padding
