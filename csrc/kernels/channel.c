@@ -62,9 +62,10 @@ INLINE void prelu_columns(const struct channel *job, ptrdiff_t begin, ptrdiff_t 
 }
 
 INLINE void channel_rows(const struct channel *job, enum operation operation, ptrdiff_t task) {
-    ptrdiff_t begin = task * job->rows, end = min_size(begin + job->rows, job->outer), c = 0;
+    ptrdiff_t begin = task * job->rows, end = min_size(begin + job->rows, job->outer);
     if (operation == PRELU_BACKWARD) {
         double *sums = job->sums ? job->sums + task * job->channels : NULL;
+        ptrdiff_t c = 0;
         for (; c + SIDE * LANES <= job->channels; c += SIDE * LANES)
             prelu_columns(job, begin, end, c, SIDE, LANES, sums);
         for (; c < job->channels; c += LANES)
@@ -73,7 +74,7 @@ INLINE void channel_rows(const struct channel *job, enum operation operation, pt
     }
     for (ptrdiff_t row = begin; row < end; row++) {
         const real *factor = job->factor + row / job->period * job->channels;
-        for (c = 0; c < job->channels; c += LANES) {
+        for (ptrdiff_t c = 0; c < job->channels; c += LANES) {
             ptrdiff_t n = job->channels - c;
             apply(job, operation, row * job->channels + c, load_some(factor + c, n), n);
         }

@@ -23,9 +23,9 @@
 #include "winograd_line.h"
 
 #define GROUP_BYTES ((ptrdiff_t)640 << 10) /* of V, in L2 beside M and what passes of U */
-#define MOST_TILES 24
-#define USUAL_TILES (2 * TILE)
-#define LEAVES_L2 ((ptrdiff_t)1800 << 10) /* more than this of V and a block's U: see plan */
+#define USUAL_TILES (2 * TILE)             /* of a group */
+#define MOST_TILES 24                      /* of one whose filters come from memory for each group anew */
+#define LEAVES_L2 ((ptrdiff_t)1800 << 10)  /* more than this of V and a block's U: see plan */
 /* A smaller U is not worth making by blocks: of one that is kept (with AVX-512, making more is sooner than
  * reading it; 37 MB are not with AVX2 either), and of one that is made now, half of which each of two cores
  * would read from the other. */
@@ -321,7 +321,7 @@ static void plan(struct winograd *w, const struct winograd_kind *kind, const str
     w->pitch = ceil_div(c->src_channels, LANES) * LANES + LANES;
     /* The same sums in either order: a prepared weight gives the same bits. */
     w->chunk = even_chunk(c->src_channels, kind->chunk);
-    w->piece = w->chunk * max_size(CHUNK / max_size(w->chunk, 1), 1);
+    w->piece = w->chunk * (CHUNK / max_size(w->chunk, 1));
     const ptrdiff_t size = sizeof(real), planes = kind->planes;
     ptrdiff_t tile_bytes = planes * w->pitch * size;
     ptrdiff_t filter_bytes = kind->matrices * c->src_channels * w->blocks * BLOCK * size;

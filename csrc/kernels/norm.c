@@ -18,6 +18,10 @@
 
 /* ---- Mean, and sum of squared distances from it ---- */
 
+INLINE void add_vectors(const vec *from, int vectors, real *to) {
+    UNROLL for (int v = 0; v < vectors; v++) store(to + v * LANES, load(to + v * LANES) + from[v]);
+}
+
 /* Add to `vectors` vectors of the sums: over GROUP rows of x. */
 INLINE void sum_group(const real *x, ptrdiff_t stride, int vectors, const real *center, real *sum,
                       real *squares) {
@@ -25,10 +29,8 @@ INLINE void sum_group(const real *x, ptrdiff_t stride, int vectors, const real *
     for (int row = 0; row < GROUP; row++, x += stride)
         UNROLL for (int v = 0; v < vectors; v++)
             add_distances(load(x + v * LANES) - load(center + v * LANES), sums + v, totals + v);
-    UNROLL for (int v = 0; v < vectors; v++) {
-        store(sum + v * LANES, load(sum + v * LANES) + sums[v]);
-        store(squares + v * LANES, load(squares + v * LANES) + totals[v]);
-    }
+    add_vectors(sums, vectors, sum);
+    add_vectors(totals, vectors, squares);
 }
 
 /* The same for one vector of `lanes` lanes, where the group need not be whole: of its wide rows, `rest`
@@ -40,8 +42,8 @@ static void sum_rest(const real *x, ptrdiff_t stride, ptrdiff_t rest, ptrdiff_t 
         ptrdiff_t n = min_size(lanes, rest);
         add_distances(first_lanes(load_first(x, n) - load(center), n, (vec){0}), &sums, &totals);
     }
-    store(sum, load(sum) + sums);
-    store(squares, load(squares) + totals);
+    add_vectors(&sums, 1, sum);
+    add_vectors(&totals, 1, squares);
 }
 
 /* sum[j] = the sum over the rows of the distance x[row][j] - center[j], squares[j] = that of its square */
@@ -225,10 +227,8 @@ INLINE void gradient_group(enum mask mask, const struct job *job, const struct w
     for (int row = 0; row < GROUP; row++, at += job->cut.stride)
         UNROLL for (int v = 0; v < vectors; v++)
             sum_vector(mask, job, wide, at + v * LANES, j + v * LANES, LANES, sum + v, product + v);
-    UNROLL for (int v = 0; v < vectors; v++) {
-        store(sums + j + v * LANES, load(sums + j + v * LANES) + sum[v]);
-        store(products + j + v * LANES, load(products + j + v * LANES) + product[v]);
-    }
+    add_vectors(sum, vectors, sums + j);
+    add_vectors(product, vectors, products + j);
 }
 
 /* As sum_rest. */
@@ -238,8 +238,8 @@ INLINE void gradient_rest(enum mask mask, const struct job *job, const struct wi
     vec sum = {0}, product = {0};
     for (int row = 0; row < GROUP && rest > 0; row++, rest -= range->width, at += job->cut.stride)
         sum_vector(mask, job, wide, at, j, min_size(min_size(LANES, range->width - j), rest), &sum, &product);
-    store(sums + j, load(sums + j) + sum);
-    store(products + j, load(products + j) + product);
+    add_vectors(&sum, 1, sums + j);
+    add_vectors(&product, 1, products + j);
 }
 
 INLINE void sum_gradients(enum mask mask, const struct job *job, const struct range *range,

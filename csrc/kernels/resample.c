@@ -350,49 +350,52 @@ INLINE void add_borders(const struct job *job, ptrdiff_t i, ptrdiff_t rows, int 
     }
 }
 
+/* ---- Any taps ---- */
+
+/* Rows from i on, over the ends of images; the first is made without a look at the one before it. */
+static void add_rows(const struct job *job, ptrdiff_t i, ptrdiff_t rows, const real *image, real *output,
+                     real *scratch) {
+    const struct pyconv_resample *sizes = &job->sizes;
+    const struct pyconv_taps *down = &sizes->row;
+    ptrdiff_t width = sizes->width * sizes->channels, size = sizes->column.size * sizes->channels;
+    for (ptrdiff_t row = 0; row < rows; row++, output += size) {
+        if (down->count[i] == 0) {
+            fill(output, size, (real)sizes->value);
+        } else if (row > 0 && i > 0 && repeats(down, i)) {
+            copy_elements(output - size, size, output);
+        } else if (job->squares && down->count[i] == 2) {
+            add_squares(job, i, image, output);
+        } else {
+            const real *line = image + place_of(down, i, 0) * width;
+            if (down->count[i] > 1 || down->weight)
+                add_taps(down, i, image, width, AHEAD, scratch), line = scratch;
+            if (sizes->channels == 1)
+                across_plane(&sizes->column, (real)sizes->value, line, output);
+            else
+                across_channels(job, line, output);
+        }
+        if (++i == down->size) i = 0, image += sizes->height * width;
+    }
+}
+
 /* ---- A task is a run of rows ---- */
 
 static void run_rows(const void *context, ptrdiff_t task, void *scratch) {
     const struct job *job = context;
     const struct pyconv_resample *sizes = &job->sizes;
-    const struct pyconv_taps *down = &sizes->row;
-    ptrdiff_t channels = sizes->channels, out_elements = sizes->column.size * channels;
-    ptrdiff_t begin = task * job->rows_per_task;
-    ptrdiff_t end = min_size(begin + job->rows_per_task, sizes->images * down->size);
-    ptrdiff_t i = begin % down->size, width = sizes->width * channels, elements = sizes->height * width;
-    const real *image = job->input + begin / down->size * elements;
-    real *output = job->output + begin * out_elements;
-    ptrdiff_t rows = end - begin;
-    if (job->bordered && down->most == 1 && sizes->column.most == 1) {
+    const struct pyconv_taps *down = &sizes->row, *across = &sizes->column;
+    ptrdiff_t begin = task * job->rows_per_task, i = begin % down->size;
+    ptrdiff_t rows = min_size(job->rows_per_task, sizes->images * down->size - begin);
+    const real *image = job->input + begin / down->size * sizes->height * sizes->width * sizes->channels;
+    real *output = job->output + begin * across->size * sizes->channels;
+    if (job->bordered && down->most == 1 && across->most == 1)
         add_borders(job, i, rows, 1, image, output, scratch);
-        return;
-    } else if (job->bordered) {
+    else if (job->bordered)
         add_borders(job, i, rows, 0, image, output, scratch);
-        return;
-    } else if (job->pairs) {
+    else if (job->pairs)
         add_pairs(job, i, rows, image, output);
-        return;
-    }
-    for (ptrdiff_t row = begin; row < end; row++, output += out_elements) {
-        if (down->count[i] == 0) {
-            fill(output, out_elements, (real)sizes->value);
-        } else if (row > begin && i > 0 && repeats(down, i)) {
-            copy_elements(output - out_elements, out_elements, output);
-        } else if (job->squares && down->count[i] == 2) {
-            add_squares(job, i, image, output);
-        } else {
-            const real *line = image + place_of(down, i, 0) * width;
-            if (down->count[i] > 1 || down->weight) {
-                add_taps(down, i, image, width, AHEAD, scratch);
-                line = scratch;
-            }
-            if (channels == 1)
-                across_plane(&sizes->column, (real)sizes->value, line, output);
-            else
-                across_channels(job, line, output);
-        }
-        if (++i == down->size) i = 0, image += elements;
-    }
+    else
+        add_rows(job, i, rows, image, output, scratch);
 }
 
 static int resample(const struct pyconv_resample *sizes, const void *input, void *output) {
