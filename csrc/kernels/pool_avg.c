@@ -225,6 +225,29 @@ static void run_forward_planes(const void *context, ptrdiff_t task, void *scratc
     }
 }
 
+/* Squares: rows first, as in lines. */
+static void run_squares(const void *context, ptrdiff_t task, void *scratch) {
+    (void)scratch;
+    const struct avg_pool *job = context;
+    const struct pyconv_pool *pool = &job->pool;
+    const struct window *windows = job->axes.row.window;
+    struct divisor divisor = divide_by(windows->divisor, job->axes.column.window->divisor);
+    struct pool_part part = task_part(&job->cut, task);
+    for (ptrdiff_t row = part.row; row < part.row_end; row++) {
+        ptrdiff_t begin = row / pool->out_height * pool->height + windows[row % pool->out_height].begin;
+        const real *above = job->input + begin * pool->width, *below = above + pool->width;
+        for (ptrdiff_t step = 0; step < pool->out_width; step += LANES) {
+            ptrdiff_t j = min_size(step, pool->out_width - LANES);
+            __builtin_prefetch(above + 2 * j + AHEAD);
+            __builtin_prefetch(below + 2 * j + AHEAD);
+            vec front = load_front(above + 2 * j) + load_front(below + 2 * j);
+            vec back = load_back(above + 2 * j) + load_back(below + 2 * j);
+            store(job->output + row * pool->out_width + j,
+                  divide(even_places(front, back) + odd_places(front, back), divisor));
+        }
+    }
+}
+
 static void run_ones(const void *context, ptrdiff_t task, void *scratch) {
     const struct avg_pool *job = context;
     const struct pyconv_pool *pool = &job->pool;
@@ -249,6 +272,8 @@ static int forward(const struct pyconv_pool *pool, const void *input, void *outp
         ;
     else if (planes && job.line.one_by_one)
         status = parallel_run(job.cut.tasks, cost, (size_t)pool->width * sizeof(real), run_ones, &job);
+    else if (planes && job.line.squares)
+        status = parallel_run(job.cut.tasks, cost, 0, run_squares, &job);
     else if (planes)
         status = parallel_run(job.cut.tasks, cost, lines_bytes(&job.line), run_forward_planes, &job);
     else if (job.cut.parts > 1)

@@ -18,6 +18,7 @@
 
 struct pool_line {
     int one_by_one; /* vectors would be mostly empty, or the windows differ */
+    int squares;    /* of 2 x 2, side by side, all of them whole: read where they are, without lines */
     ptrdiff_t width, stride, padding, dilation, kernel, windows;
     ptrdiff_t rows, pitch; /* of a line, and elements from one to the next */
     ptrdiff_t block, each; /* rows of windows to a block, and lines that each adds to the first one's */
@@ -52,6 +53,13 @@ INLINE ptrdiff_t tap_offset(const struct pool_line *line, ptrdiff_t s) {
 #define BLOCK_ELEMENTS ((ptrdiff_t)4096) /* of a block's lines, in L1; */
 #define MOST_ELEMENTS ((ptrdiff_t)65536) /* of those of a single row of windows */
 #define MOST_ROWS ((ptrdiff_t)16)
+
+INLINE int are_squares(const struct pool_line *line, const struct pyconv_pool *pool) {
+    int by_two = pool->kernel[0] == 2 && line->kernel == 2 && line->stride == 2;
+    int dense = pool->dilation[0] == 1 && line->dilation == 1 && pool->padding[0] == 0 && line->padding == 0;
+    return by_two && dense && line->windows >= LANES && 2 * line->windows <= line->width &&
+           (pool->out_height - 1) * pool->stride[0] + 2 <= pool->height;
+}
 
 /* Fill the tables; free_line gives them back. down: a row of windows is made of one line, else of one for
  * each of its taps' rows. */
@@ -93,6 +101,7 @@ INLINE int make_line(const struct pyconv_pool *pool, const struct pool_axis *col
     whole.last = whole.first;
     while (whole.last < column->windows && column->window[whole.last].taps == kernel) whole.last++;
     line->whole = whole;
+    line->squares = are_squares(line, pool);
     return PYCONV_OK;
 }
 

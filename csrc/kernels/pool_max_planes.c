@@ -233,6 +233,60 @@ static void run_alike(const void *context, ptrdiff_t task, void *scratch) {
     }
 }
 
+/* ---- Squares, where they are ---- */
+
+/* LANES squares. Without an index rows first, as in lines. */
+INLINE struct best best_of_squares(struct best best, const real *above, const real *below, struct taps taps,
+                                   enum pyconv_pool_index form) {
+    vec front = load_front(above), back = load_back(above);
+    vec low_front = load_front(below), low_back = load_back(below);
+    if (form == PYCONV_NO_INDEX) {
+        front = better((struct best){front, {0}}, low_front, 0).value;
+        back = better((struct best){back, {0}}, low_back, 0).value;
+    }
+    best = better(best, even_places(front, back), 0);
+    best = better(best, odd_places(front, back), taps.column_index);
+    if (form == PYCONV_NO_INDEX) return best;
+    best = better(best, even_places(low_front, low_back), taps.row_index);
+    return better(best, odd_places(low_front, low_back), taps.row_index + taps.column_index);
+}
+
+INLINE void pool_squares(const struct plane_pool *job, const struct pool_part *part,
+                         enum pyconv_pool_index form) {
+    const struct pyconv_pool *pool = &job->max.pool;
+    const struct pool_axes *axes = &job->max.axes;
+    int in_plane = form == PYCONV_PLANE_INDEX;
+    ivec lane = {0};
+    for (int l = 0; in_plane && l < LANES; l++) lane[l] = 2 * l;
+    for (ptrdiff_t row = part->row; row < part->row_end; row++) {
+        const struct window *window = axes->row.window + row % pool->out_height;
+        const struct taps taps = window_taps(&job->max, window, axes->column.window);
+        const real *above =
+            job->max.input + (row / pool->out_height * pool->height + window->begin) * pool->width;
+        const real *below = above + pool->width;
+        for (ptrdiff_t step = 0; step < pool->out_width; step += LANES) {
+            ptrdiff_t j = min_size(step, pool->out_width - LANES), at = row * pool->out_width + j;
+            __builtin_prefetch(above + 2 * j + AHEAD);
+            __builtin_prefetch(below + 2 * j + AHEAD);
+            struct best best = best_of_squares(nothing(taps), above + 2 * j, below + 2 * j, taps, form);
+            store(job->max.output + at, best.value);
+            store_index(form, job->max.indices, at, taps.base + (in_plane ? 2 * j : 0), best.at + lane,
+                        LANES);
+        }
+    }
+}
+
+static void run_squares(const void *context, ptrdiff_t task, void *scratch) {
+    (void)scratch;
+    const struct plane_pool *job = context;
+    struct pool_part part = task_part(&job->max.cut, task);
+    switch (job->max.form) {
+    case PYCONV_NO_INDEX: pool_squares(job, &part, PYCONV_NO_INDEX); break;
+    case PYCONV_PLANE_INDEX: pool_squares(job, &part, PYCONV_PLANE_INDEX); break;
+    case PYCONV_TAP_INDEX: pool_squares(job, &part, PYCONV_TAP_INDEX); break;
+    }
+}
+
 /* ---- The whole pass ---- */
 
 static int make_column_runs(struct plane_pool *job) {
@@ -247,11 +301,15 @@ int VARIANT(max_pool_planes)(const struct max_pool *max, double cost) {
     const struct pyconv_pool *pool = &max->pool;
     int status = make_line(pool, &max->axes.column, max->form == PYCONV_NO_INDEX, &job.line);
     if (!status && pool->adaptive && pool->out_width >= LANES / 2) status = make_column_runs(&job);
-    size_t scratch = lines_bytes(&job.line);
-    if (job.line.one_by_one) scratch = (size_t)(2 * columns_pitch(&job)) * sizeof(real);
-    if (status == PYCONV_OK)
-        status = parallel_run(max->cut.tasks, cost, scratch, job.line.one_by_one ? run_one_by_one : run_alike,
-                              &job);
+    size_t columns = (size_t)(2 * columns_pitch(&job)) * sizeof(real);
+    if (status)
+        ;
+    else if (job.line.one_by_one)
+        status = parallel_run(max->cut.tasks, cost, columns, run_one_by_one, &job);
+    else if (job.line.squares)
+        status = parallel_run(max->cut.tasks, cost, 0, run_squares, &job);
+    else
+        status = parallel_run(max->cut.tasks, cost, lines_bytes(&job.line), run_alike, &job);
     free_runs(&job.runs);
     free_line(&job.line);
     return status;
