@@ -10,6 +10,9 @@
  * Where only a sum or a maximum is asked for, the rows of a window become one before (`enum down`): 3 x 3
  * windows take 6 loads instead of 9. A block has several rows, since what was stored a moment ago at other
  * offsets is slow to load (rows of 32 pixels were twice as slow one by one); its lines fit L1.
+ *
+ * Squares of 2 x 2 that tile the plane are taken apart as they are read, without lines: 1.3 to 1.8 times as
+ * fast.
  */
 #ifndef PYCONV_POOL_LINE_H
 #define PYCONV_POOL_LINE_H
