@@ -331,8 +331,6 @@ INLINE vec load_halves(const real *p, const real *q) {
 INLINE vec load_stepped(const real *p) {
     return (vec)_mm256_shuffle_ps((__m256)load_halves(p, p + 8), (__m256)load_halves(p + 3, p + 11), 0xd8);
 }
-INLINE vec load_front(const real *p) { return load_halves(p, p + 8); }
-INLINE vec load_back(const real *p) { return load_halves(p + 4, p + 12); }
 INLINE vec even_places(vec front, vec back) {
     return (vec)_mm256_shuffle_ps((__m256)front, (__m256)back, 0x88);
 }
@@ -346,19 +344,27 @@ INLINE vec load_halves(const real *p, const real *q) {
 INLINE vec load_stepped(const real *p) {
     return (vec)_mm256_shuffle_pd((__m256d)load_halves(p, p + 4), (__m256d)load_halves(p + 1, p + 5), 0xa);
 }
-INLINE vec load_front(const real *p) { return load_halves(p, p + 4); }
-INLINE vec load_back(const real *p) { return load_halves(p + 2, p + 6); }
 INLINE vec even_places(vec front, vec back) { return (vec)_mm256_unpacklo_pd((__m256d)front, (__m256d)back); }
 INLINE vec odd_places(vec front, vec back) { return (vec)_mm256_unpackhi_pd((__m256d)front, (__m256d)back); }
 #else
 INLINE vec load_stepped(const real *p) {
     return __builtin_shufflevector(load(p), load(p + LANES - 1), STEPPED_LANES);
 }
-INLINE vec load_front(const real *p) { return load(p); }
-INLINE vec load_back(const real *p) { return load(p + LANES); }
 INLINE vec even_places(vec front, vec back) { return even_lanes(front, back); }
 INLINE vec odd_places(vec front, vec back) { return odd_lanes(front, back); }
 #endif
+#if defined(__AVX2__) && !defined(__AVX512F__)
+INLINE vec load_front(const real *p) { return load_halves(p, p + LANES); }
+INLINE vec load_back(const real *p) { return load_halves(p + LANES / 2, p + LANES + LANES / 2); }
+#else
+INLINE vec load_front(const real *p) { return load(p); }
+INLINE vec load_back(const real *p) { return load(p + LANES); }
+#endif
+
+/* Zeros, in whole vectors: as many as hold `count` elements */
+INLINE void clear_elements(real *to, ptrdiff_t count) {
+    for (ptrdiff_t i = 0; i < count; i += LANES) store(to + i, (vec){0});
+}
 
 INLINE void copy_elements(const real *from, ptrdiff_t count, real *to) {
     ptrdiff_t i = 0;

@@ -83,11 +83,6 @@ INLINE void lay_line(const struct plane_line *line, const real *x, const real *e
         for (ptrdiff_t w = 0; w < width; w++) to[line_offset(line, w + padding)] = x[w];
 }
 
-/* `count`: a multiple of LANES, as that of a line is */
-INLINE void clear_elements(real *to, ptrdiff_t count) {
-    for (ptrdiff_t e = 0; e < count; e += LANES) store(to + e, (vec){0});
-}
-
 /* Rows [first, first + count) of a plane, some of them perhaps above or below it */
 INLINE void lay_plane(const struct plane_line *line, const real *plane, ptrdiff_t first, ptrdiff_t count,
                       const real *end, real *to) {

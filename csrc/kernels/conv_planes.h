@@ -50,10 +50,6 @@ INLINE ptrdiff_t find_stretches(const struct correlation *c, const struct tap *t
     return count;
 }
 
-INLINE void put_zeros(real *to, ptrdiff_t count) {
-    for (ptrdiff_t i = 0; i < count; i += LANES) store(to + i, (vec){0});
-}
-
 /* `count` elements, `step` apart; whole vectors are stored, and loaded while they end within `rest` elements.
  */
 INLINE void put_pixels(const real *from, ptrdiff_t rest, const ptrdiff_t step, ptrdiff_t count, real *to) {
@@ -74,7 +70,7 @@ INLINE void put_row(const real *plane, ptrdiff_t rest, ptrdiff_t step, const str
                     ptrdiff_t count, real *to) {
     for (const struct stretch *s = stretch; s < stretch + count; s++) {
         real *at = to + s->begin;
-        if (s->left || !s->pixels) put_zeros(at, s->pixels ? s->left : s->count);
+        if (s->left || !s->pixels) clear_elements(at, s->pixels ? s->left : s->count);
         if (!s->pixels) continue;
         if (step == 1)
             put_pixels(plane + s->from, rest - s->from, 1, s->pixels, at + s->left);
@@ -82,7 +78,7 @@ INLINE void put_row(const real *plane, ptrdiff_t rest, ptrdiff_t step, const str
             put_pixels(plane + s->from, rest - s->from, 2, s->pixels, at + s->left);
         else
             put_pixels(plane + s->from, rest - s->from, step, s->pixels, at + s->left);
-        put_zeros(at + s->left + s->pixels, s->count - s->left - s->pixels);
+        clear_elements(at + s->left + s->pixels, s->count - s->left - s->pixels);
     }
 }
 
@@ -198,7 +194,7 @@ INLINE void put_lines(const struct correlation *c, const struct plane_lines *l, 
             if (y >= 0 && y < c->src_height)
                 put_row(c->src + from, all - from, step, stretch, residues, row);
             else
-                put_zeros(row, l->row);
+                clear_elements(row, l->row);
         }
 }
 

@@ -51,7 +51,8 @@ static void sum_rows(const struct job *job, const struct range *range, const rea
                      real *squares) {
     const real *x = job->x + range->start;
     ptrdiff_t width = range->width, stride = job->cut.stride;
-    for (ptrdiff_t j = 0; j < width; j += LANES) store(sum + j, (vec){0}), store(squares + j, (vec){0});
+    clear_elements(sum, width);
+    clear_elements(squares, width);
     for (ptrdiff_t i = 0; i < range->count; i += GROUP * width, x += GROUP * stride) {
         ptrdiff_t j = 0, rest = range->count - i;
         if (rest >= GROUP * width) {
@@ -245,10 +246,8 @@ INLINE void gradient_rest(enum mask mask, const struct job *job, const struct wi
 INLINE void sum_gradients(enum mask mask, const struct job *job, const struct range *range,
                           const struct wide *wide, real *sums, real *products) {
     ptrdiff_t width = range->width, stride = job->cut.stride, at = range->start;
-    for (ptrdiff_t j = 0; j < width; j += LANES) {
-        store(sums + j, (vec){0});
-        store(products + j, (vec){0});
-    }
+    clear_elements(sums, width);
+    clear_elements(products, width);
     for (ptrdiff_t i = 0; i < range->count; i += GROUP * width, at += GROUP * stride) {
         ptrdiff_t j = 0, rest = range->count - i;
         if (rest >= GROUP * width) {

@@ -215,6 +215,13 @@ INLINE ptrdiff_t alike(const struct window *window, ptrdiff_t rows) {
     return n;
 }
 
+/* Rows of windows of one image that are a block: those from `row` on, before `end`, which are alike. */
+INLINE ptrdiff_t block_rows(const struct pool_line *line, const struct pyconv_pool *pool,
+                            const struct window *window, ptrdiff_t row, ptrdiff_t end) {
+    ptrdiff_t rest = min_size(end - row, pool->out_height - row % pool->out_height);
+    return alike(window, min_size(line->block, rest));
+}
+
 /* ---- Runs that differ: lanes are outputs, each of which reads `count` elements from `begin` on ---- */
 
 struct pool_runs {

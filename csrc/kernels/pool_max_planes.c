@@ -226,9 +226,7 @@ static void run_alike(const void *context, ptrdiff_t task, void *scratch) {
     for (ptrdiff_t row = part.row, rows; row < part.row_end; row += rows) {
         const struct window *window = job->max.axes.row.window + row % pool->out_height;
         const real *plane = job->max.input + row / pool->out_height * pool->height * pool->width;
-        rows = min_size(job->line.block,
-                        min_size(part.row_end - row, pool->out_height - row % pool->out_height));
-        rows = alike(window, rows);
+        rows = block_rows(&job->line, pool, window, row, part.row_end);
         pool_block(job, plane, window, rows, row * pool->out_width, scratch);
     }
 }

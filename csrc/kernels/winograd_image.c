@@ -27,10 +27,6 @@ struct view {
     ptrdiff_t y, x, height, width;
 };
 
-INLINE void clear_pixels(real *to, ptrdiff_t pixels) {
-    for (ptrdiff_t i = 0; i < pixels * WINDOW_CHANNELS; i += LANES) store(to + i, (vec){0});
-}
-
 /* Pixels of `channels` planes, LANES at most, `area` apart, to a window; whole vectors are loaded and stored,
  * where the former end before `end`: what is beyond `pixels` is written again later. */
 INLINE void split_pixels(const real *from, ptrdiff_t area, ptrdiff_t channels, ptrdiff_t pixels,
@@ -58,15 +54,16 @@ static void fill_window(const struct tile_image *m, const real *plane, ptrdiff_t
     for (ptrdiff_t i = 0; i < view->height; i++, to += view->width * WINDOW_CHANNELS) {
         const ptrdiff_t y = view->y + i;
         if (y < 0 || y >= m->height) {
-            clear_pixels(to, view->width);
+            clear_elements(to, view->width * WINDOW_CHANNELS);
             continue;
         }
         const real *from = plane + y * m->width + o.from;
         for (ptrdiff_t c = 0; c < channels; c += LANES)
             split_pixels(from + c * area, area, min_size(LANES, channels - c), o.count, m->end,
                          to + o.left * WINDOW_CHANNELS + c);
-        clear_pixels(to, o.left);
-        clear_pixels(to + (o.left + o.count) * WINDOW_CHANNELS, view->width - o.left - o.count);
+        clear_elements(to, o.left * WINDOW_CHANNELS);
+        ptrdiff_t end = o.left + o.count;
+        clear_elements(to + end * WINDOW_CHANNELS, (view->width - end) * WINDOW_CHANNELS);
     }
 }
 
