@@ -136,6 +136,22 @@ INLINE int takes_lines(ptrdiff_t taps, ptrdiff_t channels, ptrdiff_t width, ptrd
            height * elements < 2 * PLANES_BYTES / (ptrdiff_t)sizeof(real) / planes_channels(channels, taps);
 }
 
+#define PLANES_TASKS 32
+#define LEAST_PIXELS (4 * LANES) /* of a task */
+
+/* Pixels of a task that copies for each tap, of which an image has `area`, and `rows` rows of x at a time */
+INLINE ptrdiff_t planes_pixels(ptrdiff_t images, ptrdiff_t area, ptrdiff_t rows) {
+    ptrdiff_t fit = PLANES_BYTES / (rows * (ptrdiff_t)sizeof(real));
+    ptrdiff_t even = ceil_div(area, ceil_div(PLANES_TASKS, images));
+    ptrdiff_t most = max_size(min_size(fit, even), LEAST_PIXELS);
+    return ceil_div(ceil_div(area, ceil_div(area, most)), LANES) * LANES;
+}
+
+/* Where so few tasks are not enough: shares of a group's outputs, each of which makes all of x for itself */
+INLINE ptrdiff_t planes_splits(ptrdiff_t tasks, ptrdiff_t outputs) {
+    return max_size(min_size(PLANES_TASKS / 2 / tasks, ceil_div(outputs, 4 * TILE)), 1);
+}
+
 INLINE int has_lines(const struct correlation *c) {
     return takes_lines(c->taps, c->src_channels, c->dst_width, c->dst_channels, c->y_max - c->y_min + 1,
                        c->dst_width * c->step_width + c->x_max - c->x_min + 1);
