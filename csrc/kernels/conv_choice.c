@@ -271,7 +271,7 @@ static double winograd_cycles(const struct pyconv_conv2d *g, enum pyconv_conv_pa
 #define PLANES_STORE 3.0  /* of an output */
 #define PLANES_WEIGHT 1.0 /* for a weight that is put where it is used, and */
 #define FAR_WEIGHT 5.0    /* beyond NEAR_WEIGHTS, which stay in L2 */
-#define NEAR_WEIGHTS 250e3
+#define NEAR_WEIGHTS 200e3
 #define DOTS_EFFICIENCY 0.8
 #define DOTS_SUM 4.0      /* for a weight's gradient, a block of pixels */
 #define SPREAD_BYTES 8.0  /* a cycle, of the gradient of an input of which few pixels are read, */
