@@ -223,11 +223,18 @@ void expect(const char *name, const struct array *a, double tolerance) {
 
 /* ---- The main program ---- */
 
-int main(void) {
+/* The levels that the arguments name, or all. */
+static int is_asked(int isa, int count, char **names) {
+    for (int i = 0; i < count; i++)
+        if (strcmp(names[i], pyconv_isa_name(isa)) == 0) return 1;
+    return count == 0;
+}
+
+int main(int argc, char **argv) {
     for (int isa = 0; isa < PYCONV_ISA_COUNT; isa++)
         for (dtype = 0; dtype < PYCONV_DTYPE_COUNT; dtype++) {
             kernels = pyconv_kernels(isa, dtype);
-            if (!kernels) continue;
+            if (!kernels || !is_asked(isa, argc - 1, argv + 1)) continue;
             random_state = 88172645463325252u;
             cases = 0;
             test_conv();
