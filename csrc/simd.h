@@ -363,7 +363,8 @@ INLINE vec load_back(const real *p) { return load(p + LANES); }
 
 /* Zeros, in whole vectors: as many as hold `count` elements */
 INLINE void clear_elements(real *to, ptrdiff_t count) {
-    for (ptrdiff_t i = 0; i < count; i += LANES) store(to + i, (vec){0});
+    if (count > 0) store(to, (vec){0}); /* which is often all, and no call of memset, as GCC has it */
+    for (ptrdiff_t i = LANES; i < count; i += LANES) store(to + i, (vec){0});
 }
 
 INLINE void copy_elements(const real *from, ptrdiff_t count, real *to) {

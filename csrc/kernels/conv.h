@@ -52,18 +52,12 @@ INLINE int walks_planes(const struct pyconv_conv2d *g) {
            step == g->stride_width && g->dilation_height == 1 && g->dilation_width == 1;
 }
 
-/* 1 x 1 kernels with a stride, of whose input most pixels are not read, see conv_planes_spread.c */
-INLINE int is_sparse(const struct pyconv_conv2d *g) {
-    return g->kernel_height == 1 && g->kernel_width == 1 && (g->stride_height > 1 || g->stride_width > 1) &&
-           !g->pad_top && !g->pad_left && !is_depthwise(g);
-}
+#define MOST_STRIDE 8 /* of a stride, that conv_planes_spread.c puts together */
 
-/* The convolution of the pixels that are read, by themselves */
-INLINE struct pyconv_conv2d dense_part(const struct pyconv_conv2d *g) {
-    struct pyconv_conv2d dense = *g;
-    dense.in_height = g->out_height, dense.in_width = g->out_width;
-    dense.stride_height = dense.stride_width = 1;
-    return dense;
+/* Strided convolutions, of whose input's gradient each residue of the stride is a plane of its own */
+INLINE int has_residues(const struct pyconv_conv2d *g) {
+    return (g->stride_height > 1 || g->stride_width > 1) && g->stride_height <= MOST_STRIDE &&
+           g->stride_width <= MOST_STRIDE && !is_depthwise(g);
 }
 
 /* 3 x 3 kernels with a stride of 2, see conv_winograd_strided.c */
@@ -182,7 +176,7 @@ int VARIANT(grad_weight_depthwise_planes)(const struct pyconv_conv2d *, const re
  * 1, and a destination without gaps */
 int VARIANT(correlate_planes)(const struct correlation *);
 struct workspace VARIANT(correlate_planes_workspace)(const struct correlation *);
-/* conv_planes_spread.c: `is_sparse` convolutions of planes */
+/* conv_planes_spread.c: convolutions of planes that have residues */
 int VARIANT(grad_input_spread)(const struct pyconv_conv2d *, const real *grad_output, const real *weight,
                                const real *residual, real *grad_input);
 struct workspace VARIANT(grad_input_spread_workspace)(const struct pyconv_conv2d *);

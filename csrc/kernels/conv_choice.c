@@ -303,23 +303,18 @@ static double image_bytes(ptrdiff_t batch, ptrdiff_t channels, ptrdiff_t pixels)
 
 static double planes_cycles(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass) {
     if (is_depthwise(g)) return depthwise_planes_cycles(g);
-    if (pass == PYCONV_GRAD_INPUT && is_sparse(g)) {
-        const struct pyconv_conv2d dense = dense_part(g);
-        return planes_cycles(&dense, pass) +
-               image_bytes(g->batch, g->in_channels, g->in_height * g->in_width) / SPREAD_BYTES;
-    }
-    const int back = pass == PYCONV_GRAD_INPUT;
-    ptrdiff_t from = (back ? g->out_channels : g->in_channels) / g->groups,
-              to = (back ? g->in_channels : g->out_channels) / g->groups;
-    ptrdiff_t area = back ? g->in_height * g->in_width : g->out_height * g->out_width;
-    ptrdiff_t taps = g->kernel_height * g->kernel_width;
+    const int back = pass == PYCONV_GRAD_INPUT, strided = g->stride_height * g->stride_width > 1;
+    const struct image_work w = image_work(g, back);
+    ptrdiff_t from = w.from, to = w.to, taps = g->kernel_height * g->kernel_width;
+    ptrdiff_t width = w.columns,
+              area = (back ? ceil_div(g->in_height, g->stride_height) : g->out_height) * width;
     double depth = (double)(taps * from), images = (double)(g->batch * g->groups);
     double vectors = images * (double)ceil_div(area, LANES);
-    int plain = taps == 1 && g->stride_height * g->stride_width == 1 && !g->pad_top && !g->pad_left;
-    ptrdiff_t width = back ? g->in_width : g->out_width;
-    ptrdiff_t reach = (g->kernel_width - 1) * g->dilation_width + 1, step = back ? 1 : g->stride_width;
-    const int lines = takes_lines(taps, from, width, to, (g->kernel_height - 1) * g->dilation_height + 1,
-                                  width * step + reach);
+    int plain = taps == 1 && (back || !strided) && !g->pad_top && !g->pad_left;
+    ptrdiff_t height = (g->kernel_height - 1) * g->dilation_height / (back ? g->stride_height : 1) + 1;
+    ptrdiff_t reach = (g->kernel_width - 1) * g->dilation_width / (back ? g->stride_width : 1) + 1;
+    const int lines = takes_lines(back ? w.rows * w.length : taps, from, width, to, height,
+                                  width * (back ? 1 : g->stride_width) + reach);
     if (lines) vectors = images * (double)(area / width * ceil_div(width, LANES));
     double copy = plain || lines ? 0 : PLANES_COPY;
     if (pass == PYCONV_GRAD_WEIGHT) {
@@ -333,10 +328,11 @@ static double planes_cycles(const struct pyconv_conv2d *g, enum pyconv_conv_pass
         copy += (splits - 1) * (copy + PLANES_LINE * (double)(area / width) / (double)ceil_div(area, LANES));
     }
     double rows = (double)(to / WIDE_TILE * WIDE_TILE + (to % WIDE_TILE ? max_size(to % WIDE_TILE, 3) : 0));
+    double spread = back && strided ? image_bytes(g->batch, g->in_channels, g->in_height * g->in_width) : 0;
     double weights = back ? depth * (double)(to * g->groups) : 0;
     double far = weights > NEAR_WEIGHTS ? FAR_WEIGHT * (weights - NEAR_WEIGHTS) : 0;
     return vectors * (depth * (rows / 2 / PLANES_EFFICIENCY + copy) + PLANES_STORE * (double)to) +
-           PLANES_WEIGHT * weights + far;
+           PLANES_WEIGHT * weights + far + spread / SPREAD_BYTES;
 }
 
 static double convert_cycles(ptrdiff_t batch, ptrdiff_t channels, ptrdiff_t pixels) {
@@ -394,7 +390,8 @@ static int fits_planes(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass
     if (!g->batch || !g->in_channels || !g->out_channels || !g->out_height || !g->out_width) return 0;
     if (!is_depthwise(g))
         return g->kernel_height * g->kernel_width <= CHUNK &&
-               (pass != PYCONV_GRAD_INPUT || is_sparse(g) || (g->stride_height == 1 && g->stride_width == 1));
+               (pass != PYCONV_GRAD_INPUT || has_residues(g) ||
+                (g->stride_height == 1 && g->stride_width == 1));
     double rows = (double)(g->kernel_height * g->dilation_height + g->stride_height),
            columns = (double)(g->out_width * g->stride_width + g->kernel_width * g->dilation_width);
     return rows * columns < MOST_PADDED_ROWS;

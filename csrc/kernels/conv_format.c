@@ -112,7 +112,8 @@ static int grad_input_planes(const struct pyconv_conv2d *g, enum pyconv_conv_alg
                              void *result) {
     if (is_depthwise(g))
         return VARIANT(grad_input_depthwise_planes)(g, grad_output, weight, residual, result);
-    if (is_sparse(g)) return VARIANT(grad_input_spread)(g, grad_output, weight, residual, result);
+    if (algorithm == PYCONV_CONV_PLANES && has_residues(g))
+        return VARIANT(grad_input_spread)(g, grad_output, weight, residual, result);
     size_t bytes;
     struct tap *tap = alloc_taps(g, &bytes);
     if (!tap) return PYCONV_NO_MEMORY;
@@ -213,7 +214,8 @@ static struct workspace planes_workspace(const struct pyconv_conv2d *g, enum pyc
                                          enum pyconv_conv_algorithm algorithm, struct tap *tap) {
     const int winograd = algorithm == PYCONV_CONV_WINOGRAD;
     if (is_depthwise(g)) return (struct workspace){0, 0}; /* some rows of a plane */
-    if (pass == PYCONV_GRAD_INPUT && is_sparse(g)) return VARIANT(grad_input_spread_workspace)(g);
+    if (pass == PYCONV_GRAD_INPUT && has_residues(g) && !winograd)
+        return VARIANT(grad_input_spread_workspace)(g);
     if (pass == PYCONV_GRAD_WEIGHT && winograd) return VARIANT(grad_weight_winograd_workspace)(g);
     struct correlation c = pass == PYCONV_GRAD_INPUT ? whole_gradient(g, NULL, NULL, NULL, tap)
                                                      : forward_correlation(g, NULL, NULL, NULL, NULL, tap);

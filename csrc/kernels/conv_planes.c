@@ -1,13 +1,14 @@
-/* Convolution of planes as a product of the weight with the image (conv_planes.h), forward, and for a stride
- * of 1 the gradient of the input.
+/* Convolution of planes as a product of the weight with the image (conv_planes.h), forward, and the gradient
+ * of the input: for a stride of 1 as it is, or in parts (conv_planes_spread.c).
  *
  *     dst[k][p] = bias[k] + sum over j of weight[k][j] * x[j][p]          j = (c, tap)
  *
- * A register tile is TILE outputs by two vectors of pixels, WIDE_TILE by three or WIDEST_TILE by four: each
+ * A register tile is TILE outputs by two vectors of pixels, WIDE_TILE by three or FOUR_TILE by four: each
  * step loads its vectors of x and broadcasts a weight for each output, 7 loads to 12 multiply-adds with 16
- * registers. The sums of CHUNK steps wait in dst for those of the next. While the tiles of all outputs take a
- * panel of pixels in turn, its chunk stays in L1 (128 x 96 bytes with AVX2) and the weights stream from L2, 2
- * KiB to a tile's 770 cycles.
+ * registers, which hold the fewer of both. Four vectors of up to three outputs, since less than ten sums
+ * would wait for each other. The sums of CHUNK steps wait in dst for those of the next. While the tiles of
+ * all outputs take a panel of pixels in turn, its chunk stays in L1 (128 x 96 bytes with AVX2) and the
+ * weights stream from L2, 2 KiB to a tile's 770 cycles.
  *
  * x is the image itself for a 1x1 kernel, whose next panel is fetched (a copy took 1.1 to 1.7 times as long);
  * lines, where taps share pixels (1.1 to 4.6 times as fast as a copy for each); or a copy for each tap, of
@@ -23,21 +24,21 @@
 
 struct planes {
     const struct correlation *c;
-    const real *weight; /* [group][k][j] */
-    ptrdiff_t depth, weight_pitch;
-    ptrdiff_t channels;       /* whose rows of x are made, and summed, in one go */
-    ptrdiff_t pixels, blocks; /* of a task; of an image */
-    ptrdiff_t pitch;          /* of x */
-    int plain;                /* x is the source itself; or */
-    struct plane_lines lines; /* in lines, of whole rows */
-    ptrdiff_t splits;         /* of a group's outputs */
+    const real *weight;            /* [group][k][j] */
+    ptrdiff_t depth, weight_pitch; /* of the longest row, and from one to the next */
+    ptrdiff_t channels;            /* whose rows of x are made, and summed, in one go */
+    ptrdiff_t pixels, blocks;      /* of a task; of an image */
+    ptrdiff_t pitch;               /* of x */
+    int plain;                     /* x is the source itself; or */
+    struct plane_lines lines;      /* in lines, of whole rows */
+    ptrdiff_t splits;              /* of a group's outputs */
 };
 
 /* ---- The weight, row by row ---- */
 
 static int lies_in_rows(const struct planes *s) {
     const struct correlation *c = s->c;
-    return c->tap[0].index == 0 && c->weight_dst == s->depth && c->weight_src == c->taps;
+    return !c->parts && c->tap[0].index == 0 && c->weight_dst == s->depth && c->weight_src == c->taps;
 }
 
 /* Whether the weight is read where it lies: not if that is all on the same sets of L1, unless for so few
@@ -52,15 +53,23 @@ static ptrdiff_t packed_elements(const struct planes *s) {
     return uses_rows(s) ? 0 : s->c->groups * s->c->dst_channels * s->weight_pitch;
 }
 
-/* LANES outputs' rows */
+static ptrdiff_t pack_tasks(const struct correlation *c) {
+    return c->groups * part_count(c) * ceil_div(part_channels(c), LANES);
+}
+
+/* LANES outputs' rows, of a part */
 static void pack_rows(const void *context, ptrdiff_t task, void *scratch) {
     (void)scratch;
     const struct planes *s = context;
     const struct correlation *c = s->c;
-    ptrdiff_t shares = ceil_div(c->dst_channels, LANES), group = task / shares, k = task % shares * LANES;
-    ptrdiff_t count = min_size(LANES, c->dst_channels - k), pitch = s->weight_pitch;
+    const ptrdiff_t outputs = part_channels(c), shares = ceil_div(outputs, LANES);
+    const ptrdiff_t k = task % shares * LANES, part = task / shares % part_count(c),
+                    group = task / shares / part_count(c);
+    const ptrdiff_t count = min_size(LANES, outputs - k), pitch = s->weight_pitch;
+    const struct tap *tap = c->tap + first_tap(c, part);
+    const ptrdiff_t taps = part_taps(c, part);
     const real *from = c->weight + group * c->weight_group + k * c->weight_dst;
-    real *to = (real *)s->weight + (group * c->dst_channels + k) * pitch;
+    real *to = (real *)s->weight + (group * c->dst_channels + part * outputs + k) * pitch;
     if (lies_in_rows(s)) {
         for (ptrdiff_t m = 0; m < count; m++)
             copy_elements(from + m * c->weight_dst, s->depth, to + m * pitch);
@@ -71,9 +80,8 @@ static void pack_rows(const void *context, ptrdiff_t task, void *scratch) {
     } else {
         for (ptrdiff_t i = 0; i < c->src_channels; i++)
             for (ptrdiff_t m = 0; m < count; m++)
-                for (ptrdiff_t t = 0; t < c->taps; t++)
-                    to[m * pitch + i * c->taps + t] =
-                        from[m * c->weight_dst + i * c->weight_src + c->tap[t].index];
+                for (ptrdiff_t t = 0; t < taps; t++)
+                    to[m * pitch + i * taps + t] = from[m * c->weight_dst + i * c->weight_src + tap[t].index];
     }
 }
 
@@ -93,7 +101,7 @@ struct panel {
  * k on; the next panel's pixels of both sides are fetched. */
 INLINE void tile_planes(const int rows, const int vectors, const int indexed, const struct panel *p,
                         ptrdiff_t k) {
-    vec sum[TILE][WIDEST];
+    vec sum[TILE][MOST_VECTORS];
     const ptrdiff_t first = k * p->area, area = p->area;
     ptrdiff_t at[TILE];
     UNROLL for (int m = 0; m < rows; m++) at[m] = first + m * area;
@@ -107,14 +115,23 @@ INLINE void tile_planes(const int rows, const int vectors, const int indexed, co
     const ptrdiff_t x_pitch = p->x_pitch, *step = p->step;
     const real *x = p->x;
     TWICE for (ptrdiff_t j = 0; j < p->depth; j++, from.at += sizeof(real)) {
-        vec value[WIDEST];
         const real *at_j = indexed ? x + step[j] : x;
         keep_scaling(&from, rows);
         if (!indexed) __builtin_prefetch(x + 2 * WIDEST * LANES), x += x_pitch;
-        UNROLL for (int v = 0; v < vectors; v++) value[v] = load(at_j + v * LANES);
-        UNROLL for (int m = 0; m < rows; m++) {
-            vec weight = splat(*row_at(&from, m));
-            UNROLL for (int v = 0; v < vectors; v++) sum[m][v] += weight * value[v];
+        if (rows < vectors) {
+            vec weight[MOST_VECTORS];
+            UNROLL for (int m = 0; m < rows; m++) weight[m] = splat(*row_at(&from, m));
+            UNROLL for (int v = 0; v < vectors; v++) {
+                vec value = load(at_j + v * LANES);
+                UNROLL for (int m = 0; m < rows; m++) sum[m][v] += weight[m] * value;
+            }
+        } else {
+            vec value[MOST_VECTORS];
+            UNROLL for (int v = 0; v < vectors; v++) value[v] = load(at_j + v * LANES);
+            UNROLL for (int m = 0; m < rows; m++) {
+                vec weight = splat(*row_at(&from, m));
+                UNROLL for (int v = 0; v < vectors; v++) sum[m][v] += weight * value[v];
+            }
         }
     }
     if (!p->to.first) UNROLL for (int m = 0; m < rows; m++) UNROLL for (int v = 0; v < vectors; v++) {
@@ -134,21 +151,16 @@ INLINE void tile_planes(const int rows, const int vectors, const int indexed, co
 #define PANELS(name, indexed)                                                                                \
     PANEL(name, 1, indexed, TILE, DISPATCH_TILE)                                                             \
     PANEL(name, 2, indexed, TILE, DISPATCH_TILE)                                                             \
-    PANEL(name, 3, indexed, WIDE_TILE, DISPATCH_WIDE)
+    PANEL(name, 3, indexed, WIDE_TILE, DISPATCH_WIDE)                                                        \
+    PANEL(name, 4, indexed, FOUR_TILE, DISPATCH_FOUR)
 PANELS(even, 0)
 PANELS(lined, 1)
-#if WIDEST > 3
-PANEL(even, 4, 0, WIDEST_TILE, DISPATCH_WIDEST)
-PANEL(lined, 4, 1, WIDEST_TILE, DISPATCH_WIDEST)
-#else
-#define even_4 NULL
-#define lined_4 NULL
-#endif
 
 /* What rows [j, j + depth) of x add to outputs [k0, k1) of all groups, which are of one, at `count` pixels.
  */
 struct step {
     ptrdiff_t j, depth, k0, k1, count;
+    int last;                /* of the steps of these outputs */
     ptrdiff_t place;         /* of output k0's first pixel in dst */
     const ptrdiff_t *offset; /* of these rows, or NULL: they are x's pitch apart */
 };
@@ -158,7 +170,7 @@ static void add_step(const struct planes *s, const struct step *step, const real
                                                                {lined_1, lined_2, lined_3, lined_4}};
     const struct correlation *c = s->c;
     const real *bias = c->epilogue.bias, *residual = c->epilogue.residual;
-    const int last = step->j + step->depth == s->depth;
+    const int last = step->last;
     struct panel p = {.w = s->weight + step->k0 * s->weight_pitch + step->j,
                       .bias = bias ? bias + step->k0 : NULL,
                       .w_pitch = s->weight_pitch,
@@ -168,8 +180,9 @@ static void add_step(const struct planes *s, const struct step *step, const real
                       .count = step->k1 - step->k0,
                       .area = c->dst_height * c->dst_width,
                       .to = {.relu = last && c->epilogue.relu, .first = step->j == 0}};
-    for (ptrdiff_t b = 0; b < filter_blocks(step->count); b++) {
-        struct filters block = filter_block(step->count, b);
+    const ptrdiff_t widest = p.count <= FOUR_TILE ? MOST_VECTORS : WIDEST;
+    for (ptrdiff_t b = 0; b < vector_blocks(step->count, widest); b++) {
+        struct filters block = vector_block(step->count, widest, b);
         ptrdiff_t place = step->place + block.vector * LANES;
         p.x = x + block.vector * LANES;
         p.to.dst = c->dst + place;
@@ -186,45 +199,83 @@ static int reads_beyond(const struct correlation *c, const real *row, ptrdiff_t 
 }
 
 /* The same step for `pixels` pixels, row by row, from lines */
-static void add_rows(const struct planes *s, struct step step, const ptrdiff_t *offset, const real *x,
-                     ptrdiff_t pixels) {
-    step.count = s->c->dst_width, step.offset = offset;
+static void add_rows(const struct planes *s, struct step step, const real *x, ptrdiff_t pixels) {
+    step.count = s->c->dst_width;
     for (; pixels > 0; pixels -= step.count, step.place += step.count, x += s->c->step_height * s->lines.row)
         add_step(s, &step, x, 0);
+}
+
+/* Pixels [first, end) of an image's group, and a share of each part's outputs */
+struct share {
+    ptrdiff_t image, group, split, first, end;
+};
+
+/* What `channels` channels from i on add to all parts; offset: of each tap's rows of x, or NULL */
+static void add_channels(const struct planes *s, const struct share *share, ptrdiff_t i, ptrdiff_t channels,
+                         const ptrdiff_t *offset, const real *x, ptrdiff_t pitch) {
+    const struct correlation *c = s->c;
+    const ptrdiff_t area = c->dst_height * c->dst_width, outputs = part_channels(c);
+    const ptrdiff_t tiles = ceil_div(outputs, TILE), pixels = share->end - share->first;
+    const ptrdiff_t begin = tiles * share->split / s->splits * TILE,
+                    end = min_size(tiles * (share->split + 1) / s->splits * TILE, outputs);
+    for (ptrdiff_t p = 0; p < part_count(c); p++) {
+        const ptrdiff_t taps = part_taps(c, p), k = share->group * c->dst_channels + p * outputs;
+        struct step step = {.j = i * taps, .depth = channels * taps, .k0 = k + begin, .k1 = k + end};
+        step.count = pixels, step.last = i + channels == c->src_channels;
+        step.place = (share->image * c->groups * c->dst_channels + step.k0) * area + share->first;
+        step.offset = offset ? offset + s->channels * first_tap(c, p) : NULL;
+        if (s->lines.pitch)
+            add_rows(s, step, x, pixels);
+        else
+            add_step(s, &step, x, pitch);
+    }
+}
+
+/* Where the rows of x for a channel and tap begin, for each part those of s->channels channels; returns NULL
+ * where they are x's pitch apart. */
+static const ptrdiff_t *list_rows(const struct planes *s, ptrdiff_t *offset) {
+    const struct correlation *c = s->c;
+    if (!s->lines.pitch && part_count(c) == 1) return NULL;
+    ptrdiff_t *to = offset;
+    for (ptrdiff_t p = 0; p < part_count(c); p++) {
+        const ptrdiff_t taps = part_taps(c, p);
+        if (s->lines.pitch)
+            list_offsets(c, &s->lines, p, s->channels, to);
+        else
+            for (ptrdiff_t j = 0; j < s->channels * taps; j++)
+                to[j] = (j / taps * c->taps + first_tap(c, p) + j % taps) * s->pitch;
+        to += s->channels * taps;
+    }
+    return offset;
 }
 
 static void run_planes(const void *context, ptrdiff_t task, void *scratch) {
     const struct planes *s = context;
     const struct correlation *c = s->c;
-    ptrdiff_t split = task % s->splits, block = task / s->splits % s->blocks,
-              rest = task / s->splits / s->blocks;
-    ptrdiff_t group = rest % c->groups, image = rest / c->groups, area = c->dst_height * c->dst_width;
-    ptrdiff_t first = block * s->pixels, end = min_size(first + s->pixels, area);
-    ptrdiff_t tiles = ceil_div(c->dst_channels, TILE), outputs = group * c->dst_channels;
-    struct step step = {.k0 = outputs + tiles * split / s->splits * TILE,
-                        .k1 = outputs + min_size(tiles * (split + 1) / s->splits * TILE, c->dst_channels),
-                        .count = end - first};
-    step.place = (image * c->groups * c->dst_channels + step.k0) * area + first;
+    const ptrdiff_t block = task / s->splits % s->blocks, rest = task / s->splits / s->blocks;
+    const ptrdiff_t area = c->dst_height * c->dst_width, first = block * s->pixels;
+    const struct share share = {.image = rest / c->groups,
+                                .group = rest % c->groups,
+                                .split = task % s->splits,
+                                .first = first,
+                                .end = min_size(first + s->pixels, area)};
     struct stretch *stretch = scratch;
-    ptrdiff_t *offset = (ptrdiff_t *)((char *)scratch + stretch_bytes(c, s->pixels));
-    real *x = (real *)((char *)offset + offset_bytes(s->channels * c->taps));
-    if (s->lines.pitch) list_offsets(c, &s->lines, s->channels, offset);
+    ptrdiff_t *room = (ptrdiff_t *)((char *)scratch + stretch_bytes(c, s->pixels));
+    real *x = (real *)((char *)room + offset_bytes(s->channels * c->taps));
+    const ptrdiff_t *offset = list_rows(s, room);
     for (ptrdiff_t i = 0; i < c->src_channels; i += s->channels) {
-        ptrdiff_t channels = min_size(s->channels, c->src_channels - i);
-        step.j = i * c->taps, step.depth = channels * c->taps;
+        const ptrdiff_t channels = min_size(s->channels, c->src_channels - i);
+        const real *plain = c->src + (rest * c->src_channels + i) * area + first;
         if (s->lines.pitch) {
-            put_lines(c, &s->lines, image, group, i, channels, first / c->dst_width, end / c->dst_width,
-                      stretch, x);
-            add_rows(s, step, offset, x, end - first);
+            put_lines(c, &s->lines, share.image, share.group, i, channels, first / c->dst_width,
+                      share.end / c->dst_width, stretch, x);
+        } else if (s->plain && !reads_beyond(c, plain + (channels - 1) * area, share.end - first)) {
+            add_channels(s, &share, i, channels, NULL, plain, area);
             continue;
+        } else {
+            put_rows(c, share.image, share.group, i, channels, first, share.end, stretch, x, s->pitch);
         }
-        const real *plain = c->src + ((image * c->groups + group) * c->src_channels + i) * area + first;
-        if (s->plain && !reads_beyond(c, plain + (channels - 1) * area, end - first)) {
-            add_step(s, &step, plain, area);
-            continue;
-        }
-        put_rows(c, image, group, i, channels, first, end, stretch, x, s->pitch);
-        add_step(s, &step, x, s->pitch);
+        add_channels(s, &share, i, channels, offset, x, s->pitch);
     }
 }
 
@@ -233,10 +284,10 @@ static void run_planes(const void *context, ptrdiff_t task, void *scratch) {
 static void plan(struct planes *s, const struct correlation *c) {
     ptrdiff_t area = c->dst_height * c->dst_width;
     s->c = c;
-    s->depth = c->taps * c->src_channels;
+    s->depth = most_taps(c) * c->src_channels;
     s->weight_pitch = s->depth;
     if (!uses_rows(s)) s->weight_pitch = (ceil_div(s->depth, LINE) | 1) * LINE;
-    s->channels = planes_channels(c->src_channels, c->taps);
+    s->channels = planes_channels(c->src_channels, most_taps(c));
     s->lines = (struct plane_lines){0};
     s->plain = is_plain(c);
     if (has_lines(c)) {
@@ -249,7 +300,7 @@ static void plan(struct planes *s, const struct correlation *c) {
         s->pitch = planes_pitch(s->pixels);
         s->blocks = ceil_div(area, s->pixels);
     }
-    s->splits = planes_splits(c->batch * c->groups * s->blocks, c->dst_channels);
+    s->splits = planes_splits(c->batch * c->groups * s->blocks, part_channels(c));
 }
 
 static struct workspace space(const struct planes *s) {
@@ -276,11 +327,10 @@ int VARIANT(correlate_planes)(const struct correlation *c) {
     if (bytes.shared) {
         if (!(packed = pyconv_alloc(bytes.shared))) return PYCONV_NO_MEMORY;
         s.weight = packed;
-        status = parallel_run(c->groups * ceil_div(c->dst_channels, LANES), (double)packed_elements(&s) / 2,
-                              0, pack_rows, &s);
+        status = parallel_run(pack_tasks(c), (double)packed_elements(&s) / 2, 0, pack_rows, &s);
     }
-    double work =
-        (double)(c->batch * c->groups * c->dst_height * c->dst_width) * (double)(c->dst_channels * s.depth);
+    double work = (double)(c->batch * c->groups * c->dst_height * c->dst_width) *
+                  (double)(part_channels(c) * c->taps * c->src_channels);
     if (status == PYCONV_OK)
         status = parallel_run(c->batch * c->groups * s.blocks * s.splits, work / MULTIPLY_ADDS_PER_NANOSECOND,
                               bytes.scratch, run_planes, &s);

@@ -64,23 +64,32 @@ INLINE void put_pixels(const real *from, ptrdiff_t rest, const ptrdiff_t step, p
     for (; i < count; i++) to[i] = from[i * step];
 }
 
-/* One row of x: up to LANES elements beyond its columns are written. `rest`: elements from `plane` to the
- * source's end. */
-INLINE void put_row(const real *plane, ptrdiff_t rest, ptrdiff_t step, const struct stretch *stretch,
-                    ptrdiff_t count, real *to) {
-    for (const struct stretch *s = stretch; s < stretch + count; s++) {
-        real *at = to + s->begin;
-        if (s->left || !s->pixels) clear_elements(at, s->pixels ? s->left : s->count);
-        if (!s->pixels) continue;
-        if (step == 1)
-            put_pixels(plane + s->from, rest - s->from, 1, s->pixels, at + s->left);
-        else if (step == 2)
-            put_pixels(plane + s->from, rest - s->from, 2, s->pixels, at + s->left);
-        else
-            put_pixels(plane + s->from, rest - s->from, step, s->pixels, at + s->left);
-        clear_elements(at + s->left + s->pixels, s->count - s->left - s->pixels);
-    }
+/* One stretch of x, and up to LANES elements beyond it. `rest`: elements from `plane` to the source's end. */
+INLINE void put_stretch(const ptrdiff_t step, const real *plane, ptrdiff_t rest, const struct stretch s,
+                        real *to) {
+    real *at = to + s.begin;
+    clear_elements(at, s.pixels ? s.left : s.count);
+    if (!s.pixels) return;
+    put_pixels(plane + s.from, rest - s.from, step, s.pixels, at + s.left);
+    clear_elements(at + s.left + s.pixels, s.count - s.left - s.pixels);
 }
+
+/* One row of x */
+INLINE void put_row(const ptrdiff_t step, const real *plane, ptrdiff_t rest, const struct stretch *stretch,
+                    ptrdiff_t count, real *to) {
+    for (ptrdiff_t i = 0; i < count; i++) put_stretch(step, plane, rest, stretch[i], to);
+}
+
+/* CALL(step, ...), where steps of 1 and 2 are constants */
+#define WITH_STEP(step, CALL, ...)                                                                           \
+    do {                                                                                                     \
+        if (step == 1)                                                                                       \
+            CALL(1, __VA_ARGS__);                                                                            \
+        else if (step == 2)                                                                                  \
+            CALL(2, __VA_ARGS__);                                                                            \
+        else                                                                                                 \
+            CALL(step, __VA_ARGS__);                                                                         \
+    } while (0)
 
 /* Fetch what put_row is going to read. */
 INLINE void fetch_row(const real *plane, ptrdiff_t step, const struct stretch *stretch, ptrdiff_t count) {
@@ -102,8 +111,8 @@ INLINE void put_rows(const struct correlation *c, ptrdiff_t image, ptrdiff_t gro
         ptrdiff_t count = find_stretches(c, c->tap + t, first, end, stretch);
         for (ptrdiff_t i = 0; i < channels; i++) {
             if (t == 0) fetch_row(plane + (i + PLANES_AHEAD) * area, c->step_width, stretch, count);
-            put_row(plane + i * area, (c->batch * all - at - i) * area, c->step_width, stretch, count,
-                    to + (i * c->taps + t) * pitch);
+            WITH_STEP(c->step_width, put_row, plane + i * area, (c->batch * all - at - i) * area, stretch,
+                      count, to + (i * c->taps + t) * pitch);
         }
     }
 }
@@ -152,8 +161,25 @@ INLINE ptrdiff_t planes_splits(ptrdiff_t tasks, ptrdiff_t outputs) {
     return max_size(min_size(PLANES_TASKS / 2 / tasks, ceil_div(outputs, 4 * TILE)), 1);
 }
 
+/* ---- Parts, see struct correlation ---- */
+
+INLINE ptrdiff_t part_count(const struct correlation *c) { return max_size(c->parts, 1); }
+INLINE ptrdiff_t part_channels(const struct correlation *c) { return c->dst_channels / part_count(c); }
+INLINE ptrdiff_t first_tap(const struct correlation *c, ptrdiff_t part) {
+    return c->parts ? c->part[part] : 0;
+}
+INLINE ptrdiff_t part_taps(const struct correlation *c, ptrdiff_t part) {
+    return (part + 1 < c->parts ? c->part[part + 1] : c->taps) - first_tap(c, part);
+}
+
+INLINE ptrdiff_t most_taps(const struct correlation *c) {
+    ptrdiff_t most = 0;
+    for (ptrdiff_t p = 0; p < part_count(c); p++) most = max_size(most, part_taps(c, p));
+    return most;
+}
+
 INLINE int has_lines(const struct correlation *c) {
-    return takes_lines(c->taps, c->src_channels, c->dst_width, c->dst_channels, c->y_max - c->y_min + 1,
+    return takes_lines(most_taps(c), c->src_channels, c->dst_width, part_channels(c), c->y_max - c->y_min + 1,
                        c->dst_width * c->step_width + c->x_max - c->x_min + 1);
 }
 
@@ -182,11 +208,33 @@ INLINE ptrdiff_t line_offset(const struct correlation *c, const struct plane_lin
 /* Room for where so many rows of x begin, in whole cache lines */
 INLINE size_t offset_bytes(ptrdiff_t rows) { return ((size_t)rows * sizeof(ptrdiff_t) + 63) & ~(size_t)63; }
 
-/* Where the rows of x for `channels` channels begin in their lines */
-INLINE void list_offsets(const struct correlation *c, const struct plane_lines *l, ptrdiff_t channels,
-                         ptrdiff_t *offset) {
+/* Where a part's rows of x for `channels` channels begin in their lines */
+INLINE void list_offsets(const struct correlation *c, const struct plane_lines *l, ptrdiff_t part,
+                         ptrdiff_t channels, ptrdiff_t *offset) {
+    const ptrdiff_t first = first_tap(c, part), end = first + part_taps(c, part);
     for (ptrdiff_t i = 0; i < channels; i++)
-        for (ptrdiff_t t = 0; t < c->taps; t++) *offset++ = i * l->plane + line_offset(c, l, t);
+        for (ptrdiff_t t = first; t < end; t++) *offset++ = i * l->plane + line_offset(c, l, t);
+}
+
+/* The lines of rows [y0, y1) of a plane; what the next plane has there is fetched. */
+INLINE void put_plane(const ptrdiff_t step, const struct correlation *c, const struct plane_lines *l,
+                      const real *plane, ptrdiff_t rest, ptrdiff_t y0, ptrdiff_t y1,
+                      const struct stretch *stretch, real *to) {
+    const ptrdiff_t height = c->src_height, width = c->src_width, length = l->row;
+    const ptrdiff_t residues = length / l->pitch;
+    const struct stretch whole = stretch[0]; /* in a register, as x is written */
+    for (ptrdiff_t y = y0; y < y1; y++, to += length) {
+        if (y < 0 || y >= height) {
+            clear_elements(to, length);
+            continue;
+        }
+        const real *row = plane + y * width;
+        for (ptrdiff_t e = 0; e < width; e += LINE) __builtin_prefetch(row + height * width + e);
+        if (step == 1)
+            put_stretch(1, row, rest - y * width, whole, to);
+        else
+            put_row(step, row, rest - y * width, stretch, residues, to);
+    }
 }
 
 /* The lines of destination rows [first, end), of so many channels of an image and group; a stretch for each
@@ -202,25 +250,20 @@ INLINE void put_lines(const struct correlation *c, const struct plane_lines *l, 
             (struct stretch){q * l->pitch, l->pitch, left, max_size(last - left, 0), x + left * step};
     }
     ptrdiff_t at = (image * c->groups + group) * c->src_channels + channel;
-    ptrdiff_t all = c->batch * c->groups * c->src_channels * area, y0 = first * c->step_height + c->y_min;
+    ptrdiff_t all = c->batch * c->groups * c->src_channels;
+    ptrdiff_t y0 = first * c->step_height + c->y_min, y1 = y0 + line_rows(c, end - first);
     for (ptrdiff_t i = 0; i < channels; i++)
-        for (ptrdiff_t r = 0; r < line_rows(c, end - first); r++) {
-            ptrdiff_t y = y0 + r, from = (at + i) * area + y * c->src_width;
-            real *row = to + i * l->plane + r * l->row;
-            if (y >= 0 && y < c->src_height)
-                put_row(c->src + from, all - from, step, stretch, residues, row);
-            else
-                clear_elements(row, l->row);
-        }
+        WITH_STEP(step, put_plane, c, l, c->src + (at + i) * area, (all - at - i) * area, y0, y1, stretch,
+                  to + i * l->plane);
 }
 
 /* Elements from one row of x to the next: odd in cache lines, so that a column's lie on all sets of L1. */
 INLINE ptrdiff_t planes_pitch(ptrdiff_t pixels) { return (ceil_div(pixels + LANES, LINE) | 1) * LINE; }
 
-/* Whether x is the source as it is */
+/* Whether x is the source as it is, for all parts */
 INLINE int is_plain(const struct correlation *c) {
-    return c->taps == 1 && c->step_height == 1 && c->step_width == 1 && c->tap[0].y == 0 &&
-           c->tap[0].x == 0 && c->src_height == c->dst_height && c->src_width == c->dst_width;
+    return c->step_height == 1 && c->step_width == 1 && c->y_min == 0 && c->y_max == 0 && c->x_min == 0 &&
+           c->x_max == 0 && c->src_height == c->dst_height && c->src_width == c->dst_width;
 }
 
 #endif

@@ -35,6 +35,10 @@ struct correlation {
     ptrdiff_t taps;
     const struct tap *tap;                /* in ascending (y, x) order */
     ptrdiff_t y_min, y_max, x_min, x_max; /* over the taps */
+    /* Of planes: dst_channels are so many parts of as many channels, which use the same weights but for their
+     * taps, of which part p's begin with tap[part[p]]. 0: there is one part. */
+    ptrdiff_t parts;
+    const ptrdiff_t *part;
     /* weight[k * weight_dst + c * weight_src + tap.index + group * weight_group] */
     const real *weight;
     const real *prepared; /* the same as the algorithm reads it, or NULL */

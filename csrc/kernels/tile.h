@@ -29,6 +29,8 @@
 #define WIDEST 3
 #define OUTER_TILE 6
 #endif
+#define FOUR_TILE (WIDEST == 4 ? WIDEST_TILE : 3) /* rows by four vectors, even where WIDEST is 3 */
+#define MOST_VECTORS 4
 #define BLOCK_VECTORS 2
 #define BLOCK (BLOCK_VECTORS * LANES) /* channels in one block of packed weights */
 
@@ -39,15 +41,23 @@ struct filters {
     ptrdiff_t count, lanes; /* filters that exist in all, and in the last vector */
 };
 
-INLINE ptrdiff_t filter_blocks(ptrdiff_t filters) { return ceil_div(ceil_div(filters, LANES), WIDEST); }
+INLINE ptrdiff_t vector_blocks(ptrdiff_t count, ptrdiff_t widest) {
+    return ceil_div(ceil_div(count, LANES), widest);
+}
 
-INLINE struct filters filter_block(ptrdiff_t filters, ptrdiff_t block) {
-    ptrdiff_t vectors = ceil_div(filters, LANES), blocks = filter_blocks(filters);
+INLINE struct filters vector_block(ptrdiff_t filters, ptrdiff_t widest, ptrdiff_t block) {
+    ptrdiff_t vectors = ceil_div(filters, LANES), blocks = vector_blocks(filters, widest);
     struct filters f = {.vector = vectors * block / blocks};
     f.vectors = vectors * (block + 1) / blocks - f.vector;
     f.count = min_size(f.vectors * LANES, filters - f.vector * LANES);
     f.lanes = f.count - (f.vectors - 1) * LANES;
     return f;
+}
+
+INLINE ptrdiff_t filter_blocks(ptrdiff_t filters) { return vector_blocks(filters, WIDEST); }
+
+INLINE struct filters filter_block(ptrdiff_t filters, ptrdiff_t block) {
+    return vector_block(filters, WIDEST, block);
 }
 
 /* Rows of the tile for so many vectors. */
@@ -100,8 +110,8 @@ struct destination {
 };
 
 /* + residual, max(., 0), and store: pixel m at `at[m]`. */
-INLINE void finish_tile(const int pixels, const int vectors, vec (*sum)[WIDEST], const struct destination *to,
-                        const ptrdiff_t *at) {
+INLINE void finish_tile(const int pixels, const int vectors, vec (*sum)[MOST_VECTORS],
+                        const struct destination *to, const ptrdiff_t *at) {
     if (to->residual) UNROLL for (int m = 0; m < pixels; m++) UNROLL for (int v = 0; v < vectors; v++) {
             const real *residual = to->residual + at[m] + v * LANES;
             sum[m][v] += v == vectors - 1 ? load_first(residual, to->lanes) : load(residual);
@@ -125,7 +135,7 @@ INLINE void tile_gather(const int pixels, const int vectors, const int indexed, 
                         const real *src, const ptrdiff_t *src_offset, const struct chunk *chunk,
                         const real *w, real *partial, ptrdiff_t distance, const struct destination *to,
                         const ptrdiff_t *dst_offset) {
-    vec sum[TILE][WIDEST];
+    vec sum[TILE][MOST_VECTORS];
     UNROLL for (int v = 0; v < vectors; v++) {
         vec start = to->first ? load(to->bias + v * LANES) : (vec){0};
         UNROLL for (int m = 0; m < pixels; m++) sum[m][v] = start;
@@ -210,7 +220,7 @@ INLINE const real *row_at(const struct rows *r, const int row) {
 INLINE void tile_even(const int pixels, const int vectors, const real *src, ptrdiff_t pitch,
                       const struct chunk *chunk, const real *w, const struct destination *to,
                       ptrdiff_t dst_offset, ptrdiff_t dst_pitch) {
-    vec sum[TILE][WIDEST];
+    vec sum[TILE][MOST_VECTORS];
     UNROLL for (int v = 0; v < vectors; v++) {
         vec start = load(to->bias + v * LANES);
         UNROLL for (int m = 0; m < pixels; m++) sum[m][v] = start;
@@ -325,9 +335,11 @@ INLINE void tile_outer(const int rows, const int vectors, const int indexed, con
 }
 
 /* CALL(m, ...) with the constant m that the variable `size` (1 to TILE, WIDE_TILE or OUTER_TILE) has. */
-#define CASES_TO_3(CALL, ...)                                                                                \
+#define CASES_TO_2(CALL, ...)                                                                                \
     case 1: CALL(1, __VA_ARGS__); break;                                                                     \
-    case 2: CALL(2, __VA_ARGS__); break;                                                                     \
+    case 2: CALL(2, __VA_ARGS__); break;
+#define CASES_TO_3(CALL, ...)                                                                                \
+    CASES_TO_2(CALL, __VA_ARGS__)                                                                            \
     case 3: CALL(3, __VA_ARGS__); break;
 #define CASES_TO_5(CALL, ...)                                                                                \
     CASES_TO_3(CALL, __VA_ARGS__)                                                                            \
@@ -361,6 +373,11 @@ INLINE void tile_outer(const int rows, const int vectors, const int indexed, con
 #define DISPATCH_TILE(size, CALL, ...) DISPATCH(TILE_CASES, size, TILE, CALL, __VA_ARGS__)
 #define DISPATCH_WIDE(size, CALL, ...) DISPATCH(WIDE_CASES, size, WIDE_TILE, CALL, __VA_ARGS__)
 #define DISPATCH_WIDEST(size, CALL, ...) DISPATCH(CASES_TO_5, size, WIDEST_TILE, CALL, __VA_ARGS__)
+#if WIDEST == 4
+#define DISPATCH_FOUR DISPATCH_WIDEST
+#else
+#define DISPATCH_FOUR(size, CALL, ...) DISPATCH(CASES_TO_2, size, FOUR_TILE, CALL, __VA_ARGS__)
+#endif
 #define DISPATCH_OUTER(size, CALL, ...) DISPATCH(OUTER_CASES, size, OUTER_TILE, CALL, __VA_ARGS__)
 
 #endif

@@ -68,6 +68,27 @@ def test_contiguous_images_are_converted_only_where_that_is_sooner():
         assert planes.workspace == last.workspace + copies * 4 * 8 * 64 * 56 * 56
 
 
+RESIDUES = [
+    ((2, 3, 37, 41), (16, 3, 7, 7), 2, 3),
+    ((1, 3, 35, 83), (8, 3, 11, 11), 4, 2),
+    ((2, 5, 20, 67), (6, 5, 3, 3), (3, 2), (1, 0)),
+    ((2, 4, 19, 40), (8, 2, 2, 5), (1, 4), (0, 2), (2, 1), 2),
+    ((2, 3, 11, 36), (5, 3, 3, 3), 2, 2, 2),  # whose taps are on one residue of four
+    ((2, 3, 30, 50), (4, 3, 3, 3), 8),
+    ((2, 3, 30, 50), (4, 3, 3, 3), 9),
+    ((2, 1, 34, 34), (70, 1, 2, 2), 2),
+    ((2, 40, 14, 14), (30, 40, 3, 3), 2, 1),
+    ((1, 2, 9, 9), (3, 2, 1, 1), 3, 1),
+    ((1, 2, 1, 1), (3, 2, 1, 1), 2, 1),  # which reads nothing but padding
+    ((3, 3, 420, 420), (2, 3, 3, 3), 2, 1),  # images whose parts are made by turns
+]
+
+
+@pytest.mark.parametrize("geometry", RESIDUES)
+def test_gradients_of_inputs_with_a_stride_are_exact(geometry, isa, dtype, rng):
+    check_exact(rng, dtype, *geometry)
+
+
 @pytest.mark.parametrize("channels", EDGES)
 def test_direct_is_exact_around_tile_edges(channels, isa, dtype, rng):
     check_exact(rng, dtype, (2, channels, 5, channels), (3, channels, 3, 3), padding=1)
@@ -198,9 +219,10 @@ def test_scattered_gradient_is_exact(geometry, isa, dtype, rng):
     assert_close(grad_input, expected.astype(dtype), rtol=0)
 
 
-def test_first_layers_are_scattered():
-    plans = pyconv.explain_conv2d((8, 3, 224, 224), (64, 3, 7, 7), 2, 3)
-    assert plans["grad_input"].algorithm == "scatter"
+def test_gradients_of_first_layers_inputs_are_scattered_unless_they_are_planes():
+    first = (8, 3, 224, 224), (64, 3, 7, 7), 2, 3
+    assert pyconv.explain_conv2d(*first)["grad_input"].algorithm == "scatter"
+    assert pyconv.explain_conv2d(*first, channels_last=False)["grad_input"].algorithm == "planes"
 
 
 # ---- What holds for all algorithms ------------------------------------------------------------------
