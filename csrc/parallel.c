@@ -34,6 +34,13 @@ int pyconv_get_num_threads(void) {
     return pyconv_has_openmp() && !atomic_load(&forked) ? atomic_load(&num_threads) : 1;
 }
 
+/* What this thread has streamed (stream.h) is seen by the others before whatever it writes from here on. */
+static void finish_streams(void) {
+#ifdef __SSE2__
+    __builtin_ia32_sfence();
+#endif
+}
+
 #ifdef _OPENMP
 /* The tasks of one thread: those before `next` are taken. On a cache line of its own. */
 struct share {
@@ -51,6 +58,7 @@ static void run_shares(struct share *shares, int threads, int self, parallel_tas
         for (ptrdiff_t task; (task = atomic_fetch_add(&share->next, 1)) < share->end;)
             run(context, task, scratch);
     }
+    finish_streams();
 }
 #endif
 
@@ -74,6 +82,7 @@ int parallel_run(ptrdiff_t tasks, double cost, size_t scratch, parallel_task *ru
 
     if (threads == 1) {
         for (ptrdiff_t task = 0; task < tasks; task++) run(context, task, memory);
+        finish_streams();
     } else {
 #ifdef _OPENMP
         struct share *shares = (struct share *)(memory + (size_t)threads * scratch);

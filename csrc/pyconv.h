@@ -439,6 +439,9 @@ struct pyconv_kernels {
 /* cpu.c: the highest level that both the processor and the operating system support, its name, and the
  * table of a level (NULL where this build or this machine lacks it). */
 int pyconv_best_isa(void);
+/* What the last cache holds, SIZE_MAX where that is not known: see stream.h. Tests set it to 0. */
+size_t pyconv_cache_bytes(void);
+void pyconv_set_cache_bytes(size_t bytes);
 const char *pyconv_isa_name(int isa);
 const struct pyconv_kernels *pyconv_kernels(int isa, int dtype);
 

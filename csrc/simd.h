@@ -45,6 +45,9 @@ typedef int64_t integer;
 #define VECTOR_BYTES 16
 #define VECTOR_REGISTERS 32
 #else
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
 #define VECTOR_BYTES 16
 #define VECTOR_REGISTERS 16
 #endif
@@ -78,6 +81,20 @@ typedef real unaligned_vec __attribute__((vector_size(VECTOR_BYTES), aligned(siz
 INLINE vec splat(real x) { return x - (vec){0}; }
 INLINE vec load(const real *p) { return *(const unaligned_vec *)p; }
 INLINE void store(real *p, vec v) { *(unaligned_vec *)p = v; }
+
+/* Past the caches, at multiples of VECTOR_BYTES; others see it after parallel_run has returned. */
+#define CAN_STREAM 1
+#if defined(__AVX512F__)
+INLINE void store_streamed(real *p, vec v) { _mm512_stream_si512((void *)p, (__m512i)v); }
+#elif defined(__AVX2__)
+INLINE void store_streamed(real *p, vec v) { _mm256_stream_si256((void *)p, (__m256i)v); }
+#elif defined(__SSE2__)
+INLINE void store_streamed(real *p, vec v) { _mm_stream_si128((void *)p, (__m128i)v); }
+#else
+#undef CAN_STREAM
+#define CAN_STREAM 0
+INLINE void store_streamed(real *p, vec v) { store(p, v); }
+#endif
 
 /* v, and from here on in a register: the compiler may not fetch it again from where it was loaded. Where
  * several sums take the same value, one load (two where it crosses a cache line) then serves them all. */

@@ -268,6 +268,8 @@ cdef extern from "pyconv.h" nogil:
         const pyconv_join_kernels *join
 
     int pyconv_best_isa()
+    size_t pyconv_cache_bytes()
+    void pyconv_set_cache_bytes(size_t)
     const char *pyconv_isa_name(int isa)
     const pyconv_kernels_table *pyconv_kernels(int isa, int dtype)
     int pyconv_has_openmp()

@@ -39,6 +39,15 @@ def set_isa(name):
     current_isa = [pyconv_isa_name(i).decode() for i in range(PYCONV_ISA_COUNT)].index(name)
 
 
+def get_cache_bytes():
+    return pyconv_cache_bytes()
+
+
+def set_cache_bytes(size_t size):
+    """Arrays of more bytes in all are written past the caches (for tests: results have the same bits)."""
+    pyconv_set_cache_bytes(size)
+
+
 def has_openmp():
     return bool(pyconv_has_openmp())
 

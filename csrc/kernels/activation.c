@@ -7,7 +7,7 @@
  */
 #include "parallel.h"
 #include "pyconv.h"
-#include "simd.h"
+#include "stream.h"
 #include "vmath.h"
 
 #define CHUNK ((ptrdiff_t)16384)
@@ -20,6 +20,7 @@ struct unary {
     const real *grad_output, *input; /* grad_output is NULL in the forward pass */
     real a, b;
     real *output;
+    int streamed; /* the output */
 };
 
 /* ---- The functions and their derivatives, on one vector; pyconv.h gives the formulas ---- */
@@ -146,16 +147,19 @@ INLINE vec load_ahead(const real *p) {
 #define DEFINE_LOOPS(name)                                                                                   \
     static void name##_forward_loop(const struct unary *job, ptrdiff_t begin, ptrdiff_t end) {               \
         vec a = splat(job->a), b = splat(job->b);                                                            \
+        const int streamed = job->streamed && is_aligned(job->output + begin);                               \
         ptrdiff_t i = begin;                                                                                 \
-        for (; i + LANES <= end; i += LANES) store(job->output + i, name(load_ahead(job->input + i), a, b)); \
+        for (; i + LANES <= end; i += LANES)                                                                 \
+            put(job->output + i, name(load_ahead(job->input + i), a, b), streamed);                          \
         if (i < end) store_first(job->output + i, name(load_first(job->input + i, end - i), a, b), end - i); \
     }                                                                                                        \
     static void name##_backward_loop(const struct unary *job, ptrdiff_t begin, ptrdiff_t end) {              \
         vec a = splat(job->a), b = splat(job->b);                                                            \
+        const int streamed = job->streamed && is_aligned(job->output + begin);                               \
         ptrdiff_t i = begin;                                                                                 \
         for (; i + LANES <= end; i += LANES) {                                                               \
             vec g = load_ahead(job->grad_output + i), x = load_ahead(job->input + i);                        \
-            store(job->output + i, name##_backward(g, x, a, b));                                             \
+            put(job->output + i, name##_backward(g, x, a, b), streamed);                                     \
         }                                                                                                    \
         if (i < end) {                                                                                       \
             vec g = load_first(job->grad_output + i, end - i), x = load_first(job->input + i, end - i);      \
@@ -218,14 +222,17 @@ static void run_chunk(const void *context, ptrdiff_t task, void *scratch) {
 }
 
 static int unary(enum pyconv_unary op, ptrdiff_t count, const void *input, double a, double b, void *output) {
-    struct task job = {{count, NULL, input, (real)a, (real)b, output}, loops[op].forward};
+    const int streamed = is_streamed(output, count, 2, input, NULL);
+    struct task job = {{count, NULL, input, (real)a, (real)b, output, streamed}, loops[op].forward};
     double nanoseconds = NANOSECONDS(2 * count * (ptrdiff_t)sizeof(real));
     return parallel_run(ceil_div(count, CHUNK), nanoseconds, 0, run_chunk, &job);
 }
 
 static int unary_backward(enum pyconv_unary op, ptrdiff_t count, const void *grad_output, const void *input,
                           double a, double b, void *grad_input) {
-    struct task job = {{count, grad_output, input, (real)a, (real)b, grad_input}, loops[op].backward};
+    const int streamed = is_streamed(grad_input, count, 3, grad_output, input);
+    struct task job = {{count, grad_output, input, (real)a, (real)b, grad_input, streamed},
+                       loops[op].backward};
     double nanoseconds = NANOSECONDS(3 * count * (ptrdiff_t)sizeof(real));
     return parallel_run(ceil_div(count, CHUNK), nanoseconds, 0, run_chunk, &job);
 }

@@ -144,6 +144,13 @@ static int moments(const struct pyconv_norm *norm, const void *x, double *mean, 
     return status;
 }
 
+/* Whether a range of the result is written past the caches; the operands were read before, for their sums. */
+static int is_put_streamed(const struct job *job, const struct range *range) {
+    const ptrdiff_t elements = job->norm->batch * job->cut.entry;
+    return is_streamed(job->result, elements, job->g ? 5 : 3, job->x, job->g) && job->result != job->other &&
+           job->cut.stride % LANES == 0 && is_aligned(job->result + range->start);
+}
+
 /* ---- Forward ---- */
 
 INLINE void normalize_range(const struct job *job, const struct range *range, const real *mean,
@@ -151,13 +158,14 @@ INLINE void normalize_range(const struct job *job, const struct range *range, co
     const real *x = job->x + range->start, *other = residual ? job->other + range->start : NULL;
     real *y = job->result + range->start;
     vec ceiling = splat((real)job->norm->ceiling);
+    const int streamed = is_put_streamed(job, range);
     ptrdiff_t at = 0;
     for (ptrdiff_t i = 0; i < range->count; i += range->width, at += job->cut.stride) {
         ptrdiff_t n = min_size(range->width, range->count - i), j = 0;
         for (; j + LANES <= n; j += LANES) {
             vec z = normal(load(x + at + j), load(mean + j), load(scale + j), load(bias + j));
             if (residual) z += load(other + at + j);
-            store(y + at + j, rectify ? relu(z, ceiling) : z);
+            put(y + at + j, rectify ? relu(z, ceiling) : z, streamed);
         }
         if (j < n) {
             vec z = normal(load_first(x + at + j, n - j), load(mean + j), load(scale + j), load(bias + j));
@@ -302,11 +310,12 @@ INLINE vec gradient_vector(enum mask mask, const struct job *job, const struct w
 
 INLINE void gradient_range(enum mask mask, const struct job *job, const struct range *range,
                            const struct wide *wide) {
+    const int streamed = is_put_streamed(job, range);
     ptrdiff_t at = range->start;
     for (ptrdiff_t i = 0; i < range->count; i += range->width, at += job->cut.stride) {
         ptrdiff_t n = min_size(range->width, range->count - i), j = 0;
         for (; j + LANES <= n; j += LANES)
-            store(job->result + at + j, gradient_vector(mask, job, wide, at + j, j, LANES));
+            put(job->result + at + j, gradient_vector(mask, job, wide, at + j, j, LANES), streamed);
         if (j < n)
             store_first(job->result + at + j, gradient_vector(mask, job, wide, at + j, j, n - j), n - j);
     }

@@ -7,7 +7,7 @@
 #include "kernels/norm.h"
 #include "parallel.h"
 #include "pyconv.h"
-#include "simd.h"
+#include "stream.h"
 
 #define PIECE ((ptrdiff_t)32768)
 #define SUMS 4 /* independent accumulators, to hide the latency of additions */
@@ -183,6 +183,13 @@ static int moments(const struct pyconv_norm *norm, const void *x, double *mean, 
     return status;
 }
 
+/* Whether the result from `start` on is written past the caches; the operands were read before, for their
+ * sums. */
+static int is_put_streamed(const struct job *job, ptrdiff_t start) {
+    return is_streamed(job->result, job->planes * job->norm->rows, job->g ? 5 : 3, job->x, job->g) &&
+           job->result != job->other && is_aligned(job->result + start);
+}
+
 /* ---- Forward ---- */
 
 /* n <= LANES elements from i */
@@ -198,8 +205,9 @@ INLINE vec normalize_vector(const struct job *job, const struct splats *splats, 
 INLINE void normalize_elements(const struct job *job, struct piece piece, int residual, int rectify) {
     struct splats splats = splats_of(job, piece.plane);
     ptrdiff_t i = piece.start, end = piece.start + piece.count;
+    const int streamed = is_put_streamed(job, i);
     for (; i + LANES <= end; i += LANES)
-        store(job->result + i, normalize_vector(job, &splats, i, LANES, residual, rectify));
+        put(job->result + i, normalize_vector(job, &splats, i, LANES, residual, rectify), streamed);
     if (i < end)
         store_first(job->result + i, normalize_vector(job, &splats, i, end - i, residual, rectify), end - i);
 }
@@ -310,8 +318,9 @@ INLINE vec gradient_vector(enum mask mask, const struct job *job, const struct s
 INLINE void gradient_elements(enum mask mask, const struct job *job, struct piece piece) {
     struct splats splats = splats_of(job, piece.plane);
     ptrdiff_t i = piece.start, end = piece.start + piece.count;
+    const int streamed = is_put_streamed(job, i);
     for (; i + LANES <= end; i += LANES)
-        store(job->result + i, gradient_vector(mask, job, &splats, i, LANES));
+        put(job->result + i, gradient_vector(mask, job, &splats, i, LANES), streamed);
     if (i < end) store_first(job->result + i, gradient_vector(mask, job, &splats, i, end - i), end - i);
 }
 

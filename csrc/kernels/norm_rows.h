@@ -10,6 +10,7 @@
 
 #include "kernels/norm.h"
 #include "parallel.h"
+#include "stream.h"
 
 #define WIDTH ((ptrdiff_t)64)
 #define MAX_WIDTH ((ptrdiff_t)1024)

@@ -11,6 +11,7 @@
  */
 #include "parallel.h"
 #include "pool_max.h"
+#include "stream.h"
 
 #define NANOSECONDS(bytes) ((double)(bytes) / 10.0)
 
@@ -148,6 +149,7 @@ struct max_pool_backward {
     const uint8_t *indices;
     real *grad_input;
     ptrdiff_t count; /* of grad_output's elements */
+    int streamed;    /* grad_input, whose pixels are whole vectors */
 };
 
 /* The windows that cover a pixel, seen along one axis: `count` neighbours, the first of which begins its
@@ -201,7 +203,7 @@ INLINE void backward_pixel(const struct max_pool_backward *job, struct covering 
                                        down.tap + right.tap + (integer)i * down.tap_step +
                                            (integer)j * right.tap_step,
                                        LANES);
-            store(grad_input + c, sum);
+            put(grad_input + c, sum, job->streamed);
         } else {
             for (ptrdiff_t i = 0; i < rows; i++)
                 for (ptrdiff_t j = 0; j < columns; j++)
@@ -251,6 +253,8 @@ static int backward(const struct pyconv_pool *pool, const void *grad_output, con
     int status = make_axes(pool, &job.axes);
     if (status) return status;
     ptrdiff_t rows = pool->images * pool->height, elements = pool->width * pool->channels;
+    job.streamed = is_streamed(grad_input, rows * elements, 1, NULL, NULL) && is_aligned(grad_input) &&
+                   pool->channels % LANES == 0;
     job.cut = cut_rows(rows, elements, 1);
     double cost = NANOSECONDS((double)rows * (double)elements * sizeof(real));
     status = parallel_run(job.cut.tasks, cost, 0, run_backward, &job);
