@@ -26,25 +26,23 @@ struct avg_pool_backward {
     real *grad_input;
 };
 
+INLINE ptrdiff_t whole_vectors(ptrdiff_t elements) { return ceil_div(elements, LANES) * LANES; }
+
 /* sum (+)= x / d over n elements of one output column or of a run of columns with the same divisor */
 INLINE void add_divided(real *sum, const real *x, ptrdiff_t n, struct divisor divisor, int add) {
-    ptrdiff_t i = 0;
-    for (; i + LANES <= n; i += LANES) {
-        vec y = divide(load(x + i), divisor);
-        store(sum + i, add ? load(sum + i) + y : y);
+    for (ptrdiff_t i = 0; i < n; i += LANES) {
+        vec y = divide(load_some(x + i, n - i), divisor);
+        store_some(sum + i, add ? load_some(sum + i, n - i) + y : y, n - i);
     }
-    for (; i < n; i++)
-        sum[i] = (add ? sum[i] : 0) + (divisor.exact ? x[i] * divisor.reciprocal : x[i] / divisor.value);
 }
 
-/* The same of one channel, whose columns have divisors of their own, to be multiplied by `down`. */
+/* The same of one channel, whose columns have divisors of their own, in whole vectors, to be multiplied by
+ * `down`. */
 static void add_ratios(real *sum, const real *x, ptrdiff_t n, const real *divisor, real down, int add) {
-    ptrdiff_t i = 0;
-    for (; i + LANES <= n; i += LANES) {
-        vec y = load(x + i) / (down * load(divisor + i));
-        store(sum + i, add ? load(sum + i) + y : y);
+    for (ptrdiff_t i = 0; i < n; i += LANES) {
+        vec y = load_some(x + i, n - i) / (down * load(divisor + i));
+        store_some(sum + i, add ? load_some(sum + i, n - i) + y : y, n - i);
     }
-    for (; i < n; i++) sum[i] = (add ? sum[i] : 0) + x[i] / (down * divisor[i]);
 }
 
 /* sum = all rows, of n elements each, which have the same divisor */
@@ -180,12 +178,17 @@ static void backward_line(const struct avg_pool_backward *job, const real *sum, 
     }
 }
 
-/* The same where windows differ: lanes are pixels, which read the windows that cover them. */
+/* The same where windows differ: lanes are pixels, which read the windows that cover them; of so few that
+ * these are one vector, by permuting it. */
 static void backward_runs(const struct avg_pool_backward *job, const real *sum, real *grad_input) {
-    for (ptrdiff_t w = 0; w < job->runs.size; w += LANES) {
+    const struct pool_runs runs = job->runs;
+    const int permuted = PERMUTES_LANES && job->pool.out_width <= LANES;
+    const vec all = permuted && runs.most ? load(sum) : (vec){0};
+    for (ptrdiff_t w = 0; w < runs.size; w += LANES) {
         vec total = {0};
-        for (ptrdiff_t t = 0; t < job->runs.most; t++) total += run_elements(&job->runs, sum, w, t, 0);
-        store_some(grad_input + w, total, job->runs.size - w);
+        for (ptrdiff_t t = 0; t < runs.most; t++)
+            total += permuted ? permuted_elements(&runs, all, w, t) : run_elements(&runs, sum, w, t, 0);
+        store_some(grad_input + w, total, runs.size - w);
     }
 }
 
@@ -196,6 +199,14 @@ static void backward_row(const struct avg_pool_backward *job, const real *sum, r
         backward_runs(job, sum, grad_input);
     else
         backward_channels(job, sum, grad_input);
+}
+
+/* The row before once more; a call for few elements takes longer than they do */
+INLINE void repeat_row(real *row, ptrdiff_t elements) {
+    if (elements <= 16 * LANES)
+        copy_elements(row - elements, elements, row);
+    else
+        memcpy(row, row - elements, (size_t)elements * sizeof(real));
 }
 
 /* How many of `rows` rows of the input, from h on, see the same windows. */
@@ -216,8 +227,8 @@ static void run_backward(const void *context, ptrdiff_t task, void *scratch) {
     real *sums = (real *)scratch + margin, *divisors = (real *)scratch + job->block * job->sum_elements;
     real *grad_input = job->grad_input + part.row * elements;
     if (job->ordinary) memset(scratch, 0, (size_t)(job->block * job->sum_elements) * sizeof(real));
-    for (ptrdiff_t j = 0; j < pool->out_width && !job->one_divisor; j++)
-        divisors[j] = (real)job->axes.column.window[j].divisor;
+    for (ptrdiff_t j = 0; j < whole_vectors(pool->out_width) && !job->one_divisor; j++)
+        divisors[j] = j < pool->out_width ? (real)job->axes.column.window[j].divisor : 1;
     for (ptrdiff_t row = part.row; row < part.row_end;) {
         ptrdiff_t same[MOST_ROWS], count = 0;
         for (; count < job->block && row < part.row_end; row += same[count++]) {
@@ -228,7 +239,7 @@ static void run_backward(const void *context, ptrdiff_t task, void *scratch) {
         for (ptrdiff_t k = 0; k < count; k++) {
             backward_row(job, sums + k * job->sum_elements, grad_input);
             for (grad_input += elements; --same[k] > 0; grad_input += elements)
-                memcpy(grad_input, grad_input - elements, (size_t)elements * sizeof(real));
+                repeat_row(grad_input, elements);
         }
     }
 }
@@ -262,7 +273,7 @@ int VARIANT(avg_pool_backward)(const struct pyconv_pool *pool, const void *grad_
     job.block = 1;
     if (pool->channels == 1)
         job.block = max_size(min_size(BLOCK_ELEMENTS / max_size(job.sum_elements, 1), MOST_ROWS), 1);
-    size_t scratch = (size_t)(job.block * job.sum_elements + pool->out_width) * sizeof(real);
+    size_t scratch = (size_t)(job.block * job.sum_elements + whole_vectors(pool->out_width)) * sizeof(real);
     if (status == PYCONV_OK) status = parallel_run(job.cut.tasks, cost, scratch, run_backward, &job);
     free_runs(&job.runs);
     free_axes(&job.axes);

@@ -261,4 +261,10 @@ INLINE vec run_elements(const struct pool_runs *runs, const real *line, ptrdiff_
     return choose(has, load_at(line + t, runs->begin + i), splat(none));
 }
 
+/* The same of a line of one vector, 0 where there are fewer */
+INLINE vec permuted_elements(const struct pool_runs *runs, vec line, ptrdiff_t i, ptrdiff_t t) {
+    ivec has = load_integers(runs->count + i) > (integer)t;
+    return choose(has, permute_lanes(line, load_integers(runs->first + i) + (integer)t), (vec){0});
+}
+
 #endif

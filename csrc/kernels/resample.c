@@ -23,8 +23,8 @@
 struct job {
     struct pyconv_resample sizes;
     ptrdiff_t rows_per_task;
-    int squares, pairs;      /* takes_squares, takes_pairs */
-    const int32_t *bordered; /* bordered_run */
+    int squares, pairs, doubles; /* takes_squares, takes_pairs, takes_doubles */
+    const int32_t *bordered;     /* bordered_run */
     const real *input;
     real *output;
 };
@@ -307,6 +307,34 @@ static void add_pairs(const struct job *job, ptrdiff_t i, ptrdiff_t rows, const 
     }
 }
 
+/* Whether every pixel of a plane is one pixel, and two neighbours the same one: as where images get twice as
+ * large, or in the gradient of pairs. */
+static int takes_doubles(const struct pyconv_resample *sizes) {
+    const struct pyconv_taps *row = &sizes->row, *column = &sizes->column;
+    for (ptrdiff_t i = 0; i < row->size; i++)
+        if (row->count[i] != 1) return 0;
+    return sizes->channels == 1 && column->size >= 2 * LANES && column->count[0] == 1 &&
+           column->stretches == 1 && column->stretch[1] == PYCONV_ALTERNATING;
+}
+
+/* Rows from i on, over the ends of images. */
+static void add_doubles(const struct job *job, ptrdiff_t i, ptrdiff_t rows, const real *image, real *output) {
+    const struct pyconv_taps row = job->sizes.row, column = job->sizes.column;
+    ptrdiff_t width = job->sizes.width, height = job->sizes.height, size = column.size;
+    for (; rows > 0; rows--, output += size) {
+        const real *line = image + place_of(&row, i, 0) * width;
+        vec a = splat(weight_of(&row, i, 0));
+        for (ptrdiff_t step = 0; step < size; step += 2 * LANES) {
+            ptrdiff_t j = min_size(step, size - 2 * LANES);
+            vec even = a * load(line + place_of(&column, j, 0));
+            vec odd = a * load(line + place_of(&column, j + 1, 0));
+            store(output + j, weighted(&column, j, 0, zip_low(even, odd)));
+            store(output + j + LANES, weighted(&column, j + LANES, 0, zip_high(even, odd)));
+        }
+        if (++i == row.size) i = 0, image += height * width;
+    }
+}
+
 /* ---- Padding and cutting of planes, and their gradients: a run of pixels and its borders ---- */
 
 /* The run of single pixels, LANES or more, that all of a line is but for borders: its stretch, or NULL. */
@@ -394,6 +422,8 @@ static void run_rows(const void *context, ptrdiff_t task, void *scratch) {
         add_borders(job, i, rows, 0, image, output, scratch);
     else if (job->pairs)
         add_pairs(job, i, rows, image, output);
+    else if (job->doubles)
+        add_doubles(job, i, rows, image, output);
     else
         add_rows(job, i, rows, image, output, scratch);
 }
@@ -402,6 +432,7 @@ static int resample(const struct pyconv_resample *sizes, const void *input, void
     struct job job = {.sizes = *sizes,
                       .squares = takes_squares(sizes),
                       .pairs = takes_pairs(sizes),
+                      .doubles = takes_doubles(sizes),
                       .bordered = bordered_run(sizes),
                       .input = input,
                       .output = output};
