@@ -52,7 +52,7 @@ INLINE int walks_planes(const struct pyconv_conv2d *g) {
            step == g->stride_width && g->dilation_height == 1 && g->dilation_width == 1;
 }
 
-#define MOST_STRIDE 8 /* of a stride, that conv_planes_spread.c puts together */
+#define MOST_STRIDE 8 /* whose residues conv_planes_spread.c puts together */
 
 /* Strided convolutions, of whose input's gradient each residue of the stride is a plane of its own */
 INLINE int has_residues(const struct pyconv_conv2d *g) {

@@ -131,7 +131,7 @@ static int spread_images(struct spread *s, ptrdiff_t image, const real *grad_out
     return parallel_run(ceil_div(s->count, s->each), elements / 4, zeros, run_weave, s);
 }
 
-/* Sizes, and room for taps and the parts' numbers: 0 where there is none */
+/* Sizes, and room for taps and where the parts' begin, whose bytes are returned: 0 where there is none */
 static size_t plan(struct spread *s, const struct pyconv_conv2d *g) {
     s->g = g;
     s->height = ceil_div(g->in_height, g->stride_height), s->width = ceil_div(g->in_width, g->stride_width);

@@ -35,7 +35,7 @@
 #define BLOCK (BLOCK_VECTORS * LANES) /* channels in one block of packed weights */
 
 /* A block of filters: `vectors` of them from `vector` on. The filters of one group are cut into as few blocks
- * of up to WIDEST vectors as can be, of nearly equal width. */
+ * of up to WIDEST vectors as can be, of nearly equal width; pixels of planes likewise, of up to `widest`. */
 struct filters {
     ptrdiff_t vector, vectors;
     ptrdiff_t count, lanes; /* filters that exist in all, and in the last vector */
