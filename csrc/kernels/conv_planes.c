@@ -170,7 +170,6 @@ static void add_step(const struct planes *s, const struct step *step, const real
                                                                {lined_1, lined_2, lined_3, lined_4}};
     const struct correlation *c = s->c;
     const real *bias = c->epilogue.bias, *residual = c->epilogue.residual;
-    const int last = step->last;
     struct panel p = {.w = s->weight + step->k0 * s->weight_pitch + step->j,
                       .bias = bias ? bias + step->k0 : NULL,
                       .w_pitch = s->weight_pitch,
@@ -179,14 +178,14 @@ static void add_step(const struct planes *s, const struct step *step, const real
                       .depth = step->depth,
                       .count = step->k1 - step->k0,
                       .area = c->dst_height * c->dst_width,
-                      .to = {.relu = last && c->epilogue.relu, .first = step->j == 0}};
+                      .to = {.relu = step->last && c->epilogue.relu, .first = step->j == 0}};
     const ptrdiff_t widest = p.count <= FOUR_TILE ? MOST_VECTORS : WIDEST;
     for (ptrdiff_t b = 0; b < vector_blocks(step->count, widest); b++) {
         struct filters block = vector_block(step->count, widest, b);
         ptrdiff_t place = step->place + block.vector * LANES;
         p.x = x + block.vector * LANES;
         p.to.dst = c->dst + place;
-        p.to.residual = last && residual ? residual + place : NULL;
+        p.to.residual = step->last && residual ? residual + place : NULL;
         p.to.lanes = block.lanes;
         panels[step->offset != NULL][block.vectors - 1](&p);
     }
@@ -231,24 +230,6 @@ static void add_channels(const struct planes *s, const struct share *share, ptrd
     }
 }
 
-/* Where the rows of x for a channel and tap begin, for each part those of s->channels channels; returns NULL
- * where they are x's pitch apart. */
-static const ptrdiff_t *list_rows(const struct planes *s, ptrdiff_t *offset) {
-    const struct correlation *c = s->c;
-    if (!s->lines.pitch && part_count(c) == 1) return NULL;
-    ptrdiff_t *to = offset;
-    for (ptrdiff_t p = 0; p < part_count(c); p++) {
-        const ptrdiff_t taps = part_taps(c, p);
-        if (s->lines.pitch)
-            list_offsets(c, &s->lines, p, s->channels, to);
-        else
-            for (ptrdiff_t j = 0; j < s->channels * taps; j++)
-                to[j] = (j / taps * c->taps + first_tap(c, p) + j % taps) * s->pitch;
-        to += s->channels * taps;
-    }
-    return offset;
-}
-
 static void run_planes(const void *context, ptrdiff_t task, void *scratch) {
     const struct planes *s = context;
     const struct correlation *c = s->c;
@@ -260,9 +241,10 @@ static void run_planes(const void *context, ptrdiff_t task, void *scratch) {
                                 .first = first,
                                 .end = min_size(first + s->pixels, area)};
     struct stretch *stretch = scratch;
-    ptrdiff_t *room = (ptrdiff_t *)((char *)scratch + stretch_bytes(c, s->pixels));
-    real *x = (real *)((char *)room + offset_bytes(s->channels * c->taps));
-    const ptrdiff_t *offset = list_rows(s, room);
+    ptrdiff_t *offset = (ptrdiff_t *)((char *)scratch + stretch_bytes(c, s->pixels));
+    real *x = (real *)((char *)offset + offset_bytes(s->channels * c->taps));
+    const int listed = s->lines.pitch || part_count(c) > 1; /* rows that are not x's pitch apart */
+    if (listed) list_rows(c, &s->lines, s->channels, s->pitch, offset);
     for (ptrdiff_t i = 0; i < c->src_channels; i += s->channels) {
         const ptrdiff_t channels = min_size(s->channels, c->src_channels - i);
         const real *plain = c->src + (rest * c->src_channels + i) * area + first;
@@ -275,7 +257,7 @@ static void run_planes(const void *context, ptrdiff_t task, void *scratch) {
         } else {
             put_rows(c, share.image, share.group, i, channels, first, share.end, stretch, x, s->pitch);
         }
-        add_channels(s, &share, i, channels, offset, x, s->pitch);
+        add_channels(s, &share, i, channels, listed ? offset : NULL, x, s->pitch);
     }
 }
 

@@ -208,12 +208,16 @@ INLINE ptrdiff_t line_offset(const struct correlation *c, const struct plane_lin
 /* Room for where so many rows of x begin, in whole cache lines */
 INLINE size_t offset_bytes(ptrdiff_t rows) { return ((size_t)rows * sizeof(ptrdiff_t) + 63) & ~(size_t)63; }
 
-/* Where a part's rows of x for `channels` channels begin in their lines */
-INLINE void list_offsets(const struct correlation *c, const struct plane_lines *l, ptrdiff_t part,
-                         ptrdiff_t channels, ptrdiff_t *offset) {
-    const ptrdiff_t first = first_tap(c, part), end = first + part_taps(c, part);
-    for (ptrdiff_t i = 0; i < channels; i++)
-        for (ptrdiff_t t = first; t < end; t++) *offset++ = i * l->plane + line_offset(c, l, t);
+/* Where the rows of x for a channel and tap begin, for each part those of so many channels: in their lines,
+ * or `pitch` apart where there are none */
+INLINE void list_rows(const struct correlation *c, const struct plane_lines *l, ptrdiff_t channels,
+                      ptrdiff_t pitch, ptrdiff_t *offset) {
+    for (ptrdiff_t p = 0; p < part_count(c); p++) {
+        const ptrdiff_t first = first_tap(c, p), end = first + part_taps(c, p);
+        for (ptrdiff_t i = 0; i < channels; i++)
+            for (ptrdiff_t t = first; t < end; t++)
+                *offset++ = l->pitch ? i * l->plane + line_offset(c, l, t) : (i * c->taps + t) * pitch;
+    }
 }
 
 /* The lines of rows [y0, y1) of a plane; what the next plane has there is fetched. */

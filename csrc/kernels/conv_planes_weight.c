@@ -151,10 +151,7 @@ static void run_weight(const void *context, ptrdiff_t task, void *scratch) {
     struct stretch *stretch = scratch;
     ptrdiff_t *offset = (ptrdiff_t *)((char *)scratch + stretch_bytes(c, w->pixels));
     real *rows = (real *)((char *)offset + offset_bytes(w->channels * c->taps));
-    if (w->lines.pitch)
-        list_offsets(c, &w->lines, 0, w->channels, offset);
-    else
-        for (ptrdiff_t j = 0; j < w->channels * c->taps; j++) offset[j] = j * w->pitch;
+    list_rows(c, &w->lines, w->channels, w->pitch, offset);
     real *sums = w->sums + ((part * c->groups + group) * c->dst_channels + share.first) * w->depth;
     memset(sums, 0, (size_t)(share.count * w->depth) * sizeof(real));
     for (ptrdiff_t b = all * part / w->parts; b < all * (part + 1) / w->parts; b++) {
