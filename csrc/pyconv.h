@@ -83,7 +83,7 @@ struct pyconv_channel_kernels {
                           const void *input, const void *weight, void *grad_input, void *grad_weight);
 };
 
-/* ---- Losses: loss.c, loss_class.c ------------------------------------------------------------------- */
+/* ---- Losses: loss.c, loss_class.c, loss_entropy.c ----------------------------------------------------- */
 
 /* x: input, t: target, a: the parameter */
 enum pyconv_pointwise_loss {

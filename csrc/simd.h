@@ -521,6 +521,8 @@ INLINE vec first_lanes(vec v, ptrdiff_t n, vec rest) {
     for (int i = 0; i < LANES; i++) lane[i] = i;
     return choose(lane < (integer)n, v, rest);
 }
+/* v, of a row with n > 0 elements more; `rest` behind its end. */
+INLINE vec or_rest(vec v, ptrdiff_t n, vec rest) { return n >= LANES ? v : first_lanes(v, n, rest); }
 /* Over all lanes; `largest_lane` of a vector with NaN is NaN only by chance */
 #if defined(__AVX512F__) && REAL_IS_FLOAT
 INLINE real sum_lanes(vec v) { return _mm512_reduce_add_ps((__m512)v); }

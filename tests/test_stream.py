@@ -14,6 +14,8 @@ LAYERS = {
     "group_norm": lambda channels, size: nn.GroupNorm(1, channels),
     "instance_norm": lambda channels, size: nn.InstanceNorm2d(channels, affine=True),
     "layer_norm": lambda channels, size: nn.LayerNorm([channels, *size]),
+    "softmax": lambda channels, size: nn.Softmax(1),
+    "log_softmax": lambda channels, size: nn.LogSoftmax(1),
     "max_pool": lambda channels, size: nn.MaxPool2d(3, 2, 1),
     "residual": lambda channels, size: nn.Residual(nn.BatchNorm2d(channels), activation=nn.ReLU()),
 }

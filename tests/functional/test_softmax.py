@@ -54,6 +54,14 @@ def test_every_width(name, extent, isa, dtype, rng):
 
 
 @both
+@pytest.mark.parametrize("shape", [(30, 2100), (2, 3, 1030), (1, 20000, 3), (20000, 20)])
+def test_blocks_of_columns(name, shape, isa, rng):
+    """Several of them, the last of which is narrow, and columns too long to be kept in scratch."""
+    x, g = rng.standard_normal((2, *shape)).astype(np.float32)
+    check(name, x, g, -2)
+
+
+@both
 @given(shape=array_shapes(min_dims=0, max_dims=5, min_side=0, max_side=6), data=st.data())
 def test_any_shape(name, shape, data):
     rng = np.random.default_rng(data.draw(st.integers(0, 99)))
