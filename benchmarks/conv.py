@@ -10,15 +10,16 @@ def run(pyconv, torch, settings, show):
     """Race every shape; returns [{"family", "shape", "gflop", "parts": {part: result}}]."""
     rows = []
     for family in shapes.FAMILIES:
-        chosen = [text for text in family.shapes if text in shapes.QUICK or not settings.quick]
-        for text in chosen:
-            if settings.filter not in f"{family.name}: {text}":
-                continue
-            case = shapes.parse(text)
-            results = race.race_case(pyconv, torch, "conv", case, PARTS, settings)
-            rows.append({"family": family.name, "shape": text, "gflop": shapes.operations(case) / 1e9,
-                         "parts": results})  # fmt: skip
-            show(shape_row(rows[-1]))
+        for text in family.shapes:
+            if (text in shapes.QUICK or not settings.quick) and settings.filter in f"{family.name}: {text}":
+                gflop = shapes.operations(shapes.parse(text)) / 1e9
+                rows.append({"family": family.name, "shape": text, "gflop": gflop})
+
+    def finish(i, parts):
+        rows[i]["parts"] = parts
+        show(shape_row(rows[i]))
+
+    race.race_cases("conv", [shapes.parse(row["shape"]) for row in rows], PARTS, settings, finish)
     return rows
 
 

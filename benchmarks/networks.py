@@ -72,7 +72,9 @@ def race_network(kind, each, settings):
             workers[name] = stack.enter_context(race.Worker("torch", settings))
             workers[name].ask("prepare", kind=kind, case=each | variant)
         contenders = {name: (worker, "pyconv" if name == "pyconv" else "torch") for name, worker in workers.items()}
-        times = race.time_in_turn(contenders, "step", settings)
+        times = {}
+        for round in range(settings.rounds):
+            race.add_round(times, race.time_in_turn(contenders, "step", settings, round))
         memory = {name: worker.ask("memory")["peak_bytes"] for name, worker in workers.items()}
     fp32 = race.compare(times, others=["contiguous", "channels last"])
     best = min(fp32["others"], key=fp32["others"].get)

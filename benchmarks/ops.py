@@ -77,16 +77,15 @@ def cases():
 
 def run(pyconv, torch, settings, show):
     """Race every operator; returns [{"op", "shape", "label", "parts": {part: result}, "gbytes"}]."""
-    rows = []
-    for case in cases():
-        if settings.filter not in case["label"] or (settings.quick and case["shape"] == SHAPES[1]):
-            continue
-        try:
-            moved = torch.ask("traffic", case=case)
-            rows.append(case | {"traffic": moved, "parts": race.race_case(pyconv, torch, "op", case, PARTS, settings)})
-        except RuntimeError as error:
-            rows.append(case | {"parts": {part: {"error": str(error)} for part in PARTS}})
-        show(row_text(rows[-1]))
+    chosen = [case for case in cases()
+              if settings.filter in case["label"] and not (settings.quick and case["shape"] == SHAPES[1])]  # fmt: skip
+    rows = [case | {"traffic": torch.ask("traffic", case=case)} for case in chosen]
+
+    def finish(i, parts):
+        rows[i]["parts"] = parts
+        show(row_text(rows[i]))
+
+    race.race_cases("op", chosen, PARTS, settings, finish)
     return rows
 
 

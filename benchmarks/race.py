@@ -2,7 +2,7 @@
 
 Two OpenMP runtimes in one process disturb each other, and a machine's speed drifts: so each library lives
 in a worker, the workers take turns (A B C, C B A, ...), and the result is the median over the rounds of
-the ratio within a round.
+the ratio within a round. Rounds of one case lie minutes apart, in processes of their own.
 """
 
 import json
@@ -69,18 +69,20 @@ class Worker:
         self.close()
 
 
-def time_in_turn(contenders, part, settings):
-    """Time the same part of every contender in each round.
+def time_in_turn(contenders, part, settings, round=0):
+    """Time the same part of every contender once: {name: seconds}, in the reverse order in every other round.
 
-    contenders: {name: (worker, variant)}. Returns {name: [seconds of each round]}.
+    contenders: {name: (worker, variant)}.
     """
-    times = {name: [] for name in contenders}
-    for round in range(settings.rounds):
-        order = list(contenders.items())
-        for name, (worker, variant) in order if round % 2 == 0 else reversed(order):
-            reply = worker.ask("time", part=part, variant=variant, seconds=settings.seconds)
-            times[name].append(reply["seconds"])
-    return times
+    order = list(contenders.items())
+    return {name: worker.ask("time", part=part, variant=variant, seconds=settings.seconds)["seconds"]
+            for name, (worker, variant) in (order if round % 2 == 0 else reversed(order))}  # fmt: skip
+
+
+def add_round(times, seconds):
+    """Append what `time_in_turn` returned to {name: [seconds of each round]}."""
+    for name, each in seconds.items():
+        times.setdefault(name, []).append(each)
 
 
 def compare(times, ours="pyconv", others=None):
@@ -92,34 +94,64 @@ def compare(times, ours="pyconv", others=None):
             "others": {name: medians[name] for name in others}}  # fmt: skip
 
 
-def race_case(pyconv, torch, kind, case, parts, settings):
-    """{part: what `compare` returns} for a case of two workers; {part: {"error": ...}} where one failed.
+def race_cases(kind, cases, parts, settings, show):
+    """Race every case; [{part: what `compare` returns, or {"error": ...} where one side failed}].
 
-    Both must compute the same: the norms of their results are compared before anything is timed. Where pyconv is
-    timed with contiguous arrays, too, that ratio is in the result's "contiguous".
+    Each round goes through all cases, in two processes of its own. What disturbs a shared machine for some seconds,
+    or one process for its life (which pages of memory it got), is in one round of a case then, not in all.
+    show(i, parts): called in the last round, when cases[i] is done.
     """
-    offered = [worker.ask("prepare", kind=kind, case=case)["calls"] for worker in (pyconv, torch)]
-    results = {}
+    raced = [{} for _ in cases]
+    for round in range(settings.rounds):
+        with Worker("pyconv", settings) as pyconv, Worker("torch", settings) as torch:
+            for i, case in enumerate(cases):
+                race_case(pyconv, torch, kind, case, parts, settings, round, raced[i])
+                if round == settings.rounds - 1:
+                    raced[i] = {part: judge(times) for part, times in raced[i].items()}
+                    show(i, raced[i])
+    return raced
+
+
+def race_case(pyconv, torch, kind, case, parts, settings, round, raced):
+    """One round of a case: adds to raced, {part: {contender: [seconds of each round]}, or {"error": ...}}.
+
+    Both must compute the same: the norms of their results are compared before anything is timed.
+    """
+    try:
+        offered = [worker.ask("prepare", kind=kind, case=case)["calls"] for worker in (pyconv, torch)]
+    except RuntimeError as error:
+        raced.update((part, {"error": str(error)}) for part in parts)
+        return
     for part in parts:
-        if part not in offered[1]:
+        if part not in offered[1] or "error" in raced.get(part, {}):
             continue
-        if part not in offered[0]:
-            results[part] = {"error": "not in pyconv"}
-            continue
-        contenders = {name: (pyconv, name) for name in offered[0][part]}
+        times = raced.setdefault(part, {})
+        contenders = {name: (pyconv, name) for name in offered[0].get(part, {})}
         contenders |= {f"torch {name}": (torch, name) for name in offered[1][part]}
         try:
-            norms = [worker.ask("norm", part=part, variant=variant)["norm"]
-                     for worker, variant in contenders.values()]  # fmt: skip
-            if not all(abs(norm - norms[0]) <= 1e-3 * abs(norms[0]) for norm in norms) or norms[0] == 0:
-                raise RuntimeError(f"results differ: norms {norms}")
-            times, others = time_in_turn(contenders, part, settings), [f"torch {name}" for name in offered[1][part]]
-            results[part] = compare(times, others=others)
-            if "contiguous" in times:
-                results[part]["contiguous"] = compare(times, "contiguous", others)["ratio"]
+            if part not in offered[0]:
+                raise RuntimeError("not in pyconv")
+            check_norms(contenders, part)
+            add_round(times, time_in_turn(contenders, part, settings, round))
         except RuntimeError as error:
-            results[part] = {"error": str(error)}
-    return results
+            times["error"] = str(error)
+
+
+def check_norms(contenders, part):
+    norms = [worker.ask("norm", part=part, variant=variant)["norm"] for worker, variant in contenders.values()]
+    if not all(abs(norm - norms[0]) <= 1e-3 * abs(norms[0]) for norm in norms) or norms[0] == 0:
+        raise RuntimeError(f"results differ: norms {norms}")
+
+
+def judge(times):
+    """What `compare` returns; where pyconv was timed with contiguous arrays, too, that ratio is "contiguous"."""
+    if "error" in times:
+        return {"error": times["error"]}
+    others = [name for name in times if name.startswith("torch ")]
+    result = compare(times, others=others)
+    if "contiguous" in times:
+        result["contiguous"] = compare(times, "contiguous", others)["ratio"]
+    return result
 
 
 def geometric_mean(values):

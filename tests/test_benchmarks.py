@@ -37,8 +37,10 @@ def test_ratios_are_taken_within_a_round():
 def test_workers_race_and_agree():
     settings = race.Settings(threads=1, rounds=1, seconds=0.001)
     case = shapes.parse("2x3@9 k5 3x3 s2")
+    passes, shown = ("forward", "grad input", "grad weight"), []
+    (results,) = race.race_cases("conv", [case], passes, settings, lambda i, parts: shown.append((i, parts)))
+    assert shown == [(0, results)] and tuple(results) == passes
     with race.Worker("pyconv", settings) as pyconv, race.Worker("torch", settings) as peer:
-        results = race.race_case(pyconv, peer, "conv", case, ("forward", "grad input", "grad weight"), settings)
         described = machine.describe(pyconv, peer)
         with pytest.raises(RuntimeError, match="pyconv: KeyError"):
             pyconv.ask("time", part="none", variant="none", seconds=0)
