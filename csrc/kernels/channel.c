@@ -72,12 +72,13 @@ INLINE void channel_rows(const struct channel *job, enum operation operation, pt
             prelu_columns(job, begin, end, c, 1, min_size(LANES, job->channels - c), sums);
         return;
     }
+    const real *factor = job->factor + begin / job->period * job->channels;
+    ptrdiff_t rest = job->period - begin % job->period; /* rows with these factors */
     for (ptrdiff_t row = begin; row < end; row++) {
-        const real *factor = job->factor + row / job->period * job->channels;
-        for (ptrdiff_t c = 0; c < job->channels; c += LANES) {
-            ptrdiff_t n = job->channels - c;
-            apply(job, operation, row * job->channels + c, load_some(factor + c, n), n);
-        }
+        ptrdiff_t c = 0, n, at = row * job->channels;
+        for (; c + LANES <= job->channels; c += LANES) apply(job, operation, at + c, load(factor + c), LANES);
+        if ((n = job->channels - c)) apply(job, operation, at + c, load_first(factor + c, n), n);
+        if (--rest == 0) factor += job->channels, rest = job->period;
     }
 }
 
@@ -91,9 +92,9 @@ INLINE void channel_planes(const struct channel *job, enum operation operation, 
         double total = 0;
         for (ptrdiff_t block = begin; block < end; block += 64 * LANES) {
             vec sum = {0};
-            ptrdiff_t block_end = min_size(block + 64 * LANES, end);
-            for (ptrdiff_t i = block; i < block_end; i += LANES)
-                sum += apply(job, operation, plane * job->inner + i, factor, block_end - i);
+            ptrdiff_t i = block, block_end = min_size(block + 64 * LANES, end), at = plane * job->inner;
+            for (; i + LANES <= block_end; i += LANES) sum += apply(job, operation, at + i, factor, LANES);
+            if (i < block_end) sum += apply(job, operation, at + i, factor, block_end - i);
             total += (double)sum_lanes(sum);
         }
         if (job->sums) job->sums[plane * job->pieces + piece] = total;
