@@ -2,7 +2,7 @@
 
 Two OpenMP runtimes in one process disturb each other, and a machine's speed drifts: so each library lives
 in a worker, the workers take turns (A B C, C B A, ...), and the result is the median over the rounds of
-the ratio within a round. Rounds of one case lie minutes apart, in processes of their own.
+the ratio within a round. Rounds of one convolution or operator lie minutes apart, in processes of their own.
 """
 
 import json
@@ -69,7 +69,7 @@ class Worker:
         self.close()
 
 
-def time_in_turn(contenders, part, settings, round=0):
+def time_in_turn(contenders, part, settings, round):
     """Time the same part of every contender once: {name: seconds}, in the reverse order in every other round.
 
     contenders: {name: (worker, variant)}.

@@ -21,7 +21,7 @@
 /* Columns of a block: long runs of an entry are fetched ahead by the hardware. 1,024 of 64 entries take 0.85
  * of the time that 256 take, 0.8 where results are streamed (Zen 3). */
 #define MOST_COLUMNS ((ptrdiff_t)1024)
-#define KEPT_BYTES ((size_t)1 << 20)
+#define KEPT_BYTES ((size_t)1 << 20) /* the most that a thread keeps in scratch */
 /* An exponential and three passes through cache. */
 #define NANOSECONDS_PER_ELEMENT 1.0
 
@@ -244,8 +244,8 @@ static int run(ptrdiff_t outer, ptrdiff_t dim, ptrdiff_t inner, const void *grad
         return parallel_run(ceil_div(outer, job.rows), nanoseconds, 0, run_rows, &job);
     }
     ptrdiff_t most = min_size(max_size(WIDE, BLOCK_TASK / dim), MOST_COLUMNS);
-    job.blocks = ceil_div(inner, most);
-    job.width = ceil_div(ceil_div(inner, job.blocks), LINE) * LINE;
+    job.width = ceil_div(ceil_div(inner, ceil_div(inner, most)), LINE) * LINE;
+    job.blocks = ceil_div(inner, job.width);
     size_t scratch = (size_t)dim * (size_t)(job.width + LINE) * sizeof(real);
     if (!grad_output && scratch <= KEPT_BYTES) job.pitch = job.width + LINE;
     return parallel_run(outer * job.blocks, nanoseconds, job.pitch ? scratch : 0, run_block, &job);
