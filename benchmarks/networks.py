@@ -1,4 +1,4 @@
-"""`python -m benchmarks train` and `infer`: whole networks, speed and memory, each in fresh processes.
+"""`python -m benchmarks train` and `infer`: whole networks, speed and memory, each in new processes every round.
 
 For inference both have their weights ready before the first image: ours by `nn.optimize_for_inference`, PyTorch's
 in the memory format that is the better one for it. PyTorch with bf16 autocast takes part where the processor has
@@ -7,6 +7,7 @@ instructions for it; elsewhere it is emulated, ten to forty times slower than fp
 
 from contextlib import ExitStack
 from functools import partial
+from statistics import median
 
 from benchmarks import machine, race
 
@@ -50,21 +51,33 @@ def variants():
     return {name: each for name, each in VARIANTS.items() if machine.has_bf16() or not each["bf16"]}
 
 
+TURNS = 3  # of each contender in a round: making the networks takes longer
+
+
 def run(kind, pyconv, torch, settings, show):
-    """Race every network; returns rows of ratios to fp32 and to bf16 autocast, times and peak memory."""
+    """Race every network; returns rows of ratios to fp32 and to bf16 autocast, times and peak memory.
+
+    Each round goes through all networks, as `race.race_cases` does, and each network has processes of its own.
+    """
+    cases = [each for each in CASES[kind]
+             if settings.filter in each["label"] and not (settings.quick and each["input"][2] > 32)]  # fmt: skip
+    raced = [{"times": {}, "memory": {}} for _ in cases]
     rows = []
-    for each in CASES[kind]:
-        if settings.filter not in each["label"] or (settings.quick and each["input"][2] > 32):
-            continue
-        try:
-            rows.append(each | race_network(kind, each, settings))
-        except RuntimeError as error:
-            rows.append(each | {"error": str(error)})
-        show(row_text(rows[-1]))
+    for round in range(settings.rounds):
+        for each, so_far in zip(cases, raced):
+            if "error" not in so_far:
+                try:
+                    race_network(kind, each, settings, round, so_far)
+                except RuntimeError as error:
+                    so_far["error"] = str(error)
+            if round == settings.rounds - 1:
+                rows.append(each | judge(so_far))
+                show(row_text(rows[-1]))
     return rows
 
 
-def race_network(kind, each, settings):
+def race_network(kind, each, settings, round, raced):
+    """One round of a network; adds to raced: {"times", "memory": {contender: [seconds, bytes]}}."""
     with ExitStack() as stack:
         workers = {"pyconv": stack.enter_context(race.Worker("pyconv", settings))}
         workers["pyconv"].ask("prepare", kind=kind, case=each)
@@ -72,10 +85,16 @@ def race_network(kind, each, settings):
             workers[name] = stack.enter_context(race.Worker("torch", settings))
             workers[name].ask("prepare", kind=kind, case=each | variant)
         contenders = {name: (worker, "pyconv" if name == "pyconv" else "torch") for name, worker in workers.items()}
-        times = {}
-        for round in range(settings.rounds):
-            race.add_round(times, race.time_in_turn(contenders, "step", settings, round))
-        memory = {name: worker.ask("memory")["peak_bytes"] for name, worker in workers.items()}
+        for turn in range(TURNS):
+            race.add_round(raced["times"], race.time_in_turn(contenders, "step", settings, round + turn))
+        race.add_round(raced["memory"], {name: worker.ask("memory")["peak_bytes"] for name, worker in workers.items()})
+
+
+def judge(raced):
+    """The row of a network; memory is the median of the rounds' peaks."""
+    if "error" in raced:
+        return {"error": raced["error"]}
+    times, memory = raced["times"], {name: median(peaks) for name, peaks in raced["memory"].items()}
     fp32 = race.compare(times, others=["contiguous", "channels last"])
     best = min(fp32["others"], key=fp32["others"].get)
     row = {"ratio": fp32["ratio"], "seconds": fp32["seconds"], "torch": best, "torch_seconds": fp32["others"],

@@ -2,7 +2,7 @@
 
 Two OpenMP runtimes in one process disturb each other, and a machine's speed drifts: so each library lives
 in a worker, the workers take turns (A B C, C B A, ...), and the result is the median over the rounds of
-the ratio within a round. Rounds of one convolution or operator lie minutes apart, in processes of their own.
+the ratio within a round. Rounds of one case lie minutes apart, in processes of their own.
 """
 
 import json

@@ -17,8 +17,8 @@ HEAD = """# Results
 Written by `python -m benchmarks report` from the JSON files in `results/`, machine by machine. A ratio is
 PyTorch's time over pyconv's, above 1 where pyconv is faster: PyTorch's best of contiguous and channels-last
 memory (weights prepared in that format), float32, the same threads, each library in a process of its own, in
-turn; the median over the rounds of the ratio within a round (since 2026-11-24, of convolutions and operators,
-every round goes through all cases in new processes). GFLOP/s are those of the direct algorithm, whatever
+turn; the median over the rounds of the ratio within a round (since 2026-11-24 every round goes through all cases
+in new processes). GFLOP/s are those of the direct algorithm, whatever
 algorithm ran, so they may exceed the peak. pyconv's arrays are channels-last, as networks have them; where
 there is a second ratio, that is with contiguous arrays, as NumPy makes them.
 """

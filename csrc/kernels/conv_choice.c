@@ -266,11 +266,13 @@ static double winograd_cycles(const struct pyconv_conv2d *g, enum pyconv_conv_pa
 /* Of planes: tiles are TILE outputs high, and lower ones wait for their few sums; rows of x are copies,
  * unless a 1x1 kernel reads the image as it is. Converting is as fast as L3 where both copies stay there. */
 #define PLANES_EFFICIENCY 0.8
-#define PLANES_COPY 8.0   /* for LANES pixels of a row of x; and for */
-#define PLANES_LINE 40.0  /* a line of the image, where shares of the outputs copy it again */
-#define PLANES_STORE 3.0  /* of an output */
-#define PLANES_WEIGHT 1.0 /* for a weight that is put where it is used, and */
-#define FAR_WEIGHT 5.0    /* beyond NEAR_WEIGHTS, which stay in L2 */
+#define PANELS_EFFICIENCY 0.85 /* of copied panels */
+#define PANELS_COPY 3.0        /* for LANES pixels of a row of these, */
+#define PLANES_COPY 8.0        /* of x; and for */
+#define PLANES_LINE 40.0       /* a line of the image, where shares of the outputs copy it again */
+#define PLANES_STORE 3.0       /* of an output */
+#define PLANES_WEIGHT 1.0      /* for a weight that is put where it is used, and */
+#define FAR_WEIGHT 5.0         /* beyond NEAR_WEIGHTS, which stay in L2 */
 #define NEAR_WEIGHTS 200e3
 #define DOTS_EFFICIENCY 0.8
 #define DOTS_SUM 4.0      /* for a weight's gradient, a block of pixels */
@@ -322,16 +324,20 @@ static double planes_cycles(const struct pyconv_conv2d *g, enum pyconv_conv_pass
         return depth * (vectors * (rows / 2 / DOTS_EFFICIENCY + copy) +
                         DOTS_SUM * images * (double)(ceil_div(area, DOTS_PIXELS) * to));
     }
-    if (copy > 0) {
-        ptrdiff_t pixels = planes_pixels(g->batch * g->groups, area, planes_channels(from, taps) * taps);
-        double splits = (double)planes_splits(g->batch * g->groups * ceil_div(area, pixels), to);
-        copy += (splits - 1) * (copy + PLANES_LINE * (double)(area / width) / (double)ceil_div(area, LANES));
-    }
+    ptrdiff_t pixels = planes_pixels(g->batch * g->groups, area, planes_channels(from, taps) * taps);
+    ptrdiff_t splits = planes_splits(g->batch * g->groups * ceil_div(area, pixels), to);
+    const int panels = plain && !strided && copies_panels(to / splits);
+    if (panels)
+        copy = PANELS_COPY * (double)splits;
+    else if (copy > 0)
+        copy += (double)(splits - 1) *
+                (copy + PLANES_LINE * (double)(area / width) / (double)ceil_div(area, LANES));
+    double efficiency = panels ? PANELS_EFFICIENCY : PLANES_EFFICIENCY;
     double rows = (double)(to / WIDE_TILE * WIDE_TILE + (to % WIDE_TILE ? max_size(to % WIDE_TILE, 3) : 0));
     double spread = back && strided ? image_bytes(g->batch, g->in_channels, g->in_height * g->in_width) : 0;
     double weights = back ? depth * (double)(to * g->groups) : 0;
     double far = weights > NEAR_WEIGHTS ? FAR_WEIGHT * (weights - NEAR_WEIGHTS) : 0;
-    return vectors * (depth * (rows / 2 / PLANES_EFFICIENCY + copy) + PLANES_STORE * (double)to) +
+    return vectors * (depth * (rows / 2 / efficiency + copy) + PLANES_STORE * (double)to) +
            PLANES_WEIGHT * weights + far + spread / SPREAD_BYTES;
 }
 

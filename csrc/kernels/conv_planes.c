@@ -10,11 +10,11 @@
  * all outputs take a panel of pixels in turn, its chunk stays in L1 (128 x 96 bytes with AVX2) and the
  * weights stream from L2, 2 KiB to a tile's 770 cycles.
  *
- * x is the image itself for a 1x1 kernel, whose next panel is fetched (a copy took 1.1 to 1.7 times as long);
- * lines, where taps share pixels (1.1 to 4.6 times as fast as a copy for each); or a copy for each tap, of
- * narrow rows. A task's copies are at most PLANES_BYTES of L2 (a third of that: 0.83 to 0.97 of the speed).
- * So planes are read and written once, where a conversion to channels-last memory and back would take two
- * passes more over either.
+ * x is the image itself for a 1x1 kernel of few outputs, whose next panel is fetched; that of many reads
+ * copies of the panels. x is lines, where taps share pixels (1.1 to 4.6 times as fast as a copy for each); or
+ * a copy for each tap, of narrow rows. A task's copies are at most PLANES_BYTES of L2 (a third of that: 0.83
+ * to 0.97 of the speed). So planes are read and written once, where a conversion to channels-last memory and
+ * back would take two passes more over either.
  */
 #include "conv_planes.h"
 #include "parallel.h"
@@ -30,6 +30,7 @@ struct planes {
     ptrdiff_t pixels, blocks;      /* of a task; of an image */
     ptrdiff_t pitch;               /* of x */
     int plain;                     /* x is the source itself; or */
+    int panels;                    /* a copy of it in panels, [panel][row][vector]; or */
     struct plane_lines lines;      /* in lines, of whole rows */
     ptrdiff_t splits;              /* of a group's outputs */
 };
@@ -87,19 +88,22 @@ static void pack_rows(const void *context, ptrdiff_t task, void *scratch) {
 
 /* ---- Products ---- */
 
+/* How rows of x lie: a pitch apart; at a list of offsets; side by side, each as wide as the tile. */
+enum rows_of_x { PITCHED, LISTED, ADJACENT };
+
 /* One panel of pixels, and what rows of x add to outputs there: of `count` outputs, the first has its weights
  * at w and its pixels at to.dst. */
 struct panel {
     const real *w, *x, *bias; /* bias: NULL, or of these outputs */
     ptrdiff_t w_pitch, x_pitch, depth, count;
-    const ptrdiff_t *step; /* NULL, or where row j of x begins, rather than at j * x_pitch */
+    const ptrdiff_t *step; /* where row j of x begins, if LISTED */
     ptrdiff_t area;        /* pixels from one output's plane to the next */
     struct destination to;
 };
 
 /* dst[m][p] = (first: bias[m], else dst[m][p]) + sum over j < depth of w[m][j] * x[j][p], for outputs m from
  * k on; the next panel's pixels of both sides are fetched. */
-INLINE void tile_planes(const int rows, const int vectors, const int indexed, const struct panel *p,
+INLINE void tile_planes(const int rows, const int vectors, const enum rows_of_x kind, const struct panel *p,
                         ptrdiff_t k) {
     vec sum[TILE][MOST_VECTORS];
     const ptrdiff_t first = k * p->area, area = p->area;
@@ -112,12 +116,13 @@ INLINE void tile_planes(const int rows, const int vectors, const int indexed, co
     UNROLL for (int m = 0; m < rows; m++) UNROLL for (int v = 0; v < vectors; v += 2)
         __builtin_prefetch(p->to.dst + at[m] + (vectors + v) * LANES, 1);
     struct rows from = begin_rows(p->w + k * p->w_pitch, p->w_pitch);
-    const ptrdiff_t x_pitch = p->x_pitch, *step = p->step;
+    const ptrdiff_t x_pitch = kind == ADJACENT ? vectors * LANES : p->x_pitch, *step = p->step;
     const real *x = p->x;
     TWICE for (ptrdiff_t j = 0; j < p->depth; j++, from.at += sizeof(real)) {
-        const real *at_j = indexed ? x + step[j] : x;
+        const real *at_j = kind == LISTED ? x + step[j] : x;
         keep_scaling(&from, rows);
-        if (!indexed) __builtin_prefetch(x + 2 * WIDEST * LANES), x += x_pitch;
+        if (kind == PITCHED) __builtin_prefetch(x + 2 * WIDEST * LANES);
+        if (kind != LISTED) x += x_pitch;
         if (rows < vectors) {
             vec weight[MOST_VECTORS];
             UNROLL for (int m = 0; m < rows; m++) weight[m] = splat(*row_at(&from, m));
@@ -141,33 +146,38 @@ INLINE void tile_planes(const int rows, const int vectors, const int indexed, co
     finish_tile(rows, vectors, sum, &p->to, at);
 }
 
-#define PRODUCT(rows, vectors, indexed) tile_planes(rows, vectors, indexed, p, k)
-#define PANEL(name, vectors, indexed, most, DISPATCH_ROWS)                                                   \
+#define PRODUCT(rows, vectors, kind) tile_planes(rows, vectors, kind, p, k)
+#define PANEL(name, vectors, kind, most, DISPATCH_ROWS)                                                      \
     static void name##_##vectors(const struct panel *p) {                                                    \
         ptrdiff_t k = 0;                                                                                     \
-        for (; k + most <= p->count; k += most) PRODUCT(most, vectors, indexed);                             \
-        if (k < p->count) DISPATCH_ROWS(p->count - k, PRODUCT, vectors, indexed)                             \
+        for (; k + most <= p->count; k += most) PRODUCT(most, vectors, kind);                                \
+        if (k < p->count) DISPATCH_ROWS(p->count - k, PRODUCT, vectors, kind)                                \
     }
-#define PANELS(name, indexed)                                                                                \
-    PANEL(name, 1, indexed, TILE, DISPATCH_TILE)                                                             \
-    PANEL(name, 2, indexed, TILE, DISPATCH_TILE)                                                             \
-    PANEL(name, 3, indexed, WIDE_TILE, DISPATCH_WIDE)                                                        \
-    PANEL(name, 4, indexed, FOUR_TILE, DISPATCH_FOUR)
-PANELS(even, 0)
-PANELS(lined, 1)
+#define PANELS(name, kind)                                                                                   \
+    PANEL(name, 1, kind, TILE, DISPATCH_TILE)                                                                \
+    PANEL(name, 2, kind, TILE, DISPATCH_TILE)                                                                \
+    PANEL(name, 3, kind, WIDE_TILE, DISPATCH_WIDE)                                                           \
+    PANEL(name, 4, kind, FOUR_TILE, DISPATCH_FOUR)
+PANELS(pitched, PITCHED)
+PANELS(listed, LISTED)
+PANELS(adjacent, ADJACENT)
 
 /* What rows [j, j + depth) of x add to outputs [k0, k1) of all groups, which are of one, at `count` pixels.
  */
 struct step {
     ptrdiff_t j, depth, k0, k1, count;
-    int last;                /* of the steps of these outputs */
-    ptrdiff_t place;         /* of output k0's first pixel in dst */
-    const ptrdiff_t *offset; /* of these rows, or NULL: they are x's pitch apart */
+    int last;        /* of the steps of these outputs */
+    ptrdiff_t place; /* of output k0's first pixel in dst */
+    enum rows_of_x rows;
+    const ptrdiff_t *offset; /* of these rows, if LISTED */
 };
 
 static void add_step(const struct planes *s, const struct step *step, const real *x, ptrdiff_t pitch) {
-    static void (*const panels[2][4])(const struct panel *) = {{even_1, even_2, even_3, even_4},
-                                                               {lined_1, lined_2, lined_3, lined_4}};
+    static void (*const panels[][4])(const struct panel *) = {
+        [PITCHED] = {pitched_1, pitched_2, pitched_3, pitched_4},
+        [LISTED] = {listed_1, listed_2, listed_3, listed_4},
+        [ADJACENT] = {adjacent_1, adjacent_2, adjacent_3, adjacent_4},
+    };
     const struct correlation *c = s->c;
     const real *bias = c->epilogue.bias, *residual = c->epilogue.residual;
     struct panel p = {.w = s->weight + step->k0 * s->weight_pitch + step->j,
@@ -183,11 +193,11 @@ static void add_step(const struct planes *s, const struct step *step, const real
     for (ptrdiff_t b = 0; b < vector_blocks(step->count, widest); b++) {
         struct filters block = vector_block(step->count, widest, b);
         ptrdiff_t place = step->place + block.vector * LANES;
-        p.x = x + block.vector * LANES;
+        p.x = x + block.vector * LANES * (step->rows == ADJACENT ? step->depth : 1);
         p.to.dst = c->dst + place;
         p.to.residual = step->last && residual ? residual + place : NULL;
         p.to.lanes = block.lanes;
-        panels[step->offset != NULL][block.vectors - 1](&p);
+        panels[step->rows][block.vectors - 1](&p);
     }
 }
 
@@ -204,14 +214,29 @@ static void add_rows(const struct planes *s, struct step step, const real *x, pt
         add_step(s, &step, x, 0);
 }
 
+/* `count` pixels of `rows` rows, `pitch` apart, in panels of up to WIDEST vectors, [panel][row][vector] */
+static void put_panels(const real *x, ptrdiff_t pitch, ptrdiff_t rows, ptrdiff_t count, real *to) {
+    for (ptrdiff_t j = 0; j < rows; j++, x += pitch) {
+        for (ptrdiff_t e = 0; e < count; e += LINE) __builtin_prefetch(x + PLANES_AHEAD * pitch + e);
+        for (ptrdiff_t b = 0; b < vector_blocks(count, WIDEST); b++) {
+            const struct filters block = vector_block(count, WIDEST, b);
+            const ptrdiff_t end = (block.vectors - 1) * LANES;
+            const real *from = x + block.vector * LANES;
+            real *panel = to + (block.vector * rows + j * block.vectors) * LANES;
+            for (ptrdiff_t e = 0; e < end; e += LANES) store(panel + e, load(from + e));
+            store(panel + end, load_first(from + end, block.lanes));
+        }
+    }
+}
+
 /* Pixels [first, end) of an image's group, and a share of each part's outputs */
 struct share {
     ptrdiff_t image, group, split, first, end;
 };
 
-/* What `channels` channels from i on add to all parts; offset: of each tap's rows of x, or NULL */
+/* What `channels` channels from i on add to all parts; offset: of each tap's rows of x, if they are LISTED */
 static void add_channels(const struct planes *s, const struct share *share, ptrdiff_t i, ptrdiff_t channels,
-                         const ptrdiff_t *offset, const real *x, ptrdiff_t pitch) {
+                         enum rows_of_x rows, const ptrdiff_t *offset, const real *x, ptrdiff_t pitch) {
     const struct correlation *c = s->c;
     const ptrdiff_t area = c->dst_height * c->dst_width, outputs = part_channels(c);
     const ptrdiff_t tiles = ceil_div(outputs, TILE), pixels = share->end - share->first;
@@ -222,7 +247,8 @@ static void add_channels(const struct planes *s, const struct share *share, ptrd
         struct step step = {.j = i * taps, .depth = channels * taps, .k0 = k + begin, .k1 = k + end};
         step.count = pixels, step.last = i + channels == c->src_channels;
         step.place = (share->image * c->groups * c->dst_channels + step.k0) * area + share->first;
-        step.offset = offset ? offset + s->channels * first_tap(c, p) : NULL;
+        step.rows = rows;
+        if (rows == LISTED) step.offset = offset + s->channels * first_tap(c, p);
         if (s->lines.pitch)
             add_rows(s, step, x, pixels);
         else
@@ -243,21 +269,26 @@ static void run_planes(const void *context, ptrdiff_t task, void *scratch) {
     struct stretch *stretch = scratch;
     ptrdiff_t *offset = (ptrdiff_t *)((char *)scratch + stretch_bytes(c, s->pixels));
     real *x = (real *)((char *)offset + offset_bytes(s->channels * c->taps));
-    const int listed = s->lines.pitch || part_count(c) > 1; /* rows that are not x's pitch apart */
-    if (listed) list_rows(c, &s->lines, s->channels, s->pitch, offset);
+    const enum rows_of_x rows = s->lines.pitch || part_count(c) > 1 ? LISTED : PITCHED;
+    if (rows == LISTED) list_rows(c, &s->lines, s->channels, s->pitch, offset);
     for (ptrdiff_t i = 0; i < c->src_channels; i += s->channels) {
         const ptrdiff_t channels = min_size(s->channels, c->src_channels - i);
         const real *plain = c->src + (rest * c->src_channels + i) * area + first;
+        if (s->panels) {
+            put_panels(plain, area, channels, share.end - first, x);
+            add_channels(s, &share, i, channels, ADJACENT, NULL, x, 0);
+            continue;
+        }
         if (s->lines.pitch) {
             put_lines(c, &s->lines, share.image, share.group, i, channels, first / c->dst_width,
                       share.end / c->dst_width, stretch, x);
         } else if (s->plain && !reads_beyond(c, plain + (channels - 1) * area, share.end - first)) {
-            add_channels(s, &share, i, channels, NULL, plain, area);
+            add_channels(s, &share, i, channels, PITCHED, NULL, plain, area);
             continue;
         } else {
             put_rows(c, share.image, share.group, i, channels, first, share.end, stretch, x, s->pitch);
         }
-        add_channels(s, &share, i, channels, listed ? offset : NULL, x, s->pitch);
+        add_channels(s, &share, i, channels, rows, offset, x, s->pitch);
     }
 }
 
@@ -283,6 +314,7 @@ static void plan(struct planes *s, const struct correlation *c) {
         s->blocks = ceil_div(area, s->pixels);
     }
     s->splits = planes_splits(c->batch * c->groups * s->blocks, part_channels(c));
+    s->panels = s->plain && part_count(c) == 1 && copies_panels(part_channels(c) / s->splits);
 }
 
 static struct workspace space(const struct planes *s) {

@@ -130,6 +130,17 @@ INLINE void finish_tile(const int pixels, const int vectors, vec (*sum)[MOST_VEC
     }
 }
 
+/* sum[m] += the row of weights at w, times element `at` of pixel m. */
+INLINE void gather_products(const int pixels, const int vectors, vec (*sum)[MOST_VECTORS],
+                            const real *const *p, ptrdiff_t at, const real *w) {
+    vec weight[WIDEST];
+    UNROLL for (int v = 0; v < vectors; v++) weight[v] = load(w + v * LANES);
+    UNROLL for (int m = 0; m < pixels; m++) {
+        vec value = splat(p[m][at]);
+        UNROLL for (int v = 0; v < vectors; v++) sum[m][v] += value * weight[v];
+    }
+}
+
 /* prefetch: 1: the place `distance` elements beyond each pixel, the next tile's pixel; 2: the next chunk. */
 INLINE void tile_gather(const int pixels, const int vectors, const int indexed, const int prefetch,
                         const real *src, const ptrdiff_t *src_offset, const struct chunk *chunk,
@@ -157,23 +168,19 @@ INLINE void tile_gather(const int pixels, const int vectors, const int indexed, 
         const real *p[TILE], *base = indexed ? src : src + chunk->run[t].offset + length;
         const ptrdiff_t *step = chunk->step + length;
         UNROLL for (int m = 0; m < pixels; m++) p[m] = as_pointer(base + src_offset[m]);
+        if (!prefetch) {
+            TWICE for (ptrdiff_t j = -length; j < 0; j++, w += row)
+                gather_products(pixels, vectors, sum, p, indexed ? step[j] : j, w);
+            continue;
+        }
         for (ptrdiff_t j = -length; j < 0;) {
-            ptrdiff_t end = prefetch ? min_size(j + LANES, 0) : 0;
+            ptrdiff_t end = min_size(j + LANES, 0);
             if (prefetch == 1)
                 UNROLL for (int m = 0; m < pixels; m++) __builtin_prefetch(p[m] + j + distance);
             if (prefetch == 2)
                 for (ptrdiff_t l = 0; l < to->stream; l++) __builtin_prefetch(next + l * LINE, 0, 2);
             if (prefetch == 2) next += to->stream * LINE;
-            for (; j < end; j++) {
-                vec weight[WIDEST];
-                UNROLL for (int v = 0; v < vectors; v++) weight[v] = load(w + v * LANES);
-                w += row;
-                ptrdiff_t at = indexed ? step[j] : j;
-                UNROLL for (int m = 0; m < pixels; m++) {
-                    vec value = splat(p[m][at]);
-                    UNROLL for (int v = 0; v < vectors; v++) sum[m][v] += value * weight[v];
-                }
-            }
+            TWICE for (; j < end; j++, w += row) gather_products(pixels, vectors, sum, p, j, w);
         }
     }
     if (!to->first)

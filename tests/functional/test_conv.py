@@ -57,6 +57,18 @@ def test_planes_with_everything_that_is_done_before_they_are_stored(geometry, ch
     assert_close(gradients[1][0], gradients[0][0] + x, rtol=0)
 
 
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (2, 4), (3, 3), (4, 6), (5, 5), (5, 13), (14, 14)])
+def test_pointwise_planes_of_many_outputs_are_exact_around_panels(size, isa, dtype, rng):
+    """16 tasks, so that none shares its outputs: only 192 and more are worth a copy."""
+    x, weight = integers(rng, (16, 130, *size), dtype), integers(rng, (201, 130, 1, 1), dtype)
+    check_exact(rng, dtype, x.shape, weight.shape)
+    check_exact(rng, dtype, (8, 450, *size), (386, 225, 1, 1), groups=2)
+    residual = integers(rng, (16, 201, *size), dtype)
+    with pyconv.options(conv_algorithm="planes"):
+        fused = _convolve("conv2d", x, weight, None, 1, 0, 1, 1, residual, relu=True)
+        assert_close(fused, np.maximum(F.conv2d(x, weight) + residual, 0), rtol=0)
+
+
 def test_contiguous_images_are_converted_only_where_that_is_sooner():
     pointwise, square = ((8, 64, 56, 56), (256, 64, 1, 1)), ((8, 64, 56, 56), (64, 64, 3, 3), 1)
     assert {plan.algorithm for plan in pyconv.explain_conv2d(*pointwise, channels_last=False).values()} == {"planes"}
@@ -247,6 +259,7 @@ CASES = [
     ((2, 3, 9, 27), (20, 3, 3, 5), 1, 1, 1, 1),
     ((2, 40, 14, 17), (50, 20, 3, 3), 1, 1, 1, 2),
     ((2, 41, 9, 27), (3, 41, 3, 3), 1, 1, 1, 1),
+    ((16, 200, 5, 7), (193, 200, 1, 1), 1, 0, 1, 1),
 ]
 
 
