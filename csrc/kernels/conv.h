@@ -159,9 +159,11 @@ struct workspace VARIANT(grad_input_scatter_workspace)(const struct pyconv_conv2
 int VARIANT(correlate_depthwise)(const struct correlation *);
 int VARIANT(grad_input_depthwise)(const struct pyconv_conv2d *, const real *grad_output, const real *weight,
                                   real *grad_input);
-/* conv_depthwise_weight.c */
+/* conv_depthwise_weight.c; the second of at least LANES small planes to an image */
 int VARIANT(grad_weight_depthwise)(const struct pyconv_conv2d *, const real *grad_output, const real *input,
                                    real *grad_weight);
+int VARIANT(grad_weight_depthwise_bundles)(const struct pyconv_conv2d *, const real *grad_output,
+                                           const real *input, real *grad_weight);
 /* conv_depthwise_planes.c: the same of planes, input [batch][channels][in_height][in_width] and so on.
  * residual of the gradient: NULL, or what is added to it. */
 int VARIANT(depthwise_planes)(const struct pyconv_conv2d *, const real *input, const real *weight,

@@ -11,10 +11,14 @@
  * Sums live in [vector][tap][LANES], one array to a part: a share of the output rows of the batch. Adding
  * a part's sums to memory and summing the parts costs at most 5 % of PART_PIXELS multiply-adds; where there
  * are few pixels, tasks are blocks of channels instead.
+ *
+ * LANES small planes are an image of LANES channels, too, once they are transposed, which is done in
+ * registers, to scratch in L1 (7 x 7: 2 x 1.6 KiB): vectors then run along channels, where rows fill none.
  */
 #include "conv.h"
 #include "conv_depthwise.h"
 #include "parallel.h"
+#include "transpose.h"
 
 #define ROWS 4
 #define MANY_TAPS_PIXELS (VECTOR_REGISTERS >= 32 ? 8 : 4)
@@ -37,10 +41,11 @@ struct reach {
 struct tile {
     enum tile_form form;
     ptrdiff_t pixels, channels, area;
-    ptrdiff_t k_begin, k_end;        /* see conv_depthwise.h */
-    const real *input, *grad_output; /* of image 0, output row 0 */
-    ptrdiff_t input_row, grad_row;   /* from one output row to the next */
-    ptrdiff_t input_step;            /* from one output pixel to the next */
+    ptrdiff_t k_begin, k_end;          /* see conv_depthwise.h */
+    ptrdiff_t first_input, first_grad; /* of an image's output row 0, in elements */
+    const real *input, *grad_output;   /* the same of the image that is summed */
+    ptrdiff_t input_row, grad_row;     /* from one output row to the next */
+    ptrdiff_t input_step;              /* from one output pixel to the next */
     const struct tap_row *row;
     ptrdiff_t rows;
     const struct reach *reach; /* [kernel_height] */
@@ -50,11 +55,12 @@ struct tile {
 };
 
 struct depthwise_weight {
-    const struct pyconv_conv2d *g;
+    const struct pyconv_conv2d *g; /* of LANES channels, if the arrays are planes */
+    const real *grad_output, *input;
     const struct tile *tile;
     ptrdiff_t tiles, tap_rows;
     real *sums, *grad_weight; /* sums: [part][vector][tap][LANES] */
-    ptrdiff_t vectors, area;
+    ptrdiff_t channels, vectors, area;
     ptrdiff_t parts, blocks; /* shares of the rows, shares of the vectors */
 };
 
@@ -137,6 +143,20 @@ static void find_reach(const struct pyconv_conv2d *g, ptrdiff_t begin, ptrdiff_t
     }
 }
 
+/* What output rows [begin, end) of an image add to the sums of vectors [first, last) */
+static void add_rows(const struct depthwise_weight *d, const real *input, const real *grad_output,
+                     ptrdiff_t begin, ptrdiff_t end, ptrdiff_t first, ptrdiff_t last, real *sums,
+                     struct reach *reach) {
+    find_reach(d->g, begin, end, reach);
+    for (const struct tile *place = d->tile; place < d->tile + d->tiles; place++) {
+        struct tile t = *place;
+        t.input = input + t.first_input, t.grad_output = grad_output + t.first_grad;
+        t.reach = reach, t.sums = sums;
+        t.first_vector = first, t.last_vector = last;
+        add_form[t.form](&t);
+    }
+}
+
 static void run_depthwise_weight(const void *context, ptrdiff_t task, void *scratch) {
     const struct depthwise_weight *d = context;
     const struct pyconv_conv2d *g = d->g;
@@ -147,23 +167,40 @@ static void run_depthwise_weight(const void *context, ptrdiff_t task, void *scra
     for (ptrdiff_t row = rows * part / d->parts, stop = rows * (part + 1) / d->parts; row < stop;) {
         ptrdiff_t image = row / g->out_height, begin = row % g->out_height;
         ptrdiff_t end = min_size(min_size(begin + ROWS, g->out_height), begin + stop - row);
-        find_reach(g, begin, end, scratch);
-        for (const struct tile *place = d->tile; place < d->tile + d->tiles; place++) {
-            struct tile t = *place;
-            t.input += image * g->in_height * g->in_width * g->in_channels;
-            t.grad_output += image * g->out_height * g->out_width * g->in_channels;
-            t.reach = scratch, t.sums = sums;
-            t.first_vector = first, t.last_vector = last;
-            add_form[t.form](&t);
-        }
+        add_rows(d, d->input + image * g->in_height * g->in_width * g->in_channels,
+                 d->grad_output + image * g->out_height * g->out_width * g->in_channels, begin, end, first,
+                 last, sums, scratch);
         row += end - begin;
+    }
+}
+
+/* LANES planes of `pixels` pixels, [pixel][LANES] */
+static void lay_bundle(const real *planes, ptrdiff_t pixels, real *to) {
+    for (ptrdiff_t p = 0; p < pixels; p += LANES)
+        transpose_square(planes + p, pixels, LANES, min_size(LANES, pixels - p), to + p * LANES, LANES);
+}
+
+/* A bundle of planes, of all images of a part */
+static void run_bundle(const void *context, ptrdiff_t task, void *scratch) {
+    const struct depthwise_weight *d = context;
+    const struct pyconv_conv2d *g = d->g;
+    ptrdiff_t part = task / d->vectors, v = task % d->vectors, length = d->area * LANES;
+    ptrdiff_t in = g->in_height * g->in_width, out = g->out_height * g->out_width;
+    ptrdiff_t channel = min_size(v * LANES, d->channels - LANES);
+    real *sums = d->sums + task * length, *x = scratch, *gradient = x + in * LANES;
+    struct reach *reach = (struct reach *)(gradient + out * LANES);
+    memset(sums, 0, (size_t)length * sizeof(real));
+    for (ptrdiff_t image = g->batch * part / d->parts; image < g->batch * (part + 1) / d->parts; image++) {
+        lay_bundle(d->input + (image * d->channels + channel) * in, in, x);
+        lay_bundle(d->grad_output + (image * d->channels + channel) * out, out, gradient);
+        add_rows(d, x, gradient, 0, g->out_height, 0, 1, sums, reach);
     }
 }
 
 /* grad_weight of one vector of channels: the sum of its parts in ascending order */
 static void run_total(const void *context, ptrdiff_t v, void *scratch) {
     const struct depthwise_weight *d = context;
-    ptrdiff_t channels = d->g->in_channels, length = d->area * LANES;
+    ptrdiff_t channels = d->channels, length = d->area * LANES;
     ptrdiff_t channel = channels < LANES ? 0 : min_size(v * LANES, channels - LANES);
     real *total = scratch;
     sum_parts(d->sums + v * length, d->parts, d->vectors * length, 0, length, total);
@@ -173,8 +210,7 @@ static void run_total(const void *context, ptrdiff_t v, void *scratch) {
 }
 
 /* Fill in the strips of a row; with NULL, count them and the tap rows they need. */
-static void make_tiles(struct depthwise_weight *d, const real *grad_output, const real *input, int fetch,
-                       struct tile *tile, struct tap_row *row) {
+static void make_tiles(struct depthwise_weight *d, int fetch, struct tile *tile, struct tap_row *row) {
     const struct pyconv_conv2d *g = d->g;
     ptrdiff_t taps = g->kernel_width, channels = g->in_channels, pieces = 0;
     struct columns columns = {.x = -g->pad_left,
@@ -205,10 +241,10 @@ static void make_tiles(struct depthwise_weight *d, const real *grad_output, cons
                                            .area = d->area,
                                            .k_begin = strip.k_begin,
                                            .k_end = strip.k_end,
-                                           .input = input + column * g->stride_width * channels,
+                                           .first_input = column * g->stride_width * channels,
                                            .input_step = g->stride_width * channels,
                                            .input_row = g->stride_height * g->in_width * channels,
-                                           .grad_output = grad_output + column * channels,
+                                           .first_grad = column * channels,
                                            .grad_row = g->out_width * channels,
                                            .row = row + d->tap_rows - pieces,
                                            .rows = pieces,
@@ -218,22 +254,30 @@ static void make_tiles(struct depthwise_weight *d, const real *grad_output, cons
     }
 }
 
-int VARIANT(grad_weight_depthwise)(const struct pyconv_conv2d *g, const real *grad_output, const real *input,
-                                   real *grad_weight) {
-    struct depthwise_weight d = {
-        .g = g, .grad_weight = grad_weight, .area = g->kernel_height * g->kernel_width};
+/* planes: of these, at least LANES to an image */
+static int grad_weight_depthwise(const struct pyconv_conv2d *g, const real *grad_output, const real *input,
+                                 real *grad_weight, int planes) {
+    struct pyconv_conv2d bundle = *g;
+    bundle.in_channels = LANES;
+    struct depthwise_weight d = {.g = planes ? &bundle : g,
+                                 .grad_output = grad_output,
+                                 .input = input,
+                                 .grad_weight = grad_weight,
+                                 .channels = g->in_channels,
+                                 .vectors = ceil_div(g->in_channels, LANES),
+                                 .area = g->kernel_height * g->kernel_width};
     ptrdiff_t rows = g->batch * g->out_height, pixels = rows * g->out_width;
-    d.vectors = ceil_div(g->in_channels, LANES);
     if (!d.area || !d.vectors) return PYCONV_OK;
     if (!pixels) {
         memset(grad_weight, 0, (size_t)(d.area * g->in_channels) * sizeof(real));
         return PYCONV_OK;
     }
-    d.parts = max_size(min_size(min_size(pixels / PART_PIXELS, MOST_PARTS), rows), 1);
-    d.blocks = channel_blocks(g->in_channels, d.parts);
+    ptrdiff_t parts = planes ? min_size(ceil_div(TASKS_WANTED, d.vectors), g->batch) : rows;
+    d.parts = max_size(min_size(min_size(pixels / PART_PIXELS, MOST_PARTS), parts), 1);
+    d.blocks = planes ? d.vectors : channel_blocks(g->in_channels, d.parts);
     double near =
         (double)(g->batch * g->in_height * g->in_width + pixels) * (double)g->in_channels * sizeof(real);
-    make_tiles(&d, NULL, NULL, 0, NULL, NULL);
+    make_tiles(&d, 0, NULL, NULL);
     ptrdiff_t elements = d.vectors * d.area * LANES;
     size_t sum_bytes = (size_t)(d.parts * elements) * sizeof(real),
            tile_bytes = (size_t)d.tiles * sizeof(struct tile);
@@ -241,13 +285,25 @@ int VARIANT(grad_weight_depthwise)(const struct pyconv_conv2d *g, const real *gr
     char *memory = pyconv_alloc(bytes);
     if (!memory) return PYCONV_NO_MEMORY;
     d.sums = (real *)memory;
-    make_tiles(&d, grad_output, input, near > NEAR_BYTES, (struct tile *)(memory + sum_bytes),
+    make_tiles(&d, !planes && near > NEAR_BYTES, (struct tile *)(memory + sum_bytes),
                (struct tap_row *)(memory + sum_bytes + tile_bytes));
-    int status = parallel_run(d.parts * d.blocks, (double)pixels * (double)elements / LANES,
-                              (size_t)g->kernel_height * sizeof(struct reach), run_depthwise_weight, &d);
+    ptrdiff_t laid = planes ? g->in_height * g->in_width + g->out_height * g->out_width : 0;
+    size_t scratch = (size_t)(laid * LANES) * sizeof(real) + (size_t)g->kernel_height * sizeof(struct reach);
+    int status = parallel_run(d.parts * d.blocks, (double)pixels * (double)elements / LANES, scratch,
+                              planes ? run_bundle : run_depthwise_weight, &d);
     if (status == PYCONV_OK)
         status = parallel_run(d.vectors, (double)elements * (1 + (double)d.parts / LANES),
                               (size_t)(d.area * LANES) * sizeof(real), run_total, &d);
     pyconv_free(memory, bytes);
     return status;
+}
+
+int VARIANT(grad_weight_depthwise)(const struct pyconv_conv2d *g, const real *grad_output, const real *input,
+                                   real *grad_weight) {
+    return grad_weight_depthwise(g, grad_output, input, grad_weight, 0);
+}
+
+int VARIANT(grad_weight_depthwise_bundles)(const struct pyconv_conv2d *g, const real *grad_output,
+                                           const real *input, real *grad_weight) {
+    return grad_weight_depthwise(g, grad_output, input, grad_weight, 1);
 }

@@ -63,10 +63,11 @@ def test_equals_torch_at_every_form(form, channels, isa, dtype, rng):
 
 @pytest.mark.parametrize("width", [1, 2, 3, 6, 7, 8, 9, 10, 15, 16, 17, 18, 19])
 @pytest.mark.parametrize("form", ["3x3", "5x5", "3x3 stride 2", "5x5 stride 2"])
-def test_equals_torch_at_every_width(form, width, isa, rng):
+@pytest.mark.parametrize("channels", [3, 20])  # 3 are too few for a bundle of planes
+def test_equals_torch_at_every_width(form, channels, width, isa, rng):
     kernel, *options = FORMS[form]
-    x = integers(rng, (3, 20, 6, width), np.float32)
-    weight, bias = integers(rng, (20, 1, kernel, kernel), np.float32), integers(rng, (20,), np.float32)
+    x = integers(rng, (3, channels, 6, width), np.float32)
+    weight, bias = integers(rng, (channels, 1, kernel, kernel), np.float32), integers(rng, (channels,), np.float32)
     check_all_passes(x, weight, bias, options, rng)
 
 
@@ -101,8 +102,9 @@ def test_residuals_and_relu_of_fused_layers(form, channels, as_images, isa, rng)
 
 @pytest.mark.parametrize("as_images", [np.ascontiguousarray, last_axis_channels])
 @pytest.mark.parametrize("stride", [1, 2])
-def test_any_number_of_threads_gives_the_same_bits(stride, as_images, threads, rng):
-    x = as_images(rng.standard_normal((3, 72, 40, 40), dtype=np.float32))
+@pytest.mark.parametrize("size", [9, 40])
+def test_any_number_of_threads_gives_the_same_bits(size, stride, as_images, threads, rng):
+    x = as_images(rng.standard_normal((3, 72, size, size), dtype=np.float32))
     weight = rng.standard_normal((72, 1, 3, 3), dtype=np.float32)
     results = []
     for count in (1, 2, 5):
