@@ -417,6 +417,7 @@ static int takes_planes(const struct pyconv_conv2d *g, enum pyconv_conv_pass pas
 
 enum pyconv_conv_algorithm VARIANT(choose_conv)(const struct pyconv_conv2d *g, enum pyconv_conv_pass pass,
                                                 enum pyconv_conv_algorithm asked) {
+    if (!g->in_height || !g->in_width) asked = PYCONV_CONV_DIRECT; /* nothing but padding */
     if (takes_planes(g, pass, asked)) return PYCONV_CONV_PLANES;
     if (asked == PYCONV_CONV_WINOGRAD && fits_winograd(g, pass)) return PYCONV_CONV_WINOGRAD;
     if (asked == PYCONV_CONV_SCATTER && pass == PYCONV_GRAD_INPUT && fits_scatter(g))

@@ -239,6 +239,25 @@ def test_gradients_of_first_layers_inputs_are_scattered_unless_they_are_planes()
 
 # ---- What holds for all algorithms ------------------------------------------------------------------
 
+
+@pytest.mark.parametrize("shape", [(1, 3, 0, 20), (1, 3, 5, 0), (2, 16, 0, 0), (2, 32, 0, 9)])
+@pytest.mark.parametrize("kernel", [1, 3, 5, 7])
+@pytest.mark.parametrize("depthwise", [False, True])
+@pytest.mark.parametrize("algorithm", ["auto", "direct", "winograd", "planes"])
+def test_images_of_nothing_but_padding(shape, kernel, depthwise, algorithm, isa):
+    filters, groups = (shape[1], shape[1]) if depthwise else (32, 1)
+    weight, bias = np.ones((filters, shape[1] // groups, kernel, kernel), np.float32), np.ones(filters, np.float32)
+    for stride in (1, 2):
+        options = (stride, kernel, 1, groups)
+        for x in (np.zeros(shape, np.float32), channels_last(np.zeros(shape, np.float32))):
+            with pyconv.options(conv_algorithm=algorithm):
+                output = F.conv2d(x, weight, bias, *options)
+                grad_input, grad_weight, grad_bias = F.conv2d_backward(output, x, weight, *options)
+                pyconv.explain_conv2d(shape, weight.shape, *options, channels_last=False)
+            assert (output == 1).all() and grad_input.shape == shape and not grad_weight.any()
+            assert (grad_bias == output.size // filters).all()
+
+
 CASES = [
     ((3, 20, 9, 10), (18, 20, 3, 3), 1, 1, 1, 1),
     ((2, 3, 19, 18), (7, 3, 5, 5), 1, 2, 1, 1),
